@@ -1,0 +1,1 @@
+//! The lab: the machine that end-to-end tests boot.

@@ -1,0 +1,94 @@
+//! What a disk or a CD stores to: a raw file, a block device, a qcow2 image.
+
+use std::io;
+use std::os::fd::BorrowedFd;
+
+/// Whether a stretch of the medium takes space on the host (for GET LBA STATUS).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Extent {
+    /// `false`: deallocated, reads as zeroes.
+    pub mapped: bool,
+    /// Length in bytes, at least 1 within the medium.
+    pub length: u64,
+}
+
+/// What the host can do with the medium, as VPD pages B0h and B2h tell it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Space can be given back to the host, and reads as zeroes then.
+    pub discard: bool,
+    /// Granularity of discards in bytes; 1 where it does not matter.
+    pub discard_granularity: u64,
+    /// Physical block size in bytes: power of two, at least 512.
+    pub physical_block: u32,
+}
+
+/// A random-access medium. All methods may block and may be called by several threads at once.
+pub trait Image: Send + Sync {
+    /// Size in bytes as last read.
+    fn len(&self) -> u64;
+
+    /// Reads the size again after the host changed it, and returns it.
+    ///
+    /// # Errors
+    /// What the host said.
+    fn refresh(&self) -> io::Result<u64>;
+
+    /// Changes nothing on it.
+    fn read_only(&self) -> bool;
+
+    /// What the host can do with it.
+    fn limits(&self) -> Limits;
+
+    /// Reads all of `buffer` from `offset` (bytes).
+    ///
+    /// # Errors
+    /// What the host said; `UnexpectedEof` past the end.
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()>;
+
+    /// Writes all of `buffer` at `offset` (bytes).
+    ///
+    /// # Errors
+    /// What the host said.
+    fn write_at(&self, buffer: &[u8], offset: u64) -> io::Result<()>;
+
+    /// Makes all completed writes durable, as far as the cache mode promises.
+    ///
+    /// # Errors
+    /// What the host said.
+    fn flush(&self) -> io::Result<()>;
+
+    /// Gives the space back to the host; afterwards it reads as zeroes.
+    ///
+    /// # Errors
+    /// What the host said.
+    fn discard(&self, offset: u64, length: u64) -> io::Result<()>;
+
+    /// Writes zeroes; `unmap` allows to give the space back.
+    ///
+    /// # Errors
+    /// What the host said.
+    fn write_zeroes(&self, offset: u64, length: u64, unmap: bool) -> io::Result<()>;
+
+    /// Whether the stretch that begins at `offset` takes space, and how long it is.
+    ///
+    /// # Errors
+    /// What the host said.
+    fn extent(&self, offset: u64) -> io::Result<Extent>;
+
+    /// The file to do asynchronous I/O on, where the medium is one to one a file or block device.
+    fn direct(&self) -> Option<BorrowedFd<'_>>;
+
+    /// Takes the lock that keeps a second writer away, and reads what may have changed before
+    /// (metadata, size): called when the first ring starts.
+    ///
+    /// # Errors
+    /// Another process holds it.
+    fn acquire(&self) -> io::Result<()>;
+
+    /// Flushes and gives the lock back: called when the last ring stopped.
+    ///
+    /// # Errors
+    /// What the host said.
+    fn release(&self) -> io::Result<()>;
+}

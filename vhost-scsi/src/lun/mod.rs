@@ -1,0 +1,3 @@
+//! What can stand behind a logical unit number.
+
+pub mod pass_through;

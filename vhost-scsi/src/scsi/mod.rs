@@ -1,0 +1,151 @@
+//! The SCSI target, free of any transport (SAM-5, SPC-5): a CDB and data go in, data and status come out.
+//!
+//! A transport asks a [`LogicalUnit`] to [`start`](LogicalUnit::start) a command and gets an
+//! [`Action`]: the command is either finished at once, or data must move between the medium and the
+//! initiator, or it takes its time and must be [`run`](LogicalUnit::run) where blocking is allowed.
+
+pub mod sense;
+
+pub use sense::Sense;
+
+/// A command descriptor block as virtio-scsi carries it: at most 32 bytes, padded with zeroes.
+pub type Cdb = [u8; 32];
+
+/// SAM-5 5.3.1: how a command ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Status {
+    /// The command did what it was asked.
+    Good = 0x00,
+    /// Sense data tells what went wrong.
+    CheckCondition = 0x02,
+    /// PRE-FETCH: everything asked for fits the cache.
+    ConditionMet = 0x04,
+    /// The unit is busy; try again.
+    Busy = 0x08,
+    /// Another initiator holds a reservation.
+    ReservationConflict = 0x18,
+    /// The task set is full.
+    TaskSetFull = 0x28,
+    /// ACA is active.
+    AcaActive = 0x30,
+    /// Another initiator's command or task management ended this one.
+    TaskAborted = 0x40,
+}
+
+/// What the initiator gets back, apart from data already moved by a [`Transfer`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reply {
+    /// SAM status; a raw byte, since a physical unit may answer anything.
+    pub status: u8,
+    /// Sense data as sent on the wire (fixed or descriptor format); empty without.
+    pub sense: Vec<u8>,
+    /// Data-in. The transport truncates it to what the initiator has room for and computes the residual.
+    pub data: Vec<u8>,
+    /// Bytes moved directly into or out of the initiator's memory, by a [`Transfer`] or by a physical unit.
+    pub moved: u64,
+}
+
+/// How many bytes of data the initiator has prepared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DataLengths {
+    /// Data-out: bytes that the initiator sends.
+    pub out: u64,
+    /// Data-in: bytes that the initiator has room for.
+    pub room: u64,
+}
+
+/// Direction of a [`Transfer`], as the medium sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Direction {
+    /// Medium to initiator.
+    Read,
+    /// Initiator to medium.
+    Write {
+        /// Force unit access: durable before the status is sent.
+        fua: bool,
+    },
+}
+
+/// Data to be moved between the medium and the initiator's buffer, without a copy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Transfer {
+    /// Which way.
+    pub direction: Direction,
+    /// Where on the medium, in bytes. Checked: `offset + length` lies within the medium.
+    pub offset: u64,
+    /// How much, in bytes. Checked: the initiator's buffer holds it.
+    pub length: u64,
+}
+
+/// What a logical unit wants done with a command.
+#[derive(Debug)]
+pub enum Action {
+    /// It is finished.
+    Complete(Reply),
+    /// Move data, then call [`LogicalUnit::finish`].
+    Transfer(Transfer),
+    /// Flush the medium's caches to stable storage, then call [`LogicalUnit::finish_flush`].
+    Flush,
+    /// Call [`LogicalUnit::run`] where blocking is allowed.
+    Defer {
+        /// The first this many bytes of data-out are its parameter data.
+        parameters: usize,
+        /// No transfer of the same unit may be under way meanwhile (COMPARE AND WRITE, WRITE ATOMIC …).
+        exclusive: bool,
+    },
+    /// Hand the CDB and the initiator's own buffers to the physical unit: call
+    /// [`PassThrough::execute`](crate::lun::pass_through::PassThrough::execute) where blocking is allowed.
+    PassThrough,
+}
+
+/// What happened to a unit that its initiator has to be told at its next command (SAM-5 5.14).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum UnitAttention {
+    /// POWER ON OCCURRED / BUS RESET: the controller was reset (29h/00h..02h).
+    Reset,
+    /// LOGICAL UNIT RESET (29h/03h BUS DEVICE RESET FUNCTION OCCURRED).
+    UnitReset,
+    /// The medium's size changed (2Ah/09h CAPACITY DATA HAS CHANGED).
+    CapacityChanged,
+    /// A removable medium was changed (28h/00h).
+    MediumChanged,
+    /// Units came or went (3Fh/0Eh REPORTED LUNS DATA HAS CHANGED).
+    LunsChanged,
+    /// Commands of this initiator were cleared (2Fh/00h).
+    CommandsCleared,
+    /// Mode parameters changed (2Ah/01h).
+    ModeParametersChanged,
+}
+
+/// A logical unit: disk, CD or physical unit. One initiator (virtio-scsi has no more).
+///
+/// All methods take `&self`: the queues' workers call them concurrently. Reads and writes must not
+/// take a lock on their way.
+pub trait LogicalUnit: Send + Sync {
+    /// Parses the command and either answers it or says what has to be done for it. Never blocks.
+    fn start(&self, cdb: &Cdb, data: DataLengths) -> Action;
+
+    /// Executes a command for which [`start`](Self::start) returned [`Action::Defer`]. May block.
+    fn run(&self, cdb: &Cdb, parameters: &[u8], data: DataLengths) -> Reply;
+
+    /// Ends a [`Transfer`]: `result` is what the host said.
+    fn finish(&self, transfer: &Transfer, result: std::io::Result<()>) -> Reply;
+
+    /// Ends an [`Action::Flush`].
+    fn finish_flush(&self, result: std::io::Result<()>) -> Reply;
+
+    /// Something happened that the initiator has to be told.
+    fn attention(&self, what: UnitAttention);
+
+    /// Logical unit reset: back to default parameters, except persistent ones; then a unit attention.
+    fn reset(&self);
+
+    /// The medium that transfers move data from and to; `None` for a physical unit or an empty drive.
+    fn image(&self) -> Option<std::sync::Arc<dyn crate::image::Image>>;
+
+    /// The physical unit behind it, if it is one.
+    fn pass_through(&self) -> Option<&crate::lun::pass_through::PassThrough> {
+        None
+    }
+}

@@ -1,0 +1,1 @@
+//! The frontend side of vhost-user.
