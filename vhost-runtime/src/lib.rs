@@ -1,1 +1,25 @@
-//! What every device process shares.
+//! What every vhost-user device process shares.
+//!
+//! A device implements one trait, [`device::Device`], and its queues' work, [`device::QueueWorker`].
+//! The rest lives here:
+//! - [`memory`], [`dirty_log`]: the guest's memory, and the log of writes to it;
+//! - [`chain`], [`queue`], [`inflight`]: virtqueues, and the record of requests under way;
+//! - [`worker`]: the threads that serve queues;
+//! - [`session`]: one frontend's connection, from its first message to its last;
+//! - [`state`]: a device's state on its way to another process.
+
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::indexing_slicing,
+        clippy::arithmetic_side_effects
+    )
+)]
+
+pub mod chain;
+pub mod dirty_log;
+pub mod inflight;
+pub mod memory;
+pub mod queue;

@@ -1,0 +1,434 @@
+//! A descriptor chain, parsed and checked once (virtio 1.2, 2.7.5).
+//!
+//! Every descriptor is read exactly once; what comes out is a list of mapped segments that later
+//! changes by the guest can no longer alter.
+
+use std::sync::Arc;
+
+use smallvec::SmallVec;
+use virtio_bindings::bindings::virtio_ring::{
+    VRING_DESC_F_INDIRECT, VRING_DESC_F_NEXT, VRING_DESC_F_WRITE,
+};
+use virtio_queue::desc::split::Descriptor;
+use vm_memory::{Bytes, GuestAddress, VolatileSlice};
+
+use crate::memory::Memory;
+
+/// Descriptors that one chain may have, whatever the queue's size: what QEMU and Linux keep to.
+pub const MAX_DESCRIPTORS: usize = 1024;
+
+/// What can be wrong with a chain. The guest's driver is broken then.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ChainError {
+    /// An index beyond the table.
+    #[error("descriptor index {index} is beyond the table of {size}")]
+    Index {
+        /// Index into the table.
+        index: u16,
+        /// Descriptors in the table.
+        size: u32,
+    },
+    /// A table or a buffer outside guest memory.
+    #[error("{length} bytes at {address:#x} are not guest memory")]
+    Unmapped {
+        /// Guest physical address.
+        address: u64,
+        /// Bytes.
+        length: u64,
+    },
+    /// A loop, or simply too many.
+    #[error("a chain of more than {MAX_DESCRIPTORS} descriptors, or a loop")]
+    TooLong,
+    /// Indirect within indirect, with NEXT, or no whole number of descriptors.
+    #[error("a malformed indirect descriptor table")]
+    Indirect,
+    /// Device-readable after device-writable.
+    #[error("a readable buffer after a writable one")]
+    Order,
+    /// 2^32 bytes or more in one direction.
+    #[error("buffers of 4 GiB or more")]
+    Size,
+}
+
+/// A mapped piece of a buffer.
+#[derive(Clone, Copy, Debug)]
+struct Segment {
+    guest: u64,
+    host: *mut u8,
+    length: usize,
+}
+
+/// A chain of the guest's buffers: first those that the device reads, then those that it writes.
+#[derive(Debug)]
+pub struct Chain {
+    head: u16,
+    memory: Arc<Memory>,
+    segments: SmallVec<[Segment; 6]>,
+    /// How many of `segments` are device-readable.
+    readable: usize,
+    readable_length: u64,
+    writable_length: u64,
+}
+
+// SAFETY: the pointers lead into mappings that `memory` keeps alive; they are only accessed as
+// volatile memory that the guest may change at any time anyway.
+unsafe impl Send for Chain {}
+
+impl Chain {
+    /// Reads the chain that begins at descriptor `head` of the table of `size` descriptors at `table`.
+    ///
+    /// # Errors
+    /// See [`ChainError`].
+    pub fn parse(
+        memory: &Arc<Memory>,
+        table: u64,
+        size: u16,
+        head: u16,
+        indirect: bool,
+    ) -> Result<Self, ChainError> {
+        let mut chain = Self {
+            head,
+            memory: Arc::clone(memory),
+            segments: SmallVec::new(),
+            readable: 0,
+            readable_length: 0,
+            writable_length: 0,
+        };
+        let mut table = Table { address: table, size: u32::from(size) };
+        let mut inside = false;
+        let mut index = head;
+        for _ in 0..MAX_DESCRIPTORS {
+            let descriptor = table.read(memory, index)?;
+            let flags = u32::from(descriptor.flags());
+            if flags & VRING_DESC_F_INDIRECT != 0 {
+                if inside || !indirect || flags & VRING_DESC_F_NEXT != 0 {
+                    return Err(ChainError::Indirect);
+                }
+                table = Table::indirect(&descriptor)?;
+                inside = true;
+                index = 0;
+                continue;
+            }
+            chain.add(&descriptor, flags & VRING_DESC_F_WRITE != 0)?;
+            if flags & VRING_DESC_F_NEXT == 0 {
+                return Ok(chain);
+            }
+            index = descriptor.next();
+        }
+        Err(ChainError::TooLong)
+    }
+
+    fn add(&mut self, descriptor: &Descriptor, write: bool) -> Result<(), ChainError> {
+        let mut address = descriptor.addr().0;
+        let mut rest = u64::from(descriptor.len());
+        if !write && self.segments.len() > self.readable {
+            return Err(ChainError::Order);
+        }
+        let total = if write { &mut self.writable_length } else { &mut self.readable_length };
+        *total = total.saturating_add(rest);
+        if *total > u64::from(u32::MAX) {
+            return Err(ChainError::Size);
+        }
+        while rest > 0 {
+            let unmapped = ChainError::Unmapped { address, length: rest };
+            let slice = self.memory.slice(address, rest).ok_or(unmapped)?;
+            let length = slice.len() as u64;
+            let segment = Segment {
+                guest: address,
+                host: slice.ptr_guard_mut().as_ptr(),
+                length: slice.len(),
+            };
+            if length == 0 {
+                return Err(unmapped);
+            }
+            self.segments.push(segment);
+            rest = rest.saturating_sub(length);
+            address = address.checked_add(length).ok_or(unmapped)?;
+        }
+        if !write {
+            self.readable = self.segments.len();
+        }
+        Ok(())
+    }
+
+    /// Index of the first descriptor: the chain's name towards the guest.
+    #[must_use]
+    pub fn head(&self) -> u16 {
+        self.head
+    }
+
+    /// What the device reads.
+    #[must_use]
+    pub fn readable(&self) -> Buffers<'_> {
+        let segments = self.segments.get(..self.readable).unwrap_or_default();
+        Buffers { segments, skip: 0, length: self.readable_length, memory: &self.memory }
+    }
+
+    /// What the device writes.
+    #[must_use]
+    pub fn writable(&self) -> Buffers<'_> {
+        let segments = self.segments.get(self.readable..).unwrap_or_default();
+        Buffers { segments, skip: 0, length: self.writable_length, memory: &self.memory }
+    }
+}
+
+/// A descriptor table.
+struct Table {
+    address: u64,
+    size: u32,
+}
+
+impl Table {
+    const ENTRY: u64 = size_of::<Descriptor>() as u64;
+
+    fn indirect(descriptor: &Descriptor) -> Result<Self, ChainError> {
+        let length = u64::from(descriptor.len());
+        if length == 0 || !length.is_multiple_of(Self::ENTRY) {
+            return Err(ChainError::Indirect);
+        }
+        Ok(Self { address: descriptor.addr().0, size: descriptor.len() >> Self::ENTRY.ilog2() })
+    }
+
+    fn read(&self, memory: &Memory, index: u16) -> Result<Descriptor, ChainError> {
+        if u32::from(index) >= self.size {
+            return Err(ChainError::Index { index, size: self.size });
+        }
+        let offset = u64::from(index).saturating_mul(Self::ENTRY);
+        let address = self.address.saturating_add(offset);
+        memory
+            .space()
+            .read_obj(GuestAddress(address))
+            .map_err(|_| ChainError::Unmapped { address, length: Self::ENTRY })
+    }
+}
+
+/// A scatter-gather view of guest buffers.
+#[derive(Clone, Copy, Debug)]
+pub struct Buffers<'a> {
+    segments: &'a [Segment],
+    /// Bytes of the first segment that are not part of the view.
+    skip: usize,
+    length: u64,
+    memory: &'a Memory,
+}
+
+impl<'a> Buffers<'a> {
+    /// Bytes.
+    #[must_use]
+    pub fn len(&self) -> u64 {
+        self.length
+    }
+
+    /// No bytes.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.length == 0
+    }
+
+    /// Cuts it in two: at most the first `count` bytes, and the rest.
+    #[must_use]
+    pub fn split_at(self, count: u64) -> (Self, Self) {
+        let count = count.min(self.length);
+        let first = Self { length: count, ..self };
+        let mut rest = Self { length: self.length.saturating_sub(count), ..self };
+        let mut left = count;
+        while let Some((segment, others)) = rest.segments.split_first() {
+            let here = (segment.length as u64).saturating_sub(rest.skip as u64);
+            if left < here {
+                rest.skip = rest.skip.saturating_add(usize::try_from(left).unwrap_or(usize::MAX));
+                break;
+            }
+            left = left.saturating_sub(here);
+            rest.segments = others;
+            rest.skip = 0;
+        }
+        (first, rest)
+    }
+
+    fn pieces(&self) -> impl Iterator<Item = Segment> + use<'a> {
+        let mut skip = self.skip;
+        let mut rest = self.length;
+        self.segments.iter().map_while(move |segment| {
+            let offset = std::mem::take(&mut skip);
+            let length = (segment.length.saturating_sub(offset) as u64).min(rest);
+            rest = rest.saturating_sub(length);
+            (length > 0).then(|| Segment {
+                guest: segment.guest.saturating_add(offset as u64),
+                host: segment.host.wrapping_add(offset),
+                // lengths came from a usize
+                length: usize::try_from(length).unwrap_or(0),
+            })
+        })
+    }
+
+    fn slices(&self) -> impl Iterator<Item = VolatileSlice<'a>> + use<'a> {
+        // SAFETY: a piece lies within a mapping that `self.memory`, borrowed for 'a, keeps alive.
+        self.pieces().map(|piece| unsafe { VolatileSlice::new(piece.host, piece.length) })
+    }
+
+    /// Copies from the guest into `target`; returns how many bytes there were.
+    pub fn read(&self, target: &mut [u8]) -> usize {
+        let mut done = 0;
+        for slice in self.slices() {
+            let Some(rest) = target.get_mut(done..) else { break };
+            if rest.is_empty() {
+                break;
+            }
+            done = done.saturating_add(slice.copy_to(rest));
+        }
+        done
+    }
+
+    /// Copies `source` to the guest; returns how many bytes there was room for.
+    pub fn write(&self, source: &[u8]) -> usize {
+        let mut done: usize = 0;
+        for piece in self.pieces() {
+            let Some(rest) = source.get(done..) else { break };
+            let count = piece.length.min(rest.len());
+            let Some(part) = rest.get(..count) else { break };
+            // SAFETY: as in `slices`.
+            unsafe { VolatileSlice::new(piece.host, piece.length) }.copy_from(part);
+            self.memory.log().mark(piece.guest, count as u64);
+            done = done.saturating_add(count);
+        }
+        done
+    }
+
+    /// Everything, as bytes of our own, which the guest can't change any more.
+    #[must_use]
+    pub fn to_vec(&self) -> Vec<u8> {
+        let mut bytes = vec![0; usize::try_from(self.length).unwrap_or(0)];
+        let done = self.read(&mut bytes);
+        bytes.truncate(done);
+        bytes
+    }
+
+    /// Pointers and lengths, for I/O by the host's kernel. Whoever hands them on keeps the chain
+    /// until the I/O is done, and [`mark_dirty`](Self::mark_dirty)s what it wrote.
+    pub fn iovecs(&self) -> impl Iterator<Item = libc::iovec> + use<'a> {
+        self.pieces()
+            .map(|piece| libc::iovec { iov_base: piece.host.cast(), iov_len: piece.length })
+    }
+
+    /// The host's kernel wrote to all of it, past `vm-memory`.
+    pub fn mark_dirty(&self) {
+        for piece in self.pieces() {
+            self.memory.log().mark(piece.guest, piece.length as u64);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::memory::tests::region;
+    use proptest::prelude::*;
+    use vm_memory::ByteValued;
+
+    const NEXT: u16 = 1;
+    const WRITE: u16 = 2;
+    const INDIRECT: u16 = 4;
+
+    fn memory() -> Arc<Memory> {
+        let table = [region(0, 0x10000, 0), region(0x10000, 0x10000, 0x20000)];
+        Arc::new(Memory::new(table, Arc::default()).unwrap())
+    }
+
+    fn put(memory: &Memory, table: u64, index: u64, addr: u64, len: u32, flags: u16, next: u16) {
+        let descriptor = Descriptor::new(addr, len, flags, next);
+        memory
+            .space()
+            .write_slice(descriptor.as_slice(), GuestAddress(table + index * 16))
+            .unwrap();
+    }
+
+    #[test]
+    fn readable_then_writable() {
+        let memory = memory();
+        put(&memory, 0, 3, 0x1000, 4, NEXT, 1);
+        put(&memory, 0, 1, 0x1100, 4, NEXT | WRITE, 0);
+        put(&memory, 0, 0, 0x1200, 8, WRITE, 0);
+        memory.space().write_slice(b"abcd", GuestAddress(0x1000)).unwrap();
+        let chain = Chain::parse(&memory, 0, 4, 3, true).unwrap();
+        assert_eq!(chain.readable().to_vec(), b"abcd");
+        assert_eq!(chain.writable().len(), 12);
+        let (status, data) = chain.writable().split_at(6);
+        assert_eq!(status.write(b"012345XX"), 6);
+        assert_eq!(data.write(b"6789ab"), 6);
+        assert_eq!(chain.writable().to_vec(), b"0123456789ab");
+    }
+
+    #[test]
+    fn a_buffer_may_cross_from_one_region_into_the_next() {
+        let memory = memory();
+        put(&memory, 0, 0, 0xfffe, 4, WRITE, 0);
+        let chain = Chain::parse(&memory, 0, 1, 0, true).unwrap();
+        assert_eq!(chain.writable().iovecs().count(), 2);
+        assert_eq!(chain.writable().write(b"wxyz"), 4);
+        assert_eq!(chain.writable().to_vec(), b"wxyz");
+    }
+
+    #[test]
+    fn malformed_chains_are_told_apart() {
+        let memory = memory();
+        let parse = |size, head| Chain::parse(&memory, 0, size, head, true).unwrap_err();
+        put(&memory, 0, 0, 0x1000, 4, NEXT, 0);
+        assert_eq!(parse(4, 0), ChainError::TooLong);
+        assert_eq!(parse(4, 4), ChainError::Index { index: 4, size: 4 });
+        put(&memory, 0, 0, 0x1f000, 0x2000, 0, 0);
+        assert_eq!(parse(4, 0), ChainError::Unmapped { address: 0x20000, length: 0x1000 });
+        put(&memory, 0, 0, u64::MAX - 1, 4, 0, 0);
+        assert!(matches!(parse(4, 0), ChainError::Unmapped { .. }));
+        put(&memory, 0, 0, 0x1000, 4, NEXT | WRITE, 1);
+        put(&memory, 0, 1, 0x1000, 4, 0, 0);
+        assert_eq!(parse(4, 0), ChainError::Order);
+        put(&memory, 0, 0, 0x2000, 17, INDIRECT, 0);
+        assert_eq!(parse(4, 0), ChainError::Indirect);
+        put(&memory, 0, 0, 0x2000, 16, INDIRECT | NEXT, 0);
+        assert_eq!(parse(4, 0), ChainError::Indirect);
+        put(&memory, 0, 0, 0x2000, 16, INDIRECT, 0);
+        put(&memory, 0x2000, 0, 0x2000, 16, INDIRECT, 0);
+        assert_eq!(parse(4, 0), ChainError::Indirect);
+        put(&memory, 0x2000, 0, 0x1000, 16, NEXT, 1);
+        assert_eq!(parse(4, 0), ChainError::Index { index: 1, size: 1 });
+    }
+
+    #[test]
+    fn an_indirect_table_is_refused_where_it_was_not_negotiated() {
+        let memory = memory();
+        put(&memory, 0, 0, 0x2000, 16, INDIRECT, 0);
+        assert_eq!(Chain::parse(&memory, 0, 4, 0, false).unwrap_err(), ChainError::Indirect);
+    }
+
+    #[test]
+    fn four_gibibytes_are_too_much() {
+        let memory = memory();
+        for i in 0..3 {
+            put(&memory, 0, i, 0, 0xffff_ffff, NEXT, i as u16 + 1);
+        }
+        assert!(Chain::parse(&memory, 0, 4, 0, false).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn any_table_gives_a_chain_within_memory_or_an_error(
+            descriptors in proptest::collection::vec(
+                (0u64..0x24000, 0u32..0x3000, 0u16..8, 0u16..10), 8),
+            head in 0u16..10,
+        ) {
+            let memory = memory();
+            for (i, &(addr, len, flags, next)) in descriptors.iter().enumerate() {
+                put(&memory, 0, i as u64, addr, len, flags, next);
+            }
+            if let Ok(chain) = Chain::parse(&memory, 0, 8, head, true) {
+                for buffers in [chain.readable(), chain.writable()] {
+                    let total: usize = buffers.iovecs().map(|v| v.iov_len).sum();
+                    prop_assert_eq!(total as u64, buffers.len());
+                    prop_assert_eq!(buffers.to_vec().len() as u64, buffers.len());
+                    let (a, b) = buffers.split_at(buffers.len() / 3);
+                    prop_assert_eq!([a.to_vec(), b.to_vec()].concat(), buffers.to_vec());
+                }
+            }
+        }
+    }
+}

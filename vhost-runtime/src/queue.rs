@@ -1,0 +1,308 @@
+//! A virtqueue (split ring) as a device sees it: chains come out, completions go in.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{Ordering, fence};
+
+use virtio_bindings::bindings::virtio_ring::VRING_AVAIL_F_NO_INTERRUPT;
+use virtio_queue::{Queue as Ring, QueueT};
+use vm_memory::{Bytes, GuestAddress};
+use vmm_sys_util::eventfd::EventFd;
+
+use crate::chain::{Chain, ChainError};
+use crate::inflight::QueueRecord;
+use crate::memory::Memory;
+
+/// What is wrong with a ring: the guest's driver is broken, or the frontend set it up wrongly.
+#[derive(Debug, thiserror::Error)]
+pub enum QueueError {
+    /// Sizes, alignment, or rings outside guest memory.
+    #[error("queue {0} is not set up validly")]
+    Invalid(usize),
+    /// The driver made more available than the ring holds, or the ring is no longer mapped.
+    #[error("the available ring's index is out of bounds")]
+    Available,
+    /// A chain is malformed.
+    #[error("chain at descriptor {head}: {error}")]
+    Chain {
+        /// Index of its first descriptor.
+        head: u16,
+        /// What is wrong with it.
+        error: ChainError,
+    },
+    /// The used ring can't be written.
+    #[error("the used ring is not guest memory")]
+    Used,
+    /// A request without room for its response, say.
+    #[error("{0}")]
+    Request(&'static str),
+}
+
+/// Where a queue's rings lie and how far they are, as the frontend sets it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RingSetup {
+    /// Descriptors: a power of two.
+    pub size: u16,
+    /// Guest address of the descriptor table.
+    pub descriptors: u64,
+    /// Guest address of the available ring.
+    pub available: u64,
+    /// Guest address of the used ring.
+    pub used: u64,
+    /// The available index to go on from.
+    pub base: u16,
+    /// VIRTIO_F_RING_EVENT_IDX is negotiated.
+    pub event_index: bool,
+    /// VIRTIO_F_RING_INDIRECT_DESC is negotiated.
+    pub indirect: bool,
+}
+
+/// A started virtqueue.
+#[derive(Debug)]
+pub struct Queue {
+    index: usize,
+    ring: Ring,
+    indirect: bool,
+    memory: Arc<Memory>,
+    call: Option<EventFd>,
+    error: Option<EventFd>,
+    record: Option<QueueRecord>,
+    /// Requests of a former process, to be done again before new ones.
+    again: VecDeque<u16>,
+    /// The available index as last read.
+    available: u16,
+    /// Completions that the driver was not told yet.
+    untold: bool,
+    broken: bool,
+}
+
+impl Queue {
+    /// Starts a queue where its frontend says, or where a former process's record says.
+    ///
+    /// # Errors
+    /// The setup is invalid.
+    pub fn start(
+        index: usize,
+        setup: RingSetup,
+        memory: Arc<Memory>,
+        record: Option<QueueRecord>,
+    ) -> Result<Self, QueueError> {
+        let invalid = |_| QueueError::Invalid(index);
+        let mut ring = Ring::new(setup.size).map_err(invalid)?;
+        ring.try_set_desc_table_address(GuestAddress(setup.descriptors)).map_err(invalid)?;
+        ring.try_set_avail_ring_address(GuestAddress(setup.available)).map_err(invalid)?;
+        ring.try_set_used_ring_address(GuestAddress(setup.used)).map_err(invalid)?;
+        ring.set_event_idx(setup.event_index);
+        ring.set_ready(true);
+        if !ring.is_valid(memory.space()) {
+            return Err(QueueError::Invalid(index));
+        }
+        let used = ring
+            .used_idx(memory.space(), Ordering::Acquire)
+            .map_err(|_| QueueError::Invalid(index))?
+            .0;
+        let mut queue = Self {
+            index,
+            ring,
+            indirect: setup.indirect,
+            memory,
+            call: None,
+            error: None,
+            record,
+            again: VecDeque::new(),
+            available: 0,
+            untold: false,
+            broken: false,
+        };
+        if let Some(record) = &mut queue.record {
+            queue.again = record.recover(used).into();
+        }
+        // What a former process took from the ring and did not complete lies between used and base.
+        let under_way = u16::try_from(queue.again.len()).unwrap_or(0);
+        let base = if under_way > 0 { used.wrapping_add(under_way) } else { setup.base };
+        queue.ring.set_next_avail(base);
+        queue.ring.set_next_used(used);
+        queue.available = base;
+        Ok(queue)
+    }
+
+    /// Its number.
+    #[must_use]
+    pub fn index(&self) -> usize {
+        self.index
+    }
+
+    /// The available index to go on from, once everything taken is completed.
+    #[must_use]
+    pub fn base(&self) -> u16 {
+        self.ring.next_avail()
+    }
+
+    /// It stopped because its driver broke the rules.
+    #[must_use]
+    pub fn is_broken(&self) -> bool {
+        self.broken
+    }
+
+    /// Takes the memory table that requests from now on are parsed with.
+    pub fn set_memory(&mut self, memory: Arc<Memory>) {
+        self.memory = memory;
+    }
+
+    /// Takes the event by which the driver is told of completions.
+    pub fn set_call(&mut self, call: Option<EventFd>) {
+        self.call = call;
+        if self.untold || !self.again.is_empty() {
+            self.untold = false;
+            self.signal();
+        }
+    }
+
+    /// Takes the event by which the frontend is told that the queue is broken.
+    pub fn set_error(&mut self, error: Option<EventFd>) {
+        self.error = error;
+    }
+
+    /// The next request. `None` when there is none, or the queue is broken.
+    pub fn pop(&mut self) -> Option<Chain> {
+        if self.broken {
+            return None;
+        }
+        match self.try_pop() {
+            Ok(chain) => chain,
+            Err(error) => {
+                self.fail(&error);
+                None
+            }
+        }
+    }
+
+    fn try_pop(&mut self) -> Result<Option<Chain>, QueueError> {
+        let head = match self.again.pop_front() {
+            Some(head) => head,
+            None => match self.next_head()? {
+                Some(head) => head,
+                None => return Ok(None),
+            },
+        };
+        let table = self.ring.desc_table();
+        let chain = Chain::parse(&self.memory, table, self.ring.size(), head, self.indirect)
+            .map_err(|error| QueueError::Chain { head, error })?;
+        if let Some(record) = &mut self.record {
+            record.begin(head);
+        }
+        Ok(Some(chain))
+    }
+
+    fn next_head(&mut self) -> Result<Option<u16>, QueueError> {
+        let space = self.memory.space();
+        let next = self.ring.next_avail();
+        if next == self.available {
+            let available =
+                self.ring.avail_idx(space, Ordering::Acquire).map_err(|_| QueueError::Available)?.0;
+            if available.wrapping_sub(next) > self.ring.size() {
+                return Err(QueueError::Available);
+            }
+            if available == next {
+                return Ok(None);
+            }
+            self.available = available;
+        }
+        let slot = u64::from(next.checked_rem(self.ring.size()).unwrap_or(0));
+        let address = slot.saturating_mul(2).saturating_add(4);
+        let address = GuestAddress(self.ring.avail_ring().saturating_add(address));
+        let head: u16 =
+            space.load(address, Ordering::Relaxed).map_err(|_| QueueError::Available)?;
+        self.ring.set_next_avail(next.wrapping_add(1));
+        Ok(Some(u16::from_le(head)))
+    }
+
+    /// Gives a request back to the driver: `written` bytes of its writable buffers were written.
+    /// The driver is told by the next [`notify`](Self::notify).
+    pub fn complete(&mut self, chain: Chain, written: u32) {
+        let head = chain.head();
+        if let Some(record) = &mut self.record {
+            record.finishing(head);
+        }
+        if self.ring.add_used(self.memory.space(), head, written).is_err() {
+            self.fail(&QueueError::Used);
+            return;
+        }
+        if let Some(record) = &mut self.record {
+            record.finished(head, self.ring.next_used());
+        }
+        self.untold = true;
+    }
+
+    /// Tells the driver of completions, if it wants to be told.
+    pub fn notify(&mut self) {
+        if !std::mem::take(&mut self.untold) {
+            return;
+        }
+        match self.driver_wants_notification() {
+            Ok(true) if self.call.is_none() => self.untold = true, // the call event may come yet
+            Ok(true) => self.signal(),
+            Ok(false) => {}
+            Err(error) => self.fail(&error),
+        }
+    }
+
+    fn driver_wants_notification(&mut self) -> Result<bool, QueueError> {
+        let space = self.memory.space();
+        if self.ring.event_idx_enabled() {
+            return self.ring.needs_notification(space).map_err(|_| QueueError::Available);
+        }
+        fence(Ordering::SeqCst);
+        let address = GuestAddress(self.ring.avail_ring());
+        let flags: u16 =
+            space.load(address, Ordering::Relaxed).map_err(|_| QueueError::Available)?;
+        Ok(u32::from(u16::from_le(flags)) & VRING_AVAIL_F_NO_INTERRUPT == 0)
+    }
+
+    fn signal(&self) {
+        if let Some(call) = &self.call
+            && let Err(error) = call.write(1)
+            && error.kind() != std::io::ErrorKind::WouldBlock
+        {
+            log::warn!("queue {}: the driver cannot be notified: {error}", self.index);
+        }
+    }
+
+    /// Asks the driver to kick at new requests. `true` if there are some already.
+    pub fn enable_kicks(&mut self) -> bool {
+        if self.broken {
+            return false;
+        }
+        if !self.again.is_empty() {
+            return true;
+        }
+        match self.ring.enable_notification(self.memory.space()) {
+            Ok(more) => more,
+            Err(_) => {
+                self.fail(&QueueError::Available);
+                false
+            }
+        }
+    }
+
+    /// Tells the driver that it need not kick for now.
+    pub fn disable_kicks(&mut self) {
+        if !self.broken && self.ring.disable_notification(self.memory.space()).is_err() {
+            self.fail(&QueueError::Used);
+        }
+    }
+
+    /// Stops serving it until it is started anew, and tells the frontend.
+    pub fn fail(&mut self, error: &QueueError) {
+        log::error!("queue {} is broken until the driver resets it: {error}", self.index);
+        self.broken = true;
+        if let Some(event) = &self.error
+            && let Err(error) = event.write(1)
+        {
+            log::warn!("queue {}: the frontend cannot be told: {error}", self.index);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,166 @@
+use super::*;
+use crate::inflight::Region;
+use crate::memory::tests::region;
+use vm_memory::ByteValued;
+
+const SETUP: RingSetup = RingSetup {
+    size: 4,
+    descriptors: 0,
+    available: 0x100,
+    used: 0x200,
+    base: 0,
+    event_index: false,
+    indirect: true,
+};
+
+fn memory() -> Arc<Memory> {
+    Arc::new(Memory::new([region(0, 0x10000, 0)], Arc::default()).unwrap())
+}
+
+fn set(memory: &Memory, address: u64, value: u16) {
+    memory.space().write_obj(value, GuestAddress(address)).unwrap();
+}
+
+fn get(memory: &Memory, address: u64) -> u16 {
+    memory.space().read_obj(GuestAddress(address)).unwrap()
+}
+
+/// Makes descriptors 0.. of 16 writable bytes each, and makes `heads` available.
+fn offer(memory: &Memory, heads: &[u16]) {
+    for head in 0..4u64 {
+        let descriptor = virtio_queue::desc::split::Descriptor::new(0x1000 + head * 16, 16, 2, 0);
+        memory.space().write_slice(descriptor.as_slice(), GuestAddress(head * 16)).unwrap();
+    }
+    for (slot, head) in heads.iter().enumerate() {
+        set(memory, 0x104 + 2 * slot as u64, *head);
+    }
+    set(memory, 0x102, heads.len() as u16);
+}
+
+#[test]
+fn requests_come_out_in_order_and_completions_reach_the_driver() {
+    let memory = memory();
+    offer(&memory, &[2, 0]);
+    let call = EventFd::new(libc::EFD_NONBLOCK).unwrap();
+    let mut queue = Queue::start(0, SETUP, Arc::clone(&memory), None).unwrap();
+    queue.set_call(Some(call.try_clone().unwrap()));
+    let first = queue.pop().unwrap();
+    let second = queue.pop().unwrap();
+    assert_eq!((first.head(), second.head()), (2, 0));
+    assert!(queue.pop().is_none());
+    queue.complete(second, 5);
+    queue.complete(first, 7);
+    queue.notify();
+    assert_eq!(call.read().unwrap(), 1);
+    queue.notify();
+    assert!(call.read().is_err(), "told once");
+    assert_eq!(get(&memory, 0x202), 2);
+    assert_eq!((get(&memory, 0x204), get(&memory, 0x208)), (0, 5));
+    assert_eq!((get(&memory, 0x20c), get(&memory, 0x210)), (2, 7));
+    assert_eq!(queue.base(), 2);
+}
+
+#[test]
+fn a_driver_that_wants_no_interrupt_gets_none() {
+    let memory = memory();
+    offer(&memory, &[0]);
+    set(&memory, 0x100, 1);
+    let call = EventFd::new(libc::EFD_NONBLOCK).unwrap();
+    let mut queue = Queue::start(0, SETUP, Arc::clone(&memory), None).unwrap();
+    queue.set_call(Some(call.try_clone().unwrap()));
+    let chain = queue.pop().unwrap();
+    queue.complete(chain, 0);
+    queue.notify();
+    assert!(call.read().is_err());
+}
+
+#[test]
+fn completions_before_the_call_event_are_told_when_it_comes() {
+    let memory = memory();
+    offer(&memory, &[0]);
+    let call = EventFd::new(libc::EFD_NONBLOCK).unwrap();
+    let mut queue = Queue::start(0, SETUP, Arc::clone(&memory), None).unwrap();
+    let chain = queue.pop().unwrap();
+    queue.complete(chain, 0);
+    queue.notify();
+    queue.set_call(Some(call.try_clone().unwrap()));
+    assert_eq!(call.read().unwrap(), 1);
+}
+
+#[test]
+fn an_available_index_past_the_ring_breaks_the_queue_and_the_frontend_is_told() {
+    let memory = memory();
+    set(&memory, 0x102, 5);
+    let error = EventFd::new(libc::EFD_NONBLOCK).unwrap();
+    let mut queue = Queue::start(0, SETUP, Arc::clone(&memory), None).unwrap();
+    queue.set_error(Some(error.try_clone().unwrap()));
+    assert!(queue.pop().is_none());
+    assert!(queue.is_broken());
+    assert_eq!(error.read().unwrap(), 1);
+    set(&memory, 0x102, 1);
+    assert!(queue.pop().is_none(), "stays broken");
+    assert!(!queue.enable_kicks());
+}
+
+#[test]
+fn a_malformed_chain_breaks_the_queue() {
+    let memory = memory();
+    offer(&memory, &[9]);
+    let mut queue = Queue::start(0, SETUP, Arc::clone(&memory), None).unwrap();
+    assert!(queue.pop().is_none());
+    assert!(queue.is_broken());
+}
+
+#[test]
+fn rings_outside_memory_or_of_a_wrong_size_are_refused() {
+    for setup in [
+        RingSetup { used: 0x10000, ..SETUP },
+        RingSetup { available: u64::MAX - 1, ..SETUP },
+        RingSetup { descriptors: 8, ..SETUP },
+        RingSetup { size: 3, ..SETUP },
+        RingSetup { size: 0, ..SETUP },
+    ] {
+        assert!(Queue::start(0, setup, memory(), None).is_err(), "{setup:?}");
+    }
+}
+
+#[test]
+fn a_killed_process_s_requests_are_done_again_and_only_those() {
+    let memory = memory();
+    offer(&memory, &[1, 3, 0]);
+    let (file, bytes) = Region::create(1, 4).unwrap();
+    let record = || Region::map(&file, 1, 4, bytes, 0).unwrap().queue(0, 4);
+    let mut queue = Queue::start(0, SETUP, Arc::clone(&memory), record()).unwrap();
+    let one = queue.pop().unwrap();
+    let three = queue.pop().unwrap();
+    queue.complete(three, 0);
+    drop((queue, one)); // killed
+
+    // The frontend does not know how far the old process was.
+    let mut queue = Queue::start(0, SETUP, Arc::clone(&memory), record()).unwrap();
+    assert!(queue.enable_kicks());
+    let heads: Vec<u16> = std::iter::from_fn(|| queue.pop()).map(|chain| chain.head()).collect();
+    assert_eq!(heads, [1, 0]);
+    assert_eq!(queue.base(), 3);
+}
+
+#[test]
+fn the_event_index_suppresses_notifications() {
+    let memory = memory();
+    offer(&memory, &[0, 1]);
+    let setup = RingSetup { event_index: true, ..SETUP };
+    let call = EventFd::new(libc::EFD_NONBLOCK).unwrap();
+    let mut queue = Queue::start(0, setup, Arc::clone(&memory), None).unwrap();
+    queue.set_call(Some(call.try_clone().unwrap()));
+    set(&memory, 0x104 + 8, 1); // used_event: tell me after the second
+    let chain = queue.pop().unwrap();
+    queue.complete(chain, 0);
+    queue.notify();
+    assert!(call.read().is_err());
+    let chain = queue.pop().unwrap();
+    queue.complete(chain, 0);
+    queue.notify();
+    assert_eq!(call.read().unwrap(), 1);
+    assert!(!queue.enable_kicks());
+    assert_eq!(get(&memory, 0x204 + 32), 2, "avail_event: kick me at the next");
+}
