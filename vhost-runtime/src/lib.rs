@@ -19,7 +19,11 @@
 )]
 
 pub mod chain;
+pub mod device;
 pub mod dirty_log;
 pub mod inflight;
 pub mod memory;
 pub mod queue;
+pub mod session;
+pub mod state;
+pub mod worker;

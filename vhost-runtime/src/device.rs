@@ -1,0 +1,134 @@
+//! What a device implements to be served over vhost-user.
+
+use std::error::Error;
+use std::io;
+use std::os::fd::BorrowedFd;
+use std::sync::Arc;
+
+use crate::queue::Queue;
+use crate::session::Frontend;
+use crate::state::StateError;
+
+/// A device: its control plane. Called by the session, one call at a time, never by a queue's worker.
+pub trait Device: Send + Sync + 'static {
+    /// What serves this device's queues.
+    type Worker: QueueWorker;
+
+    /// Its name in device state and logs, as that of its program.
+    fn name(&self) -> &'static str;
+
+    /// How many virtqueues it has.
+    fn queues(&self) -> u16;
+
+    /// Descriptors that a queue may have: a power of two.
+    fn queue_size(&self) -> u16;
+
+    /// Its own feature bits; the runtime adds those of the rings and of the transport.
+    fn features(&self) -> u64;
+
+    /// The driver accepted these.
+    fn set_features(&self, features: u64);
+
+    /// Its whole configuration space, as it is now.
+    fn config(&self) -> Vec<u8>;
+
+    /// The driver writes to the configuration space, `bytes` at `offset`.
+    ///
+    /// # Errors
+    /// These bytes are not writable, or not with this value.
+    fn set_config(&self, offset: u32, bytes: &[u8]) -> Result<(), ConfigError>;
+
+    /// The number of the worker that serves `queue`. Queues with the same number share a thread.
+    fn worker_of(&self, queue: u16) -> u16;
+
+    /// Makes worker `number`, on the thread where it will stay.
+    ///
+    /// # Errors
+    /// A host resource is missing.
+    fn worker(self: Arc<Self>, number: u16) -> io::Result<Self::Worker>;
+
+    /// The first ring is about to start: take what the guest's data needs (locks, metadata).
+    ///
+    /// # Errors
+    /// It can't be had; the ring does not start.
+    fn activate(&self) -> Result<(), Box<dyn Error + Send + Sync>>;
+
+    /// The last ring has stopped: make everything durable and give locks back.
+    fn deactivate(&self);
+
+    /// The driver reset the device.
+    fn reset(&self);
+
+    /// Its state beyond the rings, for another process to go on with. No ring runs.
+    ///
+    /// # Errors
+    /// It can't be read.
+    fn save(&self) -> Result<serde_json::Value, StateError>;
+
+    /// Takes another process's state. No ring runs.
+    ///
+    /// # Errors
+    /// It does not fit this device, as configured.
+    fn load(&self, state: serde_json::Value) -> Result<(), StateError>;
+
+    /// A frontend is connected; it can be told of configuration changes until it goes.
+    fn connected(&self, frontend: Frontend);
+}
+
+/// The driver wrote what it must not.
+#[derive(Debug, thiserror::Error)]
+#[error("configuration space: {length} bytes at {offset:#x} cannot be written so")]
+pub struct ConfigError {
+    /// Where, in bytes.
+    pub offset: u32,
+    /// How many bytes.
+    pub length: usize,
+}
+
+/// What serves some of a device's queues: it lives on one thread, which must never block.
+pub trait QueueWorker {
+    /// Descriptors that make a [`turn`](Self::turn) when they are readable. The same for all its life.
+    fn events(&self) -> Vec<BorrowedFd<'_>>;
+
+    /// Requests may have become available: take them all.
+    fn process(&mut self, queue: &mut Queue);
+
+    /// Called once in each round, after all queues were processed or an event came: submit what was
+    /// gathered, and complete what is done.
+    fn turn(&mut self, queues: &mut Queues);
+
+    /// The queue is to stop: end what waits for the host's goodwill. It has stopped when
+    /// [`in_flight`](Self::in_flight) is 0.
+    fn stop(&mut self, queue: &mut Queue);
+
+    /// Requests taken from queue `index` and not completed.
+    fn in_flight(&self, index: usize) -> usize;
+}
+
+/// The started queues of one worker.
+#[derive(Debug, Default)]
+pub struct Queues {
+    queues: Vec<Queue>,
+}
+
+impl Queues {
+    /// The queue of this number, if it is started.
+    pub fn get_mut(&mut self, index: usize) -> Option<&mut Queue> {
+        self.queues.iter_mut().find(|queue| queue.index() == index)
+    }
+
+    /// All of them.
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut Queue> {
+        self.queues.iter_mut()
+    }
+
+    pub(crate) fn insert(&mut self, queue: Queue) {
+        self.remove(queue.index());
+        self.queues.push(queue);
+    }
+
+    pub(crate) fn remove(&mut self, index: usize) -> Option<Queue> {
+        let place = self.queues.iter().position(|queue| queue.index() == index)?;
+        Some(self.queues.swap_remove(place))
+    }
+}

@@ -1,0 +1,376 @@
+//! The threads that serve queues: one event loop each.
+
+use std::io;
+use std::os::fd::AsRawFd;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread::JoinHandle;
+
+use epoll::{ControlOptions, Event, Events};
+use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+
+use crate::device::{Device, QueueWorker, Queues};
+use crate::memory::Memory;
+use crate::queue::Queue;
+
+/// Rounds after which a busy worker looks at its mailbox.
+const ROUNDS: usize = 16;
+/// How often a queue without a kick event is looked at, in milliseconds.
+const POLL_INTERVAL: i32 = 1;
+const MAILBOX: u64 = u64::MAX;
+const WORKER: u64 = u64::MAX - 1;
+
+/// How the driver tells of new requests.
+#[derive(Debug)]
+pub enum Kick {
+    /// By this event.
+    Event(EventFd),
+    /// Not at all: the queue is polled.
+    Poll,
+}
+
+enum Message {
+    Start { queue: Box<Queue>, kick: Kick, enabled: bool },
+    Kick { index: usize, kick: Kick },
+    Enable { index: usize, enabled: bool },
+    Call { index: usize, event: Option<EventFd> },
+    Error { index: usize, event: Option<EventFd> },
+    Memory(Arc<Memory>),
+    Stop { index: usize, base: Sender<u16> },
+    Sync(Sender<()>),
+    Exit,
+}
+
+/// A worker's thread, from outside.
+#[derive(Debug)]
+pub(crate) struct WorkerThread {
+    mailbox: Sender<Message>,
+    wake: EventFd,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl WorkerThread {
+    pub(crate) fn spawn<D: Device>(device: &Arc<D>, number: u16) -> io::Result<Self> {
+        let (mailbox, messages) = channel();
+        let wake = EventFd::new(EFD_NONBLOCK)?;
+        let (ready, started) = channel();
+        let device = Arc::clone(device);
+        let waker = wake.try_clone()?;
+        let thread = std::thread::Builder::new()
+            .name(format!("worker-{number}"))
+            .stack_size(512 << 10)
+            .spawn(move || {
+                let made =
+                    device.worker(number).and_then(|worker| Loop::new(worker, messages, waker));
+                match made {
+                    Ok(mut event_loop) => {
+                        let _ = ready.send(Ok(()));
+                        event_loop.run();
+                    }
+                    Err(error) => {
+                        let _ = ready.send(Err(error));
+                    }
+                }
+            })?;
+        match started.recv() {
+            Ok(Ok(())) => Ok(Self { mailbox, wake, thread: Some(thread) }),
+            Ok(Err(error)) => Err(error),
+            Err(_) => Err(io::Error::other("the worker's thread ended")),
+        }
+    }
+
+    fn send(&self, message: Message) {
+        // A worker that is gone has no queue to be told about.
+        if self.mailbox.send(message).is_ok()
+            && let Err(error) = self.wake.write(1)
+        {
+            log::error!("a worker cannot be woken: {error}");
+        }
+    }
+
+    pub(crate) fn start(&self, queue: Queue, kick: Kick, enabled: bool) {
+        self.send(Message::Start { queue: Box::new(queue), kick, enabled });
+    }
+
+    pub(crate) fn set_kick(&self, index: usize, kick: Kick) {
+        self.send(Message::Kick { index, kick });
+    }
+
+    pub(crate) fn enable(&self, index: usize, enabled: bool) {
+        self.send(Message::Enable { index, enabled });
+    }
+
+    pub(crate) fn set_call(&self, index: usize, event: Option<EventFd>) {
+        self.send(Message::Call { index, event });
+    }
+
+    pub(crate) fn set_error(&self, index: usize, event: Option<EventFd>) {
+        self.send(Message::Error { index, event });
+    }
+
+    pub(crate) fn set_memory(&self, memory: Arc<Memory>) {
+        self.send(Message::Memory(memory));
+    }
+
+    /// Asks to stop a queue; the answer, its base, comes when its last request is completed.
+    pub(crate) fn stop(&self, index: usize) -> Receiver<u16> {
+        let (base, answer) = channel();
+        self.send(Message::Stop { index, base });
+        answer
+    }
+
+    /// Waits until the worker has seen every message so far, and is between two requests.
+    pub(crate) fn sync(&self) {
+        let (done, answer) = channel();
+        self.send(Message::Sync(done));
+        let _ = answer.recv();
+    }
+}
+
+impl Drop for WorkerThread {
+    fn drop(&mut self) {
+        self.send(Message::Exit);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// What the loop knows of a started queue.
+struct Slot {
+    index: usize,
+    kick: Kick,
+    enabled: bool,
+    /// There may be requests that nobody has looked at.
+    ready: bool,
+    /// Who waits for it to stop.
+    stopping: Option<Sender<u16>>,
+}
+
+struct Loop<W> {
+    worker: W,
+    queues: Queues,
+    slots: Vec<Slot>,
+    messages: Receiver<Message>,
+    wake: EventFd,
+    epoll: std::os::fd::OwnedFd,
+    exit: bool,
+}
+
+impl<W: QueueWorker> Loop<W> {
+    fn new(worker: W, messages: Receiver<Message>, wake: EventFd) -> io::Result<Self> {
+        use std::os::fd::FromRawFd;
+        let epoll = epoll::create(true)?;
+        // SAFETY: a fresh descriptor that nobody else owns.
+        let epoll = unsafe { std::os::fd::OwnedFd::from_raw_fd(epoll) };
+        let this = Self {
+            worker,
+            queues: Queues::default(),
+            slots: Vec::new(),
+            messages,
+            wake,
+            epoll,
+            exit: false,
+        };
+        this.watch(this.wake.as_raw_fd(), MAILBOX)?;
+        for event in this.worker.events() {
+            this.watch(event.as_raw_fd(), WORKER)?;
+        }
+        Ok(this)
+    }
+
+    fn watch(&self, fd: i32, data: u64) -> io::Result<()> {
+        let event = Event::new(Events::EPOLLIN, data);
+        epoll::ctl(self.epoll.as_raw_fd(), ControlOptions::EPOLL_CTL_ADD, fd, event)
+    }
+
+    fn unwatch(&self, kick: &Kick) {
+        if let Kick::Event(event) = kick {
+            let nothing = Event::new(Events::empty(), 0);
+            let _ = epoll::ctl(
+                self.epoll.as_raw_fd(),
+                ControlOptions::EPOLL_CTL_DEL,
+                event.as_raw_fd(),
+                nothing,
+            );
+        }
+    }
+
+    fn run(&mut self) {
+        let mut events = [Event::new(Events::empty(), 0); 32];
+        while !self.exit {
+            let count = match epoll::wait(self.epoll.as_raw_fd(), self.timeout(), &mut events) {
+                Ok(count) => count,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => 0,
+                Err(error) => {
+                    log::error!("a worker cannot wait for events: {error}");
+                    return;
+                }
+            };
+            for event in events.iter().take(count) {
+                match event.data {
+                    MAILBOX => self.read_mailbox(),
+                    WORKER => {}
+                    index => self.kicked(index),
+                }
+            }
+            self.serve();
+            self.finish_stopping();
+        }
+    }
+
+    fn timeout(&self) -> i32 {
+        if self.slots.iter().any(|slot| slot.ready) {
+            0
+        } else if self.slots.iter().any(|slot| matches!(slot.kick, Kick::Poll)) {
+            POLL_INTERVAL
+        } else {
+            -1
+        }
+    }
+
+    fn slot(&mut self, index: usize) -> Option<&mut Slot> {
+        self.slots.iter_mut().find(|slot| slot.index == index)
+    }
+
+    fn kicked(&mut self, index: u64) {
+        let Some(slot) = self.slots.iter_mut().find(|slot| slot.index as u64 == index) else {
+            return;
+        };
+        slot.ready = slot.enabled;
+        if let Kick::Event(event) = &slot.kick
+            && let Err(error) = event.read()
+            && error.kind() != io::ErrorKind::WouldBlock
+        {
+            log::error!("queue {index}: its kick event cannot be read: {error}");
+            let kick = std::mem::replace(&mut slot.kick, Kick::Poll);
+            self.unwatch(&kick);
+        }
+    }
+
+    /// Serves what is ready until nothing is, but not forever: the mailbox waits.
+    fn serve(&mut self) {
+        for slot in &mut self.slots {
+            slot.ready |= slot.enabled && matches!(slot.kick, Kick::Poll);
+        }
+        for _ in 0..ROUNDS {
+            for slot in self.slots.iter().filter(|slot| slot.ready) {
+                if let Some(queue) = self.queues.get_mut(slot.index) {
+                    queue.disable_kicks();
+                    self.worker.process(queue);
+                }
+            }
+            self.worker.turn(&mut self.queues);
+            let mut more = false;
+            for slot in &mut self.slots {
+                let Some(queue) = self.queues.get_mut(slot.index) else { continue };
+                queue.notify();
+                if slot.ready {
+                    slot.ready = queue.enable_kicks();
+                    more |= slot.ready;
+                }
+            }
+            if !more {
+                break;
+            }
+        }
+    }
+
+    fn read_mailbox(&mut self) {
+        let _ = self.wake.read(); // messages are taken below, however often it was written
+        while let Ok(message) = self.messages.try_recv() {
+            self.take(message);
+        }
+    }
+
+    fn take(&mut self, message: Message) {
+        match message {
+            Message::Start { queue, kick, enabled } => self.start(*queue, kick, enabled),
+            Message::Kick { index, kick } => {
+                if let Some(slot) = self.slot(index) {
+                    let old = std::mem::replace(&mut slot.kick, Kick::Poll);
+                    self.unwatch(&old);
+                    self.set_kick(index, kick);
+                }
+            }
+            Message::Enable { index, enabled } => {
+                if let Some(slot) = self.slot(index) {
+                    slot.enabled = enabled;
+                    slot.ready = enabled; // a kick may have come before
+                }
+            }
+            Message::Call { index, event } => {
+                if let Some(queue) = self.queues.get_mut(index) {
+                    queue.set_call(event);
+                }
+            }
+            Message::Error { index, event } => {
+                if let Some(queue) = self.queues.get_mut(index) {
+                    queue.set_error(event);
+                }
+            }
+            Message::Memory(memory) => {
+                for queue in self.queues.iter_mut() {
+                    queue.set_memory(Arc::clone(&memory));
+                }
+            }
+            Message::Stop { index, base } => self.stop(index, base),
+            Message::Sync(done) => {
+                let _ = done.send(());
+            }
+            Message::Exit => self.exit = true,
+        }
+    }
+
+    fn start(&mut self, queue: Queue, kick: Kick, enabled: bool) {
+        let index = queue.index();
+        self.queues.insert(queue);
+        self.slots.retain(|slot| slot.index != index);
+        let slot = Slot { index, kick: Kick::Poll, enabled, ready: enabled, stopping: None };
+        self.slots.push(slot);
+        self.set_kick(index, kick);
+    }
+
+    fn set_kick(&mut self, index: usize, kick: Kick) {
+        if let Kick::Event(event) = &kick
+            && let Err(error) = self.watch(event.as_raw_fd(), index as u64)
+        {
+            log::error!(
+                "queue {index}: its kick event cannot be watched, so it is polled: {error}"
+            );
+            return;
+        }
+        if let Some(slot) = self.slot(index) {
+            slot.kick = kick;
+        }
+    }
+
+    fn stop(&mut self, index: usize, base: Sender<u16>) {
+        let place = self.slots.iter().position(|slot| slot.index == index);
+        let Some(slot) = place.and_then(|place| self.slots.get_mut(place)) else { return };
+        slot.enabled = false;
+        slot.ready = false;
+        slot.stopping = Some(base);
+        let kick = std::mem::replace(&mut slot.kick, Kick::Poll);
+        self.unwatch(&kick);
+        if let Some(queue) = self.queues.get_mut(index) {
+            self.worker.stop(queue);
+        }
+    }
+
+    fn finish_stopping(&mut self) {
+        let Self { slots, queues, worker, .. } = self;
+        slots.retain_mut(|slot| {
+            if slot.stopping.is_none() || worker.in_flight(slot.index) > 0 {
+                return true;
+            }
+            if let Some(answer) = slot.stopping.take()
+                && let Some(mut queue) = queues.remove(slot.index)
+            {
+                queue.notify();
+                let _ = answer.send(queue.base());
+            }
+            false
+        });
+    }
+}
