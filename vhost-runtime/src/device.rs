@@ -2,7 +2,7 @@
 
 use std::error::Error;
 use std::io;
-use std::os::fd::BorrowedFd;
+use std::os::fd::RawFd;
 use std::sync::Arc;
 
 use crate::queue::Queue;
@@ -88,7 +88,7 @@ pub struct ConfigError {
 /// What serves some of a device's queues: it lives on one thread, which must never block.
 pub trait QueueWorker {
     /// Descriptors that make a [`turn`](Self::turn) when they are readable. The same for all its life.
-    fn events(&self) -> Vec<BorrowedFd<'_>>;
+    fn events(&self) -> Vec<RawFd>;
 
     /// Requests may have become available: take them all.
     fn process(&mut self, queue: &mut Queue);

@@ -174,7 +174,7 @@ impl<W: QueueWorker> Loop<W> {
         };
         this.watch(this.wake.as_raw_fd(), MAILBOX)?;
         for event in this.worker.events() {
-            this.watch(event.as_raw_fd(), WORKER)?;
+            this.watch(event, WORKER)?;
         }
         Ok(this)
     }

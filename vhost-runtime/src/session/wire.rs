@@ -140,7 +140,8 @@ fn received_fds(message: &libc::msghdr) -> Vec<OwnedFd> {
             if control.cmsg_level == libc::SOL_SOCKET && control.cmsg_type == libc::SCM_RIGHTS {
                 let data = libc::CMSG_DATA(control).cast::<libc::c_int>();
                 let start = libc::CMSG_LEN(0) as usize;
-                let count = control.cmsg_len.saturating_sub(start).div_euclid(size_of::<libc::c_int>());
+                let count =
+                    control.cmsg_len.saturating_sub(start).div_euclid(size_of::<libc::c_int>());
                 for index in 0..count {
                     let fd = data.wrapping_add(index).read_unaligned();
                     fds.push(OwnedFd::from_raw_fd(fd));

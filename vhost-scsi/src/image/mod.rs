@@ -1,5 +1,13 @@
 //! What a disk or a CD stores to: a raw file, a block device, a qcow2 image.
 
+pub mod engine;
+pub mod gate;
+mod lock;
+pub mod open;
+mod pool;
+pub mod raw;
+mod uring;
+
 use std::io;
 use std::os::fd::BorrowedFd;
 
@@ -23,10 +31,24 @@ pub struct Limits {
     pub physical_block: u32,
 }
 
+/// A file that is one to one the medium.
+#[derive(Clone, Copy, Debug)]
+pub struct Direct<'a> {
+    /// The file or block device.
+    pub fd: BorrowedFd<'a>,
+    /// Buffers must begin at a multiple of this and be as long, in bytes; 1 where it does not matter.
+    pub alignment: usize,
+}
+
 /// A random-access medium. All methods may block and may be called by several threads at once.
 pub trait Image: Send + Sync {
     /// Size in bytes as last read.
     fn len(&self) -> u64;
+
+    /// No bytes.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
 
     /// Reads the size again after the host changed it, and returns it.
     ///
@@ -77,7 +99,10 @@ pub trait Image: Send + Sync {
     fn extent(&self, offset: u64) -> io::Result<Extent>;
 
     /// The file to do asynchronous I/O on, where the medium is one to one a file or block device.
-    fn direct(&self) -> Option<BorrowedFd<'_>>;
+    fn direct(&self) -> Option<Direct<'_>>;
+
+    /// Whether flushes and FUA writes are to reach stable storage (`cache=unsafe` does not want it).
+    fn durable(&self) -> bool;
 
     /// Takes the lock that keeps a second writer away, and reads what may have changed before
     /// (metadata, size): called when the first ring starts.

@@ -1,0 +1,142 @@
+//! Keeps a second writer away from an image: open file description locks on the bytes that QEMU
+//! uses for the same purpose, so that each keeps away from the other's.
+//!
+//! QEMU marks what it does by a shared lock on byte 100 + n, and what it does not want others to do
+//! by one on byte 200 + n, for permission n; it then checks that nobody holds the opposite.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::AsRawFd;
+
+/// QEMU's permissions.
+const CONSISTENT_READ: i64 = 0;
+const WRITE: i64 = 1;
+const RESIZE: i64 = 3;
+
+const USED: i64 = 100;
+const UNSHARED: i64 = 200;
+
+/// An image's lock, free at first.
+#[derive(Debug)]
+pub(super) struct ImageLock {
+    file: File,
+    read_only: bool,
+}
+
+impl ImageLock {
+    pub(super) fn new(file: File, read_only: bool) -> Self {
+        Self { file, read_only }
+    }
+
+    /// What we do, and what nobody else may do meanwhile.
+    fn bytes(&self) -> Vec<i64> {
+        let mut bytes = vec![USED + CONSISTENT_READ, UNSHARED + WRITE, UNSHARED + RESIZE];
+        if !self.read_only {
+            bytes.push(USED + WRITE);
+        }
+        bytes
+    }
+
+    /// What another may hold that stands against it.
+    fn conflicts(&self) -> Vec<i64> {
+        let mut bytes = vec![USED + WRITE, USED + RESIZE, UNSHARED + CONSISTENT_READ];
+        if !self.read_only {
+            bytes.push(UNSHARED + WRITE);
+        }
+        bytes
+    }
+
+    pub(super) fn take(&self) -> io::Result<()> {
+        for byte in self.bytes() {
+            self.set(libc::F_RDLCK, byte)?;
+        }
+        for byte in self.conflicts() {
+            if self.is_held_by_another(byte)? {
+                self.give_back()?;
+                return Err(io::Error::new(
+                    io::ErrorKind::ResourceBusy,
+                    "another process holds it",
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn give_back(&self) -> io::Result<()> {
+        self.bytes().into_iter().try_for_each(|byte| self.set(libc::F_UNLCK, byte))
+    }
+
+    fn lock(kind: libc::c_int, byte: i64) -> libc::flock {
+        libc::flock {
+            l_type: kind as libc::c_short,
+            l_whence: libc::SEEK_SET as libc::c_short,
+            l_start: byte,
+            l_len: 1,
+            l_pid: 0,
+        }
+    }
+
+    fn set(&self, kind: libc::c_int, byte: i64) -> io::Result<()> {
+        let lock = Self::lock(kind, byte);
+        // SAFETY: `lock` outlives the call.
+        match unsafe { libc::fcntl(self.file.as_raw_fd(), libc::F_OFD_SETLK, &raw const lock) } {
+            0 => Ok(()),
+            _ => Err(io::Error::last_os_error()),
+        }
+    }
+
+    fn is_held_by_another(&self, byte: i64) -> io::Result<bool> {
+        let mut lock = Self::lock(libc::F_WRLCK, byte);
+        // SAFETY: `lock` outlives the call.
+        match unsafe { libc::fcntl(self.file.as_raw_fd(), libc::F_OFD_GETLK, &raw mut lock) } {
+            0 => Ok(lock.l_type != libc::F_UNLCK as libc::c_short),
+            _ => Err(io::Error::last_os_error()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::image::open::tests::Scratch;
+
+    fn lock(scratch: &Scratch, read_only: bool) -> ImageLock {
+        let file = File::options().read(true).write(!read_only).open(scratch.path()).unwrap();
+        ImageLock::new(file, read_only)
+    }
+
+    #[test]
+    fn one_writer_or_many_readers() {
+        let scratch = Scratch::new(4096);
+        let writer = lock(&scratch, false);
+        writer.take().unwrap();
+        assert!(lock(&scratch, false).take().is_err());
+        assert!(lock(&scratch, true).take().is_err());
+        writer.give_back().unwrap();
+        let (one, two) = (lock(&scratch, true), lock(&scratch, true));
+        one.take().unwrap();
+        two.take().unwrap();
+        assert!(lock(&scratch, false).take().is_err());
+        drop((one, two));
+        lock(&scratch, false).take().unwrap();
+    }
+
+    #[test]
+    fn qemu_keeps_away_from_our_image() {
+        let scratch = Scratch::new(1 << 20);
+        let write = |scratch: &Scratch| {
+            std::process::Command::new("qemu-io")
+                .args(["-f", "raw", "-c", "write 0 512"])
+                .arg(scratch.path())
+                .output()
+                .unwrap()
+                .status
+                .success()
+        };
+        let ours = lock(&scratch, false);
+        ours.take().unwrap();
+        assert!(!write(&scratch));
+        ours.give_back().unwrap();
+        assert!(write(&scratch));
+    }
+}

@@ -1,0 +1,161 @@
+//! Opens an image as the command line or the control interface names it.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::Image;
+use super::raw::{CacheMode, Raw};
+
+/// How an image is laid out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Format {
+    /// The medium byte by byte.
+    Raw,
+    /// QEMU's copy-on-write format.
+    Qcow2,
+}
+
+impl Format {
+    /// The format of an image that the user did not tell: by the file's name alone, never by its
+    /// content, which the guest can write.
+    #[must_use]
+    pub fn by_name(path: &Path) -> Self {
+        match path.extension() {
+            Some(extension) if extension.eq_ignore_ascii_case("qcow2") => Self::Qcow2,
+            _ => Self::Raw,
+        }
+    }
+}
+
+/// How to open an image.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ImageOptions {
+    /// Where it is.
+    pub path: PathBuf,
+    /// Its format; by its name where there is none.
+    pub format: Option<Format>,
+    /// It is not to be changed.
+    pub read_only: bool,
+    /// When written data is durable.
+    pub cache: CacheMode,
+    /// The guest can give space back to the host.
+    pub discard: bool,
+}
+
+/// Why an image can't be used.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The host refuses to open it.
+    #[error("{path}: cannot be opened{for_what}: {error}")]
+    Open {
+        /// Where it is.
+        path: PathBuf,
+        /// For writing, perhaps.
+        for_what: &'static str,
+        /// What the host said.
+        error: io::Error,
+    },
+    /// Opened, but no medium.
+    #[error("{path}: cannot be used: {error}")]
+    Use {
+        /// Where it is.
+        path: PathBuf,
+        /// What the host said.
+        error: io::Error,
+    },
+}
+
+/// Opens an image; its lock is not taken yet.
+///
+/// # Errors
+/// See [`OpenError`].
+pub fn open(options: &ImageOptions) -> Result<Arc<dyn Image>, OpenError> {
+    let path = || options.path.clone();
+    let file = open_file(options).map_err(|error| OpenError::Open {
+        path: path(),
+        for_what: if options.read_only { "" } else { " for writing" },
+        error,
+    })?;
+    let format = options.format.unwrap_or_else(|| Format::by_name(&options.path));
+    let image: io::Result<Arc<dyn Image>> = match format {
+        Format::Raw => Raw::new(file, options.read_only, options.cache, options.discard)
+            .map(|raw| Arc::new(raw) as Arc<dyn Image>),
+        Format::Qcow2 => Err(io::Error::other("format=qcow2 is not supported yet, use format=raw")),
+    };
+    image.map_err(|error| OpenError::Use { path: path(), error })
+}
+
+fn open_file(options: &ImageOptions) -> io::Result<File> {
+    let direct = if options.cache == CacheMode::None { libc::O_DIRECT } else { 0 };
+    File::options()
+        .read(true)
+        .write(!options.read_only)
+        .custom_flags(direct | libc::O_CLOEXEC)
+        .open(&options.path)
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    /// A file that goes with the test.
+    pub(crate) struct Scratch(PathBuf);
+
+    impl Scratch {
+        pub(crate) fn new(size: u64) -> Self {
+            use std::sync::atomic::{AtomicU32, Ordering};
+            static NUMBER: AtomicU32 = AtomicU32::new(0);
+            let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+            // Not /tmp: O_DIRECT is refused where that is a tmpfs.
+            let folder = &std::env::current_exe().unwrap().parent().unwrap().join("scratch");
+            std::fs::create_dir_all(folder).unwrap();
+            let path = folder.join(format!("{}-{number}.img", std::process::id()));
+            File::create(&path).unwrap().set_len(size).unwrap();
+            Self(path)
+        }
+
+        pub(crate) fn path(&self) -> &Path {
+            &self.0
+        }
+
+        pub(crate) fn image(&self, cache: CacheMode) -> Arc<dyn Image> {
+            let path = self.0.clone();
+            open(&ImageOptions { path, format: None, read_only: false, cache, discard: true })
+                .unwrap()
+        }
+    }
+
+    impl Drop for Scratch {
+        fn drop(&mut self) {
+            let _ = std::fs::remove_file(&self.0);
+        }
+    }
+
+    #[test]
+    fn a_guest_cannot_make_its_raw_disk_a_qcow2() {
+        assert_eq!(Format::by_name(Path::new("/x/disk.img")), Format::Raw);
+        assert_eq!(Format::by_name(Path::new("/x/disk")), Format::Raw);
+        assert_eq!(Format::by_name(Path::new("/x/disk.QCOW2")), Format::Qcow2);
+    }
+
+    #[test]
+    fn errors_name_the_path() {
+        let missing = ImageOptions {
+            path: "/nonexistent/disk.img".into(),
+            format: None,
+            read_only: false,
+            cache: CacheMode::Writeback,
+            discard: false,
+        };
+        let error = open(&missing).err().unwrap().to_string();
+        assert!(
+            error.starts_with("/nonexistent/disk.img: cannot be opened for writing: "),
+            "{error}"
+        );
+        let folder = ImageOptions { path: "/".into(), read_only: true, ..missing };
+        assert!(open(&folder).err().unwrap().to_string().starts_with("/: cannot be used: "));
+    }
+}

@@ -1,0 +1,112 @@
+//! Threads for what blocks: started when there is work, gone when there has been none for a while.
+
+use std::collections::VecDeque;
+use std::io;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+/// Threads at most: commands of as many physical units can block at once.
+const MOST: usize = 64;
+/// How long a thread waits for more work.
+const IDLE: Duration = Duration::from_secs(5);
+/// Jobs keep their big buffers on the heap.
+const STACK: usize = 256 << 10;
+
+type Job = Box<dyn FnOnce() + Send>;
+
+#[derive(Default)]
+struct State {
+    jobs: VecDeque<Job>,
+    threads: usize,
+    idle: usize,
+}
+
+#[derive(Default)]
+struct Shared {
+    state: Mutex<State>,
+    work: Condvar,
+}
+
+impl Shared {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn work(&self) {
+        let mut state = self.state();
+        loop {
+            while let Some(job) = state.jobs.pop_front() {
+                drop(state);
+                job();
+                state = self.state();
+            }
+            state.idle += 1;
+            let (back, waited) =
+                self.work.wait_timeout(state, IDLE).unwrap_or_else(PoisonError::into_inner);
+            state = back;
+            state.idle -= 1;
+            if waited.timed_out() && state.jobs.is_empty() {
+                state.threads -= 1;
+                return;
+            }
+        }
+    }
+}
+
+/// A pool of threads, shared by all workers of a process.
+#[derive(Clone, Default)]
+pub struct Pool {
+    shared: Arc<Shared>,
+}
+
+impl Pool {
+    /// Runs `job` on some thread, soon.
+    pub fn run(&self, job: impl FnOnce() + Send + 'static) {
+        let mut state = self.shared.state();
+        state.jobs.push_back(Box::new(job));
+        if state.jobs.len() <= state.idle {
+            self.shared.work.notify_one();
+        } else if state.threads < MOST {
+            match self.spawn() {
+                Ok(()) => state.threads += 1,
+                Err(error) if state.threads > 0 => log::warn!("no further thread: {error}"),
+                Err(error) => {
+                    // Nobody else would do it.
+                    log::error!("no thread can be started, a worker blocks: {error}");
+                    let jobs = std::mem::take(&mut state.jobs);
+                    drop(state);
+                    jobs.into_iter().for_each(|job| job());
+                }
+            }
+        }
+    }
+
+    fn spawn(&self) -> io::Result<()> {
+        let shared = Arc::clone(&self.shared);
+        let name = String::from("pool");
+        std::thread::Builder::new().name(name).stack_size(STACK).spawn(move || shared.work())?;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::mpsc::channel;
+
+    #[test]
+    fn a_job_that_blocks_does_not_keep_others_waiting() {
+        let pool = Pool::default();
+        let (release, wait) = channel::<()>();
+        pool.run(move || wait.recv().unwrap());
+        let (done, answer) = channel();
+        for number in 0..20 {
+            let done = done.clone();
+            pool.run(move || done.send(number).unwrap());
+        }
+        let mut numbers: Vec<i32> = answer.iter().take(20).collect();
+        numbers.sort_unstable();
+        assert_eq!(numbers, (0..20).collect::<Vec<_>>());
+        release.send(()).unwrap();
+    }
+}
