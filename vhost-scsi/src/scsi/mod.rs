@@ -4,7 +4,12 @@
 //! [`Action`]: the command is either finished at once, or data must move between the medium and the
 //! initiator, or it takes its time and must be [`run`](LogicalUnit::run) where blocking is allowed.
 
+pub mod bytes;
+pub mod cdb;
+pub mod opcode;
+pub mod reservation;
 pub mod sense;
+pub mod target;
 
 pub use sense::Sense;
 
@@ -46,6 +51,26 @@ pub struct Reply {
     pub moved: u64,
 }
 
+impl Reply {
+    /// GOOD, without data.
+    #[must_use]
+    pub fn good() -> Self {
+        Self::with(Vec::new())
+    }
+
+    /// GOOD, with data for the initiator.
+    #[must_use]
+    pub fn with(data: Vec<u8>) -> Self {
+        Self { status: Status::Good as u8, sense: Vec::new(), data, moved: 0 }
+    }
+
+    /// Another status, without data or sense.
+    #[must_use]
+    pub fn status(status: Status) -> Self {
+        Self { status: status as u8, ..Self::good() }
+    }
+}
+
 /// How many bytes of data the initiator has prepared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DataLengths {
@@ -85,6 +110,8 @@ pub enum Action {
     Complete(Reply),
     /// Move data, then call [`LogicalUnit::finish`].
     Transfer(Transfer),
+    /// The CDB asks for more data than the initiator has prepared: the transport says so.
+    Overrun,
     /// Flush the medium's caches to stable storage, then call [`LogicalUnit::finish_flush`].
     Flush,
     /// Call [`LogicalUnit::run`] where blocking is allowed.
@@ -97,6 +124,17 @@ pub enum Action {
     /// Hand the CDB and the initiator's own buffers to the physical unit: call
     /// [`PassThrough::execute`](crate::lun::pass_through::PassThrough::execute) where blocking is allowed.
     PassThrough,
+}
+
+/// SPC-5 6.7.2: the PERIPHERAL DEVICE TYPE, as a byte, since a physical unit may be anything.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DeviceType(pub u8);
+
+impl DeviceType {
+    /// A disk.
+    pub const DIRECT_ACCESS: Self = Self(0x00);
+    /// A CD or DVD drive.
+    pub const CD_DVD: Self = Self(0x05);
 }
 
 /// What happened to a unit that its initiator has to be told at its next command (SAM-5 5.14).
@@ -127,13 +165,16 @@ pub trait LogicalUnit: Send + Sync {
     fn start(&self, cdb: &Cdb, data: DataLengths) -> Action;
 
     /// Executes a command for which [`start`](Self::start) returned [`Action::Defer`]. May block.
-    fn run(&self, cdb: &Cdb, parameters: &[u8], data: DataLengths) -> Reply;
+    fn run(&self, cdb: &Cdb, parameters: &[u8]) -> Reply;
 
     /// Ends a [`Transfer`]: `result` is what the host said.
     fn finish(&self, transfer: &Transfer, result: std::io::Result<()>) -> Reply;
 
     /// Ends an [`Action::Flush`].
     fn finish_flush(&self, result: std::io::Result<()>) -> Reply;
+
+    /// What it is.
+    fn device_type(&self) -> DeviceType;
 
     /// Something happened that the initiator has to be told.
     fn attention(&self, what: UnitAttention);

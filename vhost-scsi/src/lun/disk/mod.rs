@@ -1,0 +1,562 @@
+//! An emulated disk (SBC-4).
+//!
+//! Reads and writes take no lock: what else there is to know of the unit is in one word of flags.
+
+mod inquiry;
+mod logs;
+mod medium;
+mod mode;
+mod sanitize;
+
+use std::collections::VecDeque;
+use std::io;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+
+use crate::image::Image;
+use crate::lun::identity::Identity;
+use crate::scsi::bytes::{Fields, put, truncated};
+use crate::scsi::cdb::{self, Blocks, ByteCheck, Command};
+use crate::scsi::reservation::Reservations;
+use crate::scsi::{
+    Action, Cdb, DataLengths, DeviceType, Direction, LogicalUnit, Reply, Sense, Transfer,
+    UnitAttention, opcode,
+};
+use mode::ModeParameters;
+
+/// Bytes that one command moves at most: the MAXIMUM TRANSFER LENGTH.
+const MOST_TRANSFERRED: u64 = 16 << 20;
+/// Bytes that WRITE ATOMIC writes at most.
+const MOST_ATOMIC: u64 = 1 << 20;
+/// Bytes that WRITE SAME writes at most.
+const MOST_SAME: u64 = 1 << 30;
+/// Block descriptors in a parameter list of UNMAP at most.
+const UNMAP_DESCRIPTORS: usize = 255;
+
+/// What a disk is like.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DiskOptions {
+    /// Who it says it is.
+    pub identity: Identity,
+    /// Bytes in a logical block: 512 or 4096.
+    pub block_size: u32,
+    /// Bytes in a physical block, where it is to be another than the image's.
+    pub physical_block_size: Option<u32>,
+    /// It does not rotate.
+    pub solid_state: bool,
+    /// Its medium can be ejected.
+    pub removable: bool,
+}
+
+/// The initiator has to be told something.
+const ATTENTION: u32 = 1 << 0;
+/// A removable medium is out.
+const EJECTED: u32 = 1 << 1;
+/// START STOP UNIT stopped it.
+const STOPPED: u32 = 1 << 2;
+/// SANITIZE is under way, or has failed.
+const SANITIZING: u32 = 1 << 3;
+/// Sense data in descriptor format.
+const DESCRIPTOR_SENSE: u32 = 1 << 4;
+/// WCE of the caching mode page is off: every write is durable before it is acknowledged.
+const WRITE_THROUGH: u32 = 1 << 6;
+/// SWP of the control mode page.
+const SOFTWARE_WRITE_PROTECT: u32 = 1 << 5;
+
+/// With any of these, a read or a write has to be looked at more closely.
+const SPECIAL: u32 = ATTENTION | EJECTED | STOPPED | SANITIZING;
+
+struct State {
+    attentions: VecDeque<UnitAttention>,
+    mode: ModeParameters,
+    reservations: Reservations,
+    prevent_removal: bool,
+    sanitize_failed: bool,
+}
+
+/// An emulated disk.
+pub struct Disk {
+    this: Weak<Self>,
+    image: Arc<dyn Image>,
+    options: DiskOptions,
+    /// A logical block has 2^`shift` bytes.
+    shift: u32,
+    flags: AtomicU32,
+    /// PROGRESS INDICATION of a SANITIZE under way.
+    progress: AtomicU32,
+    state: Mutex<State>,
+}
+
+impl Disk {
+    /// A disk on an image.
+    #[must_use]
+    pub fn new(image: Arc<dyn Image>, options: DiskOptions) -> Arc<Self> {
+        Arc::new_cyclic(|this| Self {
+            this: Weak::clone(this),
+            image,
+            shift: options.block_size.max(512).ilog2(),
+            options,
+            flags: AtomicU32::new(ATTENTION),
+            progress: AtomicU32::new(0),
+            state: Mutex::new(State {
+                attentions: VecDeque::from([UnitAttention::Reset]),
+                mode: ModeParameters::default(),
+                reservations: Reservations::default(),
+                prevent_removal: false,
+                sanitize_failed: false,
+            }),
+        })
+    }
+
+    /// Its reservations, as they are to outlive the process.
+    #[must_use]
+    pub fn reservations(&self) -> Reservations {
+        self.state().reservations.clone()
+    }
+
+    /// Takes reservations of a former life.
+    pub fn set_reservations(&self, reservations: Reservations) {
+        self.state().reservations = reservations;
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn has(&self, flag: u32) -> bool {
+        self.flags.load(Ordering::Acquire) & flag != 0
+    }
+
+    fn set(&self, flag: u32, on: bool) {
+        if on {
+            self.flags.fetch_or(flag, Ordering::AcqRel);
+        } else {
+            self.flags.fetch_and(!flag, Ordering::AcqRel);
+        }
+    }
+
+    /// Logical blocks on the medium.
+    fn capacity(&self) -> u64 {
+        self.image.len() >> self.shift
+    }
+
+    fn bytes(&self, blocks: u32) -> u64 {
+        u64::from(blocks) << self.shift
+    }
+
+    fn physical_block_size(&self) -> u32 {
+        let wanted = self.options.physical_block_size;
+        wanted.unwrap_or(self.image.limits().physical_block).max(self.options.block_size)
+    }
+
+    fn fail(&self, sense: Sense) -> Reply {
+        sense.reply(self.has(DESCRIPTOR_SENSE))
+    }
+
+    fn write_protected(&self) -> Option<Sense> {
+        if self.image.read_only() {
+            Some(Sense::WRITE_PROTECTED)
+        } else if self.has(SOFTWARE_WRITE_PROTECT) {
+            Some(Sense::LOGICAL_UNIT_SOFTWARE_WRITE_PROTECTED)
+        } else {
+            None
+        }
+    }
+
+    fn check_writable(&self) -> Result<(), Sense> {
+        self.write_protected().map_or(Ok(()), Err)
+    }
+
+    /// The byte offset of blocks that lie on the medium.
+    fn check_range(&self, blocks: Blocks) -> Result<u64, Sense> {
+        let end = blocks.lba.checked_add(blocks.count.into());
+        if end.is_none_or(|end| end > self.capacity()) {
+            return Err(Sense::LOGICAL_BLOCK_ADDRESS_OUT_OF_RANGE);
+        }
+        Ok(blocks.lba << self.shift)
+    }
+
+    /// As [`check_range`](Self::check_range), for commands that move the blocks' data.
+    fn check_transfer(&self, blocks: Blocks) -> Result<u64, Sense> {
+        let offset = self.check_range(blocks)?;
+        if self.bytes(blocks.count) > MOST_TRANSFERRED {
+            return Err(Sense::INVALID_FIELD_IN_CDB);
+        }
+        Ok(offset)
+    }
+
+    fn transfer(
+        &self,
+        direction: Direction,
+        blocks: Blocks,
+        data: DataLengths,
+    ) -> Result<Action, Sense> {
+        let offset = self.check_transfer(blocks)?;
+        let length = self.bytes(blocks.count);
+        let prepared = match direction {
+            Direction::Read => data.room,
+            Direction::Write { .. } => data.out,
+        };
+        Ok(match length {
+            0 => Action::Complete(Reply::good()),
+            _ if prepared < length => Action::Overrun,
+            _ => Action::Transfer(Transfer { direction, offset, length }),
+        })
+    }
+
+    fn begin(&self, command: Command, data: DataLengths) -> Result<Action, Sense> {
+        match command {
+            Command::Read(blocks) => self.transfer(Direction::Read, blocks, data),
+            Command::Write { blocks, fua } => {
+                self.check_writable()?;
+                let fua = fua || !self.has_write_cache();
+                self.transfer(Direction::Write { fua }, blocks, data)
+            }
+            Command::SynchronizeCache(blocks) => {
+                self.check_range(blocks)?;
+                Ok(Action::Flush)
+            }
+            Command::PreFetch(blocks) => {
+                self.check_range(blocks)?;
+                Ok(Action::Complete(Reply::good()))
+            }
+            command => match self.parameters(command)? {
+                None => self.answer(command).map(Action::Complete),
+                Some((length, _)) if length as u64 > data.out => Ok(Action::Overrun),
+                Some((parameters, exclusive)) => Ok(Action::Defer { parameters, exclusive }),
+            },
+        }
+    }
+
+    /// For commands that take parameters or time: how many bytes of parameters, and whether alone.
+    /// What can be refused without them is refused here.
+    fn parameters(&self, command: Command) -> Result<Option<(usize, bool)>, Sense> {
+        let data = |blocks: Blocks| self.bytes(blocks.count) as usize;
+        Ok(Some(match command {
+            Command::WriteAtomic { blocks, boundary } => {
+                self.check_writable()?;
+                self.check_transfer(blocks)?;
+                if self.bytes(blocks.count) > MOST_ATOMIC || boundary != 0 {
+                    return Err(Sense::INVALID_FIELD_IN_CDB);
+                }
+                (data(blocks), true)
+            }
+            Command::WriteVerify { blocks, .. } => {
+                self.check_writable()?;
+                self.check_transfer(blocks)?;
+                (data(blocks), false)
+            }
+            Command::Verify { blocks, check } => {
+                match check {
+                    ByteCheck::None => self.check_range(blocks)?,
+                    ByteCheck::Each | ByteCheck::One => self.check_transfer(blocks)?,
+                };
+                let length = match check {
+                    ByteCheck::None => 0,
+                    ByteCheck::Each => data(blocks),
+                    ByteCheck::One if blocks.count == 0 => 0,
+                    ByteCheck::One => self.bytes(1) as usize,
+                };
+                (length, false)
+            }
+            Command::CompareAndWrite { blocks } => {
+                self.check_writable()?;
+                self.check_range(blocks)?;
+                (data(blocks) * 2, true)
+            }
+            Command::OrWrite { blocks } => {
+                self.check_writable()?;
+                self.check_transfer(blocks)?;
+                (data(blocks), true)
+            }
+            Command::WriteSame { blocks, unmap, no_data } => {
+                self.check_writable()?;
+                self.check_range(blocks)?;
+                let too_many = self.bytes(blocks.count) > MOST_SAME;
+                if blocks.count == 0 || too_many || unmap && !self.image.limits().discard {
+                    return Err(Sense::INVALID_FIELD_IN_CDB);
+                }
+                (if no_data { 0 } else { self.bytes(1) as usize }, false)
+            }
+            Command::Unmap { length } => {
+                self.check_writable()?;
+                if !self.image.limits().discard {
+                    return Err(Sense::INVALID_COMMAND_OPERATION_CODE);
+                }
+                (length, false)
+            }
+            Command::GetLbaStatus { lba, .. } => {
+                if lba >= self.capacity() {
+                    return Err(Sense::LOGICAL_BLOCK_ADDRESS_OUT_OF_RANGE);
+                }
+                (0, false)
+            }
+            Command::ModeSelect { length, save, .. } => {
+                if save {
+                    return Err(Sense::INVALID_FIELD_IN_CDB); // nothing is saved
+                }
+                (length, false)
+            }
+            Command::PersistentReserveOut { length, .. } => (length.min(4096), false),
+            Command::SanitizeOverwrite { length, .. } => {
+                self.check_writable()?;
+                (length, true)
+            }
+            Command::SanitizeBlockErase { .. } => {
+                self.check_writable()?;
+                (0, true)
+            }
+            _ => return Ok(None),
+        }))
+    }
+
+    /// Commands that need neither the medium nor parameters.
+    fn answer(&self, command: Command) -> Result<Reply, Sense> {
+        let data = |bytes, allocation| Ok(Reply::with(truncated(bytes, allocation)));
+        match command {
+            Command::TestUnitReady | Command::Reserve | Command::Release => Ok(Reply::good()),
+            Command::SendDiagnostic { self_test: true } => Ok(Reply::good()),
+            Command::SendDiagnostic { self_test: false } => Err(Sense::INVALID_FIELD_IN_CDB),
+            Command::RequestSense { descriptor, allocation } => {
+                data(self.request_sense().bytes(descriptor), allocation)
+            }
+            Command::Inquiry { vpd_page: None, allocation } => data(self.inquiry(), allocation),
+            Command::Inquiry { vpd_page: Some(page), allocation } => {
+                data(self.vpd_page(page).ok_or(Sense::INVALID_FIELD_IN_CDB)?, allocation)
+            }
+            Command::ModeSense { ten, descriptors, control, page, subpage, allocation } => {
+                data(self.mode_sense(ten, descriptors, control, page, subpage)?, allocation)
+            }
+            Command::LogSense { page, subpage, allocation } => {
+                data(logs::page(page, subpage).ok_or(Sense::INVALID_FIELD_IN_CDB)?, allocation)
+            }
+            Command::StartStop { load_eject, start, power_condition, .. } => {
+                self.start_stop(load_eject, start, power_condition)
+            }
+            Command::PreventAllow { prevent } => {
+                self.state().prevent_removal = prevent & 1 != 0;
+                Ok(Reply::good())
+            }
+            Command::ReadCapacity10 => Ok(Reply::with(self.capacity10())),
+            Command::ReadCapacity16 { allocation } => data(self.capacity16(), allocation),
+            Command::ReadDefectData { ten, format, allocation } => {
+                data(logs::no_defects(ten, format), allocation)
+            }
+            Command::PersistentReserveIn { action, allocation } => {
+                self.state().reservations.read(action, allocation)
+            }
+            Command::ReportSupportedOperationCodes { query, allocation } => {
+                let report = opcode::report(opcode::DISK, query);
+                data(report.ok_or(Sense::INVALID_FIELD_IN_CDB)?, allocation)
+            }
+            Command::ReportSupportedTaskManagement { extended, allocation } => {
+                data(logs::task_management(extended), allocation)
+            }
+            Command::SanitizeExitFailureMode => self.exit_failure_mode(),
+            _ => Err(Sense::INTERNAL_TARGET_FAILURE),
+        }
+    }
+
+    fn capacity10(&self) -> Vec<u8> {
+        let last = u32::try_from(self.capacity().saturating_sub(1)).unwrap_or(u32::MAX);
+        [last.to_be_bytes(), self.options.block_size.to_be_bytes()].concat()
+    }
+
+    fn capacity16(&self) -> Vec<u8> {
+        let mut data = vec![0; 32];
+        put(&mut data, 0, &self.capacity().saturating_sub(1).to_be_bytes());
+        put(&mut data, 8, &self.options.block_size.to_be_bytes());
+        let exponent = (self.physical_block_size() / self.options.block_size).max(1).ilog2();
+        put(&mut data, 13, &[exponent as u8]);
+        if self.image.limits().discard {
+            put(&mut data, 14, &[0xc0]); // LBPME, LBPRZ
+        }
+        data
+    }
+
+    /// START STOP UNIT (SBC-4 5.31).
+    fn start_stop(
+        &self,
+        load_eject: bool,
+        start: bool,
+        power_condition: u8,
+    ) -> Result<Reply, Sense> {
+        if power_condition != 0 {
+            return Ok(Reply::good()); // every power condition is the same here
+        }
+        if !load_eject {
+            self.set(STOPPED, !start);
+        } else if !self.options.removable {
+            return Err(Sense::INVALID_FIELD_IN_CDB);
+        } else if !start && self.state().prevent_removal {
+            return Err(Sense::MEDIUM_REMOVAL_PREVENTED);
+        } else {
+            self.set(EJECTED, !start);
+        }
+        Ok(Reply::good())
+    }
+
+    /// What REQUEST SENSE tells: a unit attention, which is over then, or why the unit is not ready.
+    fn request_sense(&self) -> Sense {
+        if let Some(attention) = self.next_attention() {
+            return attention;
+        }
+        self.not_ready().unwrap_or(Sense::NO_SENSE)
+    }
+
+    fn not_ready(&self) -> Option<Sense> {
+        if self.has(EJECTED) {
+            return Some(Sense::MEDIUM_NOT_PRESENT);
+        }
+        if self.has(SANITIZING) {
+            return Some(self.sanitize_state());
+        }
+        self.has(STOPPED).then_some(Sense::NOT_READY_INITIALIZING_COMMAND_REQUIRED)
+    }
+
+    fn next_attention(&self) -> Option<Sense> {
+        let mut state = self.state();
+        let attention = state.attentions.pop_front();
+        self.set(ATTENTION, !state.attentions.is_empty());
+        attention.map(sense_of)
+    }
+
+    /// What stands before a command while any of [`SPECIAL`] is set.
+    fn obstacle(&self, code: u8, command: &Result<Command, Sense>) -> Option<Sense> {
+        const INQUIRY: u8 = 0x12;
+        const REQUEST_SENSE: u8 = 0x03;
+        if code == INQUIRY || code == REQUEST_SENSE {
+            return None;
+        }
+        if self.has(ATTENTION)
+            && let Some(sense) = self.next_attention()
+        {
+            return Some(sense);
+        }
+        match command {
+            Ok(command) if !needs_medium(command) => None,
+            Ok(Command::SanitizeExitFailureMode) => None,
+            Ok(_) => self.not_ready(),
+            Err(_) => None,
+        }
+    }
+}
+
+/// The sense data that tells of it.
+#[must_use]
+pub fn sense_of(attention: UnitAttention) -> Sense {
+    match attention {
+        UnitAttention::Reset => Sense::POWER_ON_OCCURRED,
+        UnitAttention::UnitReset => Sense::BUS_DEVICE_RESET_FUNCTION_OCCURRED,
+        UnitAttention::CapacityChanged => Sense::CAPACITY_DATA_HAS_CHANGED,
+        UnitAttention::MediumChanged => Sense::NOT_READY_TO_READY_CHANGE_MEDIUM_MAY_HAVE_CHANGED,
+        UnitAttention::LunsChanged => Sense::REPORTED_LUNS_DATA_HAS_CHANGED,
+        UnitAttention::CommandsCleared => Sense::COMMANDS_CLEARED_BY_ANOTHER_INITIATOR,
+        UnitAttention::ModeParametersChanged => Sense::MODE_PARAMETERS_CHANGED,
+    }
+}
+
+/// Commands that an empty, stopped or sanitizing unit can't do.
+fn needs_medium(command: &Command) -> bool {
+    !matches!(
+        command,
+        Command::Inquiry { .. }
+            | Command::RequestSense { .. }
+            | Command::StartStop { .. }
+            | Command::PreventAllow { .. }
+            | Command::ModeSense { .. }
+            | Command::ModeSelect { .. }
+            | Command::LogSense { .. }
+            | Command::PersistentReserveIn { .. }
+            | Command::PersistentReserveOut { .. }
+            | Command::Reserve
+            | Command::Release
+            | Command::ReportSupportedOperationCodes { .. }
+            | Command::ReportSupportedTaskManagement { .. }
+    )
+}
+
+impl LogicalUnit for Disk {
+    fn start(&self, cdb: &Cdb, data: DataLengths) -> Action {
+        let command = cdb::parse(cdb);
+        if self.has(SPECIAL)
+            && let Some(sense) = self.obstacle(cdb.u8(0), &command)
+        {
+            return Action::Complete(self.fail(sense));
+        }
+        match command.and_then(|command| self.begin(command, data)) {
+            Ok(action) => action,
+            Err(sense) => Action::Complete(self.fail(sense)),
+        }
+    }
+
+    fn run(&self, cdb: &Cdb, parameters: &[u8]) -> Reply {
+        // Parsed again: no command waits in between in a form that could be mistaken for another's.
+        match cdb::parse(cdb).and_then(|command| self.execute(command, parameters)) {
+            Ok(reply) => reply,
+            Err(sense) => self.fail(sense),
+        }
+    }
+
+    fn finish(&self, transfer: &Transfer, result: io::Result<()>) -> Reply {
+        match result {
+            Ok(()) => Reply { moved: transfer.length, ..Reply::good() },
+            Err(error) => {
+                let write = transfer.direction != Direction::Read;
+                self.fail(self.host_error(&error, write).at(transfer.offset >> self.shift))
+            }
+        }
+    }
+
+    fn finish_flush(&self, result: io::Result<()>) -> Reply {
+        match result {
+            Ok(()) => Reply::good(),
+            Err(error) => self.fail(self.host_error(&error, true)),
+        }
+    }
+
+    fn device_type(&self) -> DeviceType {
+        DeviceType::DIRECT_ACCESS
+    }
+
+    fn attention(&self, what: UnitAttention) {
+        let mut state = self.state();
+        if !state.attentions.contains(&what) {
+            state.attentions.push_back(what);
+        }
+        self.set(ATTENTION, true);
+    }
+
+    fn reset(&self) {
+        let mut state = self.state();
+        state.mode = ModeParameters::default();
+        state.prevent_removal = false;
+        self.set(DESCRIPTOR_SENSE | SOFTWARE_WRITE_PROTECT | WRITE_THROUGH | STOPPED, false);
+        drop(state);
+        self.attention(UnitAttention::UnitReset);
+    }
+
+    fn image(&self) -> Option<Arc<dyn Image>> {
+        Some(Arc::clone(&self.image))
+    }
+}
+
+impl Disk {
+    /// What an error of the host is to the initiator.
+    fn host_error(&self, error: &io::Error, write: bool) -> Sense {
+        log::warn!(
+            "{}: {}: {error}",
+            self.options.identity.name,
+            if write { "write" } else { "read" }
+        );
+        match error.raw_os_error() {
+            Some(libc::ENOSPC | libc::EDQUOT) => Sense::SPACE_ALLOCATION_FAILED_WRITE_PROTECT,
+            Some(libc::EROFS | libc::EPERM | libc::EBADF) if write => Sense::WRITE_PROTECTED,
+            _ if write => Sense::WRITE_ERROR,
+            _ => Sense::UNRECOVERED_READ_ERROR,
+        }
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests;

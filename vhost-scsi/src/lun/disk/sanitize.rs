@@ -1,0 +1,134 @@
+//! SANITIZE (SBC-4 5.30). Overwrite and block erase are carried out on the image, so they are as
+//! good as the file system below it: a copy-on-write file system keeps what it keeps.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use super::{Disk, SANITIZING};
+use crate::scsi::bytes::Fields;
+use crate::scsi::{Reply, Sense};
+
+/// Bytes written at a time.
+const PIECE: u64 = 4 << 20;
+
+/// What the medium is filled with.
+enum Fill {
+    /// Given back to the host, or zeroes.
+    Erase,
+    /// A pattern, so many times; inverted in every second pass.
+    Overwrite { pattern: Vec<u8>, passes: u8, invert: bool },
+}
+
+impl Disk {
+    pub(super) fn sanitize_overwrite(
+        &self,
+        immediate: bool,
+        parameters: &[u8],
+    ) -> Result<Reply, Sense> {
+        // SBC-4 table 97: INVERT, OVERWRITE COUNT, and the INITIALIZATION PATTERN.
+        let length = usize::from(parameters.u16(2));
+        let pattern = parameters.get(4..).ok_or(Sense::PARAMETER_LIST_LENGTH_ERROR)?;
+        let passes = parameters.u8(0) & 0x1f;
+        if length == 0 || length > self.options.block_size as usize || passes == 0 {
+            return Err(Sense::INVALID_FIELD_IN_PARAMETER_LIST);
+        }
+        if pattern.len() != length {
+            return Err(Sense::PARAMETER_LIST_LENGTH_ERROR);
+        }
+        let invert = parameters.bit(0, 7);
+        self.sanitize(immediate, Fill::Overwrite { pattern: pattern.to_vec(), passes, invert })
+    }
+
+    pub(super) fn sanitize_erase(&self, immediate: bool) -> Result<Reply, Sense> {
+        self.sanitize(immediate, Fill::Erase)
+    }
+
+    fn sanitize(&self, immediate: bool, fill: Fill) -> Result<Reply, Sense> {
+        self.progress.store(0, Ordering::Relaxed);
+        self.set(SANITIZING, true);
+        if !immediate {
+            return self.fill(&fill).map(|()| Reply::good());
+        }
+        let this = self.this.upgrade().ok_or(Sense::INTERNAL_TARGET_FAILURE)?;
+        let work = move |this: Arc<Self>| {
+            // The initiator learns of a failure by the sense data of the next command.
+            if this.fill(&fill).is_err() {
+                log::error!("{}: SANITIZE failed", this.options.identity.name);
+            }
+        };
+        let thread = std::thread::Builder::new().name(String::from("sanitize"));
+        match thread.spawn(move || work(this)) {
+            Ok(_) => Ok(Reply::good()),
+            Err(_) => {
+                self.set(SANITIZING, false);
+                Err(Sense::INTERNAL_TARGET_FAILURE)
+            }
+        }
+    }
+
+    fn fill(&self, fill: &Fill) -> Result<(), Sense> {
+        let result = match fill {
+            Fill::Erase => self.erase(),
+            Fill::Overwrite { pattern, passes, invert } => {
+                self.overwrite(pattern, *passes, *invert)
+            }
+        };
+        let result =
+            result.and_then(|()| self.image.flush().map_err(|error| self.host_error(&error, true)));
+        self.state().sanitize_failed = result.is_err();
+        self.set(SANITIZING, result.is_err());
+        result.map_err(|_| Sense::SANITIZE_COMMAND_FAILED)
+    }
+
+    fn erase(&self) -> Result<(), Sense> {
+        let length = self.capacity() << self.shift;
+        self.image.write_zeroes(0, length, true).map_err(|error| self.host_error(&error, true))
+    }
+
+    fn overwrite(&self, pattern: &[u8], passes: u8, invert: bool) -> Result<(), Sense> {
+        let length = self.capacity() << self.shift;
+        // SBC-4 5.30.2.2: the pattern is repeated to fill a block.
+        let block_size = self.options.block_size as usize;
+        let block: Vec<u8> = pattern.iter().copied().cycle().take(block_size).collect();
+        for pass in 0..passes {
+            let flip = if invert && pass % 2 == 1 { 0xff } else { 0 };
+            let flipped: Vec<u8> = block.iter().map(|byte| byte ^ flip).collect();
+            let piece = flipped.repeat(PIECE as usize / block_size);
+            let mut offset = 0;
+            while offset < length {
+                let count = PIECE.min(length - offset);
+                self.write(offset, piece.get(..count as usize).unwrap_or_default())?;
+                offset += count;
+                self.report(u64::from(pass) * length + offset, u64::from(passes) * length);
+            }
+        }
+        Ok(())
+    }
+
+    fn report(&self, done: u64, all: u64) {
+        let progress = u128::from(done) * 0xffff / u128::from(all.max(1));
+        self.progress.store(progress as u32, Ordering::Relaxed);
+    }
+
+    /// Why other commands are refused meanwhile, or since it failed.
+    pub(super) fn sanitize_state(&self) -> Sense {
+        if self.state().sanitize_failed {
+            Sense::SANITIZE_COMMAND_FAILED
+        } else {
+            let progress = self.progress.load(Ordering::Relaxed);
+            Sense::NOT_READY_SANITIZE_IN_PROGRESS
+                .progress(u16::try_from(progress).unwrap_or(u16::MAX))
+        }
+    }
+
+    /// EXIT FAILURE MODE: not while it is under way.
+    pub(super) fn exit_failure_mode(&self) -> Result<Reply, Sense> {
+        let mut state = self.state();
+        if self.has(SANITIZING) && !state.sanitize_failed {
+            return Err(Sense::NOT_READY_SANITIZE_IN_PROGRESS);
+        }
+        state.sanitize_failed = false;
+        self.set(SANITIZING, false);
+        Ok(Reply::good())
+    }
+}

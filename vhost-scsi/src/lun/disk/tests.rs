@@ -1,0 +1,328 @@
+use super::*;
+use crate::image::open::tests::Scratch;
+use crate::image::open::{ImageOptions, open};
+use crate::image::raw::CacheMode;
+use crate::scsi::Status;
+use crate::scsi::bytes::Fields;
+use proptest::prelude::*;
+
+fn options() -> DiskOptions {
+    DiskOptions {
+        identity: Identity {
+            product: String::from("DISK"),
+            serial: Some(String::from("S1")),
+            name: String::from("disk0"),
+            wwn: Some(0x5000_0000_0000_0001),
+        },
+        block_size: 512,
+        physical_block_size: None,
+        solid_state: true,
+        removable: false,
+    }
+}
+
+/// A disk of `blocks` of 512 bytes on a file that is unlinked at once.
+pub(crate) fn disk(blocks: u64) -> Arc<Disk> {
+    disk_with(blocks, options(), false)
+}
+
+fn disk_with(blocks: u64, options: DiskOptions, read_only: bool) -> Arc<Disk> {
+    let scratch = Scratch::new(blocks * u64::from(options.block_size));
+    let image = open(&ImageOptions {
+        path: scratch.path().to_owned(),
+        format: None,
+        read_only,
+        cache: CacheMode::Writeback,
+        discard: true,
+    });
+    Disk::new(image.unwrap(), options)
+}
+
+fn ready(blocks: u64) -> Arc<Disk> {
+    let disk = disk(blocks);
+    assert_eq!(send(&disk, &[0; 6], &[], 0).sense[12..14], [0x29, 0x01], "power on is told first");
+    disk
+}
+
+/// Sends a command as a transport would, and moves the data itself.
+fn send(disk: &Disk, bytes: &[u8], out: &[u8], room: usize) -> Reply {
+    let mut cdb = [0; 32];
+    cdb[..bytes.len()].copy_from_slice(bytes);
+    match disk.start(&cdb, DataLengths { out: out.len() as u64, room: room as u64 }) {
+        Action::Complete(reply) => reply,
+        Action::Overrun => Reply::status(Status::TaskAborted),
+        Action::Flush => disk.finish_flush(disk.image.flush()),
+        Action::Defer { parameters, .. } => disk.run(&cdb, &out[..parameters]),
+        Action::PassThrough => panic!("a disk of its own"),
+        Action::Transfer(transfer) => {
+            assert!(transfer.offset + transfer.length <= disk.image.len());
+            let mut data = vec![0; transfer.length as usize];
+            let result = match transfer.direction {
+                Direction::Read => disk.image.read_at(&mut data, transfer.offset),
+                Direction::Write { .. } => {
+                    data.clear();
+                    disk.image.write_at(&out[..transfer.length as usize], transfer.offset)
+                }
+            };
+            Reply { data, ..disk.finish(&transfer, result) }
+        }
+    }
+}
+
+#[track_caller]
+fn good(reply: &Reply) {
+    assert_eq!(reply.status, 0, "{:x?}", reply.sense);
+}
+
+#[track_caller]
+fn check(reply: &Reply, sense: Sense) {
+    assert_eq!(reply.status, 2);
+    let expected = sense.bytes(false);
+    assert_eq!(
+        (reply.sense[2], reply.sense[12..14].to_vec()),
+        (expected[2], expected[12..14].to_vec())
+    );
+}
+
+fn read10(lba: u32, count: u16) -> Vec<u8> {
+    [&[0x28, 0][..], &lba.to_be_bytes(), &[0], &count.to_be_bytes(), &[0]].concat()
+}
+
+fn write10(lba: u32, count: u16) -> Vec<u8> {
+    [&[0x2a, 0][..], &lba.to_be_bytes(), &[0], &count.to_be_bytes(), &[0]].concat()
+}
+
+fn cdb16(code: u8, b1: u8, lba: u64, count: u32) -> Vec<u8> {
+    [&[code, b1][..], &lba.to_be_bytes(), &count.to_be_bytes(), &[0, 0]].concat()
+}
+
+#[test]
+fn what_is_written_is_read() {
+    let disk = ready(64);
+    let data: Vec<u8> = (0..1024u32).map(|i| i as u8).collect();
+    good(&send(&disk, &write10(3, 2), &data, 0));
+    let reply = send(&disk, &read10(3, 2), &[], 1024);
+    good(&reply);
+    assert_eq!((reply.data, reply.moved), (data, 1024));
+}
+
+#[test]
+fn blocks_past_the_end_are_out_of_range() {
+    let disk = ready(64);
+    let out = Sense::LOGICAL_BLOCK_ADDRESS_OUT_OF_RANGE;
+    check(&send(&disk, &read10(63, 2), &[], 1024), out);
+    check(&send(&disk, &read10(65, 0), &[], 0), out);
+    check(&send(&disk, &cdb16(0x88, 0, u64::MAX, 2), &[], 1024), out);
+    check(&send(&disk, &cdb16(0x8a, 0, 1 << 55, 1), &[0; 512], 0), out);
+    good(&send(&disk, &read10(0, 0), &[], 0));
+}
+
+#[test]
+fn a_buffer_that_is_too_small_is_an_overrun_and_moves_nothing() {
+    let disk = ready(64);
+    assert_eq!(send(&disk, &read10(0, 2), &[], 512), Reply::status(Status::TaskAborted));
+    assert_eq!(send(&disk, &write10(0, 2), &[1; 512], 0), Reply::status(Status::TaskAborted));
+    assert_eq!(send(&disk, &read10(0, 1), &[], 512).data, [0; 512]);
+}
+
+#[test]
+fn more_than_the_maximum_transfer_length_is_refused() {
+    let disk = ready(1 << 20);
+    let limit = send(&disk, &[0x12, 1, 0xb0, 0, 64, 0], &[], 64).data.u32(8);
+    check(&send(&disk, &cdb16(0x88, 0, 0, limit + 1), &[], 64 << 20), Sense::INVALID_FIELD_IN_CDB);
+    good(&send(&disk, &cdb16(0x88, 0, 0, limit), &[], 64 << 20));
+}
+
+#[test]
+fn compare_and_write_is_all_or_nothing() {
+    let disk = ready(64);
+    good(&send(&disk, &write10(5, 1), &[7; 512], 0));
+    let mut caw = cdb16(0x89, 0, 5, 0);
+    caw[13] = 1;
+    let wrong: Vec<u8> = [vec![7; 100], vec![8; 412], vec![9; 512]].concat();
+    let reply = send(&disk, &caw, &wrong, 0);
+    check(&reply, Sense::MISCOMPARE_DURING_VERIFY_OPERATION);
+    assert_eq!(reply.sense[3..7], 100u32.to_be_bytes(), "tells where");
+    let right: Vec<u8> = [vec![7; 512], vec![9; 512]].concat();
+    good(&send(&disk, &caw, &right, 0));
+    assert_eq!(send(&disk, &read10(5, 1), &[], 512).data, [9; 512]);
+}
+
+#[test]
+fn orwrite_and_verify() {
+    let disk = ready(64);
+    good(&send(&disk, &write10(1, 1), &[0x0f; 512], 0));
+    good(&send(&disk, &cdb16(0x8b, 0, 1, 1), &[0xf0; 512], 0));
+    good(&send(&disk, &cdb16(0x8f, 0x02, 1, 1), &[0xff; 512], 0));
+    check(
+        &send(&disk, &cdb16(0x8f, 0x02, 0, 1), &[0xff; 512], 0),
+        Sense::MISCOMPARE_DURING_VERIFY_OPERATION,
+    );
+    good(&send(&disk, &cdb16(0x8f, 0x06, 2, 4), &[0; 512], 0));
+    check(&send(&disk, &cdb16(0x8f, 0x04, 1, 1), &[0; 512], 0), Sense::INVALID_FIELD_IN_CDB);
+}
+
+#[test]
+fn unmapped_blocks_read_as_zeroes_and_are_told_as_such() {
+    let disk = ready(64);
+    good(&send(&disk, &write10(0, 64), &[1; 64 * 512], 0));
+    let mut list = vec![0, 22, 0, 16, 0, 0, 0, 0];
+    list.extend(8u64.to_be_bytes());
+    list.extend(16u32.to_be_bytes());
+    list.extend([0; 4]);
+    good(&send(&disk, &[0x42, 0, 0, 0, 0, 0, 0, 0, 24, 0], &list, 0));
+    assert_eq!(send(&disk, &read10(8, 16), &[], 8192).data, [0; 8192]);
+    let status = send(&disk, &[&[0x9e, 0x12], &cdb16(0, 0, 8, 64)[2..]].concat(), &[], 64).data;
+    assert_eq!((status.u64(8), status.u32(16), status.u8(20)), (8, 16, 1));
+    list[16..20].copy_from_slice(&64u32.to_be_bytes());
+    check(
+        &send(&disk, &[0x42, 0, 0, 0, 0, 0, 0, 0, 24, 0], &list, 0),
+        Sense::LOGICAL_BLOCK_ADDRESS_OUT_OF_RANGE,
+    );
+    check(
+        &send(&disk, &[0x42, 0, 0, 0, 0, 0, 0, 0, 4, 0], &list[..4], 0),
+        Sense::PARAMETER_LIST_LENGTH_ERROR,
+    );
+}
+
+#[test]
+fn write_same_with_a_pattern_and_without() {
+    let disk = ready(64);
+    let pattern: Vec<u8> = (0..512u32).map(|i| i as u8).collect();
+    good(&send(&disk, &cdb16(0x93, 0, 10, 20), &pattern, 0));
+    assert_eq!(send(&disk, &read10(29, 1), &[], 512).data, pattern);
+    good(&send(&disk, &cdb16(0x93, 0x01, 10, 20), &[], 0));
+    assert_eq!(send(&disk, &read10(29, 1), &[], 512).data, [0; 512]);
+    check(&send(&disk, &cdb16(0x93, 0, 10, 0), &pattern, 0), Sense::INVALID_FIELD_IN_CDB);
+    check(&send(&disk, &cdb16(0x93, 0x10, 10, 1), &pattern, 0), Sense::INVALID_FIELD_IN_CDB);
+}
+
+#[test]
+fn every_claimed_vpd_page_is_there_and_no_other() {
+    let disk = ready(64);
+    let pages = send(&disk, &[0x12, 1, 0, 0, 255, 0], &[], 255).data;
+    for page in 0..=255 {
+        let reply = send(&disk, &[0x12, 1, page, 0, 255, 0], &[], 255);
+        if pages[4..].contains(&page) {
+            good(&reply);
+            assert_eq!(reply.data.len(), usize::from(reply.data.u16(2)) + 4);
+            assert_eq!(reply.data[1], page);
+        } else {
+            check(&reply, Sense::INVALID_FIELD_IN_CDB);
+        }
+    }
+}
+
+#[test]
+fn write_protection_by_mode_select_and_its_end_by_reset() {
+    let disk = ready(64);
+    let mut page = send(&disk, &[0x1a, 8, 0x0a, 0, 255, 0], &[], 255).data;
+    page[0] = 0;
+    page[2] = 0;
+    page[4 + 4] |= 8;
+    good(&send(&disk, &[0x15, 0x10, 0, 0, page.len() as u8, 0], &page, 0));
+    check(&send(&disk, &write10(0, 1), &[0; 512], 0), Sense::LOGICAL_UNIT_SOFTWARE_WRITE_PROTECTED);
+    assert_eq!(send(&disk, &[0x1a, 8, 0x0a, 0, 255, 0], &[], 255).data[2] & 0x80, 0x80);
+    disk.reset();
+    check(&send(&disk, &[0; 6], &[], 0), Sense::BUS_DEVICE_RESET_FUNCTION_OCCURRED);
+    good(&send(&disk, &write10(0, 1), &[0; 512], 0));
+}
+
+#[test]
+fn what_cannot_be_changed_is_refused_as_a_whole() {
+    let disk = ready(64);
+    let mut page = send(&disk, &[0x1a, 8, 0x0a, 0, 255, 0], &[], 255).data;
+    page[0] = 0;
+    page[2] = 0;
+    page[4 + 2] |= 4; // D_SENSE can, …
+    page[4 + 3] |= 1; // … QERR can't
+    check(
+        &send(&disk, &[0x15, 0x10, 0, 0, page.len() as u8, 0], &page, 0),
+        Sense::INVALID_FIELD_IN_PARAMETER_LIST,
+    );
+    assert_eq!(send(&disk, &[0xc0; 6], &[], 0).sense[0], 0x70, "still the fixed format");
+}
+
+#[test]
+fn a_read_only_disk_says_so_and_refuses() {
+    let disk = disk_with(64, options(), true);
+    send(&disk, &[0; 6], &[], 0);
+    check(&send(&disk, &write10(0, 1), &[0; 512], 0), Sense::WRITE_PROTECTED);
+    assert_eq!(send(&disk, &[0x1a, 8, 0x3f, 0, 255, 0], &[], 255).data[2] & 0x80, 0x80);
+}
+
+#[test]
+fn a_removable_medium_comes_and_goes() {
+    let disk = disk_with(64, DiskOptions { removable: true, ..options() }, false);
+    send(&disk, &[0; 6], &[], 0);
+    good(&send(&disk, &[0x1e, 0, 0, 0, 1, 0], &[], 0));
+    check(&send(&disk, &[0x1b, 0, 0, 0, 2, 0], &[], 0), Sense::MEDIUM_REMOVAL_PREVENTED);
+    good(&send(&disk, &[0x1e, 0, 0, 0, 0, 0], &[], 0));
+    good(&send(&disk, &[0x1b, 0, 0, 0, 2, 0], &[], 0));
+    check(&send(&disk, &[0; 6], &[], 0), Sense::MEDIUM_NOT_PRESENT);
+    check(&send(&disk, &read10(0, 1), &[], 512), Sense::MEDIUM_NOT_PRESENT);
+    good(&send(&disk, &[0x1b, 0, 0, 0, 3, 0], &[], 0));
+    good(&send(&disk, &read10(0, 1), &[], 512));
+}
+
+#[test]
+fn sanitize_leaves_nothing_of_the_old_data() {
+    let disk = ready(64);
+    good(&send(&disk, &write10(0, 64), &[1; 64 * 512], 0));
+    let parameters = [1, 0, 0, 2, 0xab, 0xcd];
+    good(&send(&disk, &[0x48, 0x01, 0, 0, 0, 0, 0, 0, 6, 0], &parameters, 0));
+    assert_eq!(send(&disk, &read10(63, 1), &[], 512).data, [0xab, 0xcd].repeat(256));
+    good(&send(&disk, &[0x48, 0x02, 0, 0, 0, 0, 0, 0, 0, 0], &[], 0));
+    assert_eq!(send(&disk, &read10(63, 1), &[], 512).data, [0; 512]);
+    check(
+        &send(&disk, &[0x48, 0x01, 0, 0, 0, 0, 0, 0, 4, 0], &[1, 0, 0, 0], 0),
+        Sense::INVALID_FIELD_IN_PARAMETER_LIST,
+    );
+}
+
+#[test]
+fn a_full_host_disk_is_the_initiator_s_to_know() {
+    let disk = ready(64);
+    let transfer =
+        Transfer { direction: Direction::Write { fua: false }, offset: 512, length: 512 };
+    let reply = disk.finish(&transfer, Err(io::Error::from_raw_os_error(libc::ENOSPC)));
+    check(&reply, Sense::SPACE_ALLOCATION_FAILED_WRITE_PROTECT);
+    assert_eq!(reply.sense[3..7], 1u32.to_be_bytes());
+}
+
+#[test]
+fn a_disk_of_4096_byte_blocks() {
+    let disk = disk_with(16, DiskOptions { block_size: 4096, ..options() }, false);
+    send(&disk, &[0; 6], &[], 0);
+    assert_eq!(
+        send(&disk, &[0x25, 0, 0, 0, 0, 0, 0, 0, 0, 0], &[], 8).data,
+        [0, 0, 0, 15, 0, 0, 16, 0]
+    );
+    good(&send(&disk, &write10(15, 1), &[3; 4096], 0));
+    assert_eq!(send(&disk, &read10(15, 1), &[], 4096).data, [3; 4096]);
+}
+
+proptest! {
+    /// Whatever the initiator sends: an answer, and nothing outside the medium or its buffers.
+    #[test]
+    fn any_command_is_answered(
+        commands in proptest::collection::vec(
+            (any::<[u8; 16]>(), 0..opcode::DISK.len(), any::<bool>(), 0usize..9000, 0usize..9000), 1..20),
+    ) {
+        let disk = ready(64);
+        for (mut cdb, known, small, out, room) in commands {
+            cdb[0] = opcode::DISK[known].code;
+            if small {
+                // Bytes that make a valid address and length more likely than not.
+                for byte in &mut cdb[2..9] { *byte = 0; }
+                cdb[9] &= 0x3f;
+                for byte in &mut cdb[10..13] { *byte = 0; }
+                cdb[13] &= 0x0f;
+            }
+            let reply = send(&disk, &cdb, &vec![0x5a; out], room);
+            prop_assert!(reply.data.len() <= 65536 || reply.moved > 0);
+        }
+        // a SANITIZE may have been among them
+        prop_assert!(disk.image.len() == 64 * 512);
+    }
+}
