@@ -6,6 +6,7 @@
 //! - [`chain`], [`queue`], [`inflight`]: virtqueues, and the record of requests under way;
 //! - [`worker`]: the threads that serve queues;
 //! - [`session`]: one frontend's connection, from its first message to its last;
+//! - [`program`]: what every device program does alike;
 //! - [`state`]: a device's state on its way to another process.
 
 #![cfg_attr(
@@ -23,6 +24,7 @@ pub mod device;
 pub mod dirty_log;
 pub mod inflight;
 pub mod memory;
+pub mod program;
 pub mod queue;
 pub mod session;
 pub mod state;

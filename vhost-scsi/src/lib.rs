@@ -4,8 +4,10 @@
 //! - [`scsi`]: the SCSI target, free of any transport: CDB and data in, data and status out;
 //! - [`lun`]: what can stand behind a logical unit number: disk, CD/DVD, a physical unit passed through;
 //! - [`image`]: what a disk or a CD stores to, and the engines that move its data;
-//! - `virtio`: the virtio-scsi device over it.
+//! - [`virtio`]: the virtio-scsi device over it.
 
 pub mod image;
 pub mod lun;
 pub mod scsi;
+pub mod units;
+pub mod virtio;

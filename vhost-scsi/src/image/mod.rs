@@ -4,7 +4,7 @@ pub mod engine;
 pub mod gate;
 mod lock;
 pub mod open;
-mod pool;
+pub mod pool;
 pub mod raw;
 mod uring;
 

@@ -137,6 +137,48 @@ impl DeviceType {
     pub const CD_DVD: Self = Self(0x05);
 }
 
+/// What is to become of an error of the host (QEMU's `werror=` and `rerror=`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum OnError {
+    /// The initiator is told.
+    Report,
+    /// A full host disk is waited for; the initiator is told of anything else.
+    #[default]
+    Enospc,
+    /// The command waits until the host can do it.
+    Stop,
+}
+
+/// What is to become of errors of the host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ErrorPolicy {
+    /// Of writes.
+    pub write: OnError,
+    /// Of reads.
+    pub read: OnError,
+}
+
+impl Default for ErrorPolicy {
+    fn default() -> Self {
+        Self { write: OnError::Enospc, read: OnError::Report }
+    }
+}
+
+impl ErrorPolicy {
+    /// Whether the command is to be tried again later.
+    #[must_use]
+    pub fn waits(&self, direction: Direction, error: &std::io::Error) -> bool {
+        let policy = if direction == Direction::Read { self.read } else { self.write };
+        match policy {
+            OnError::Report => false,
+            OnError::Enospc => {
+                matches!(error.raw_os_error(), Some(libc::ENOSPC | libc::EDQUOT))
+            }
+            OnError::Stop => true,
+        }
+    }
+}
+
 /// What happened to a unit that its initiator has to be told at its next command (SAM-5 5.14).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum UnitAttention {
@@ -184,6 +226,16 @@ pub trait LogicalUnit: Send + Sync {
 
     /// The medium that transfers move data from and to; `None` for a physical unit or an empty drive.
     fn image(&self) -> Option<std::sync::Arc<dyn crate::image::Image>>;
+
+    /// What keeps transfers away from commands that must be alone; `None` where there are none.
+    fn gate(&self) -> Option<&crate::image::gate::Gate> {
+        None
+    }
+
+    /// What is to become of host errors.
+    fn error_policy(&self) -> ErrorPolicy {
+        ErrorPolicy::default()
+    }
 
     /// The physical unit behind it, if it is one.
     fn pass_through(&self) -> Option<&crate::lun::pass_through::PassThrough> {

@@ -1,6 +1,7 @@
 //! Targets and the units behind them: addresses, REPORT LUNS, and what is answered where no unit is.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use super::bytes::{Fields, ascii, put, truncated};
@@ -9,6 +10,8 @@ use super::{Action, Cdb, DataLengths, LogicalUnit, Reply, Sense, UnitAttention};
 /// Logical unit numbers of one target in flat space addressing (SAM-5 4.7.5.3).
 pub const LUNS: u16 = 16_384;
 
+/// Operation code of REPORT LUNS.
+const REPORT_LUNS: u8 = 0xa0;
 /// REPORT LUNS as a well-known logical unit (SAM-5 4.7.6, virtio 1.2 5.6.6.1).
 const REPORT_LUNS_WELL_KNOWN: [u8; 8] = [0xc1, 0x01, 0, 0, 0, 0, 0, 0];
 
@@ -56,6 +59,7 @@ type Units = BTreeMap<Address, Arc<dyn LogicalUnit>>;
 #[derive(Default)]
 pub struct Bus {
     units: RwLock<Arc<Units>>,
+    generation: AtomicU64,
 }
 
 impl Bus {
@@ -65,9 +69,17 @@ impl Bus {
         Snapshot(Arc::clone(&self.units.read().unwrap_or_else(PoisonError::into_inner)))
     }
 
+    /// Changes whenever a unit comes or goes: who keeps a snapshot looks here.
+    #[must_use]
+    pub fn generation(&self) -> u64 {
+        self.generation.load(Ordering::Acquire)
+    }
+
     fn change<T>(&self, change: impl FnOnce(&mut Units) -> T) -> T {
         let mut units = self.units.write().unwrap_or_else(PoisonError::into_inner);
-        change(Arc::make_mut(&mut units))
+        let result = change(Arc::make_mut(&mut units));
+        self.generation.fetch_add(1, Ordering::Release);
+        result
     }
 
     /// Adds a unit, unless there is one; the others of its target tell the initiator.
@@ -103,6 +115,14 @@ impl Bus {
     }
 }
 
+/// A command that was started.
+pub struct Started<'a> {
+    /// The unit that has to go on with it, unless it is complete.
+    pub unit: Option<&'a Arc<dyn LogicalUnit>>,
+    /// What is to be done.
+    pub action: Action,
+}
+
 /// The units at one moment.
 #[derive(Clone)]
 pub struct Snapshot(Arc<Units>);
@@ -125,18 +145,23 @@ impl Snapshot {
         self.0.iter().map(|(&address, unit)| (address, unit))
     }
 
-    /// Starts a command at an address whose target has units. `None`: it has none, and the transport
-    /// says that there is no such target.
+    /// Starts a command. `None`: the target has no units at all, and the transport says that there is
+    /// no such target.
     #[must_use]
-    pub fn start(&self, address: Address, cdb: &Cdb, data: DataLengths) -> Option<Action> {
-        self.target(address.target).next()?;
-        if cdb.u8(0) == 0xa0 {
-            return Some(Action::Complete(self.report_luns(address.target, cdb)));
+    pub fn start(&self, address: Address, cdb: &Cdb, data: DataLengths) -> Option<Started<'_>> {
+        let unit = self.unit(address);
+        if unit.is_none() && self.target(address.target).next().is_none() {
+            return None;
         }
-        Some(match self.unit(address) {
-            Some(unit) => unit.start(cdb, data),
-            None => Action::Complete(missing(cdb)),
-        })
+        let complete = |reply| Action::Complete(reply);
+        let (unit, action) = match unit {
+            _ if cdb.u8(0) == REPORT_LUNS => {
+                (None, complete(self.report_luns(address.target, cdb)))
+            }
+            Some(unit) => (Some(unit), unit.start(cdb, data)),
+            None => (None, complete(missing(cdb))),
+        };
+        Some(Started { unit, action })
     }
 
     /// REPORT LUNS (SPC-5 6.33).

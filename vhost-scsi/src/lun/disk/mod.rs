@@ -14,13 +14,14 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use crate::image::Image;
+use crate::image::gate::Gate;
 use crate::lun::identity::Identity;
 use crate::scsi::bytes::{Fields, put, truncated};
 use crate::scsi::cdb::{self, Blocks, ByteCheck, Command};
 use crate::scsi::reservation::Reservations;
 use crate::scsi::{
-    Action, Cdb, DataLengths, DeviceType, Direction, LogicalUnit, Reply, Sense, Transfer,
-    UnitAttention, opcode,
+    Action, Cdb, DataLengths, DeviceType, Direction, ErrorPolicy, LogicalUnit, Reply, Sense,
+    Transfer, UnitAttention, opcode,
 };
 use mode::ModeParameters;
 
@@ -46,6 +47,8 @@ pub struct DiskOptions {
     pub solid_state: bool,
     /// Its medium can be ejected.
     pub removable: bool,
+    /// What is to become of errors of the host.
+    pub error_policy: ErrorPolicy,
 }
 
 /// The initiator has to be told something.
@@ -85,6 +88,7 @@ pub struct Disk {
     /// PROGRESS INDICATION of a SANITIZE under way.
     progress: AtomicU32,
     state: Mutex<State>,
+    gate: Gate,
 }
 
 impl Disk {
@@ -105,6 +109,7 @@ impl Disk {
                 prevent_removal: false,
                 sanitize_failed: false,
             }),
+            gate: Gate::default(),
         })
     }
 
@@ -538,6 +543,14 @@ impl LogicalUnit for Disk {
 
     fn image(&self) -> Option<Arc<dyn Image>> {
         Some(Arc::clone(&self.image))
+    }
+
+    fn gate(&self) -> Option<&Gate> {
+        Some(&self.gate)
+    }
+
+    fn error_policy(&self) -> ErrorPolicy {
+        self.options.error_policy
     }
 }
 

@@ -18,6 +18,7 @@ fn options() -> DiskOptions {
         physical_block_size: None,
         solid_state: true,
         removable: false,
+        error_policy: ErrorPolicy::default(),
     }
 }
 

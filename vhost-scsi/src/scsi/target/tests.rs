@@ -11,8 +11,8 @@ fn cdb(bytes: &[u8]) -> Cdb {
 
 fn complete(bus: &Bus, address: Address, bytes: &[u8]) -> Reply {
     match bus.snapshot().start(address, &cdb(bytes), NO_DATA) {
-        Some(Action::Complete(reply)) => reply,
-        other => panic!("{other:?}"),
+        Some(Started { action: Action::Complete(reply), .. }) => reply,
+        _ => panic!("not complete"),
     }
 }
 

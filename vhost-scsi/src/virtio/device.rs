@@ -1,0 +1,371 @@
+//! The device: features, configuration space, which worker serves which queue.
+
+use std::error::Error;
+use std::io;
+use std::os::fd::RawFd;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+use vhost_runtime::device::{ConfigError, Device, QueueWorker, Queues};
+use vhost_runtime::queue::Queue;
+use vhost_runtime::session::Frontend;
+use vhost_runtime::state::StateError;
+
+use super::control::{ControlWorker, EventQueue};
+use super::layout::{CDB_SIZE, EVENT, Event, SENSE_SIZE};
+use super::request::{Remote, RequestWorker};
+use crate::image::engine::EngineKind;
+use crate::image::pool::Pool;
+use crate::scsi::target::{Address, Bus, LUNS};
+use crate::scsi::{LogicalUnit, UnitAttention};
+
+/// Feature bits (virtio 1.2, 5.6.3): units come and go; their parameters change.
+const VIRTIO_SCSI_F_HOTPLUG: u32 = 1;
+const VIRTIO_SCSI_F_CHANGE: u32 = 2;
+
+/// Queue 0 is for control requests, queue 1 for events; then come the request queues.
+pub(super) const CONTROL_QUEUE: usize = 0;
+pub(super) const EVENT_QUEUE: usize = 1;
+const FIRST_REQUEST_QUEUE: u16 = 2;
+
+/// Descriptors that a queue may have.
+const QUEUE_SIZE: u16 = 1024;
+/// Data segments in a request.
+const SEG_MAX: u32 = 126;
+/// Sectors of 512 bytes in a request.
+const MAX_SECTORS: u32 = 0xffff;
+/// Commands that a unit takes at once.
+const COMMANDS_PER_LUN: u32 = 128;
+
+/// How long a lock is waited for when rings start: in a migration the other process may be about to
+/// let go of it.
+const LOCK_PATIENCE: Duration = Duration::from_secs(5);
+
+/// How the controller is made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ControllerOptions {
+    /// Request queues.
+    pub queues: u16,
+    /// What moves the data.
+    pub engine: EngineKind,
+}
+
+/// A SCSI controller.
+pub struct Controller {
+    options: ControllerOptions,
+    bus: Bus,
+    pub(super) pool: Pool,
+    features: AtomicU64,
+    pub(super) events: EventQueue,
+    /// The request workers that run.
+    remotes: Mutex<Vec<Arc<Remote>>>,
+    /// Rings run: media are locked.
+    active: Mutex<bool>,
+}
+
+impl Controller {
+    /// A controller without units.
+    ///
+    /// # Errors
+    /// No descriptor can be had.
+    pub fn new(options: ControllerOptions) -> io::Result<Self> {
+        Ok(Self {
+            options,
+            bus: Bus::default(),
+            pool: Pool::default(),
+            features: AtomicU64::new(0),
+            events: EventQueue::new()?,
+            remotes: Mutex::default(),
+            active: Mutex::new(false),
+        })
+    }
+
+    /// Its units.
+    #[must_use]
+    pub fn bus(&self) -> &Bus {
+        &self.bus
+    }
+
+    pub(super) fn engine(&self) -> EngineKind {
+        self.options.engine
+    }
+
+    fn has(&self, feature: u32) -> bool {
+        self.features.load(Ordering::Relaxed) >> feature & 1 != 0
+    }
+
+    pub(super) fn remotes(&self) -> MutexGuard<'_, Vec<Arc<Remote>>> {
+        self.remotes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn active(&self) -> MutexGuard<'_, bool> {
+        self.active.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Adds a unit while the guest runs or before. `Ok(false)`: there is one already.
+    ///
+    /// # Errors
+    /// Its image is locked by another process.
+    pub fn add(&self, address: Address, unit: Arc<dyn LogicalUnit>) -> io::Result<bool> {
+        let active = self.active();
+        if self.bus.snapshot().unit(address).is_some() {
+            return Ok(false);
+        }
+        if *active && let Some(image) = unit.image() {
+            image.acquire()?;
+        }
+        let added = self.bus.insert(address, unit);
+        self.tell(Event::Added(address));
+        Ok(added)
+    }
+
+    /// Takes a unit away. Its image is flushed and unlocked when its last command has ended.
+    /// `false`: there is none.
+    pub fn remove(&self, address: Address) -> bool {
+        let Some(unit) = self.bus.remove(address) else { return false };
+        self.tell(Event::Removed(address));
+        if let Some(image) = unit.image().filter(|_| *self.active()) {
+            self.remotes().iter().for_each(|remote| remote.refresh());
+            self.pool.run(move || {
+                // Commands under way hold it.
+                while Arc::strong_count(&unit) > 1 {
+                    std::thread::sleep(Duration::from_millis(5));
+                }
+                release_all(&[image]);
+            });
+        }
+        true
+    }
+
+    /// Reads a unit's size again and tells the guest. `Ok(None)`: there is no such unit, or it has
+    /// no medium.
+    ///
+    /// # Errors
+    /// What the host said.
+    pub fn resize(&self, address: Address) -> io::Result<Option<u64>> {
+        let snapshot = self.bus.snapshot();
+        let Some(unit) = snapshot.unit(address) else { return Ok(None) };
+        let Some(image) = unit.image() else { return Ok(None) };
+        let size = image.refresh()?;
+        unit.attention(UnitAttention::CapacityChanged);
+        self.tell(Event::CapacityChanged(address));
+        Ok(Some(size))
+    }
+
+    /// Only a driver that runs wants to know; what it has not read is forgotten with its rings.
+    fn tell(&self, event: Event) {
+        let wanted = match event {
+            Event::CapacityChanged(_) => VIRTIO_SCSI_F_CHANGE,
+            _ => VIRTIO_SCSI_F_HOTPLUG,
+        };
+        if self.has(wanted) {
+            self.events.push(event);
+        }
+    }
+
+    fn acquire_all(&self) -> Result<(), Box<dyn Error + Send + Sync>> {
+        let deadline = Instant::now().checked_add(LOCK_PATIENCE);
+        let snapshot = self.bus.snapshot();
+        let mut held = Vec::new();
+        for (address, unit) in snapshot.iter() {
+            let Some(image) = unit.image() else { continue };
+            while let Err(error) = image.acquire() {
+                let again = error.kind() == io::ErrorKind::ResourceBusy;
+                if !again || deadline.is_none_or(|deadline| Instant::now() >= deadline) {
+                    release_all(&held);
+                    let Address { target, lun } = address;
+                    return Err(format!("target {target} lun {lun}: its image: {error}").into());
+                }
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            held.push(image);
+        }
+        Ok(())
+    }
+}
+
+fn release_all(images: &[Arc<dyn crate::image::Image>]) {
+    for image in images {
+        if let Err(error) = image.release() {
+            log::error!("an image cannot be flushed or unlocked: {error}");
+        }
+    }
+}
+
+/// Device state: which units there are. The rest is in the rings, or beside the images.
+#[derive(Serialize, Deserialize)]
+struct State {
+    version: u32,
+    units: Vec<(u8, u16, u8)>,
+}
+
+const STATE_VERSION: u32 = 1;
+
+impl Controller {
+    fn units(&self) -> Vec<(u8, u16, u8)> {
+        let snapshot = self.bus.snapshot();
+        snapshot.iter().map(|(at, unit)| (at.target, at.lun, unit.device_type().0)).collect()
+    }
+}
+
+impl Device for Controller {
+    type Worker = Worker;
+
+    fn name(&self) -> &'static str {
+        "vhost-scsi"
+    }
+
+    fn queues(&self) -> u16 {
+        self.options.queues.saturating_add(FIRST_REQUEST_QUEUE)
+    }
+
+    fn queue_size(&self) -> u16 {
+        QUEUE_SIZE
+    }
+
+    fn features(&self) -> u64 {
+        1 << VIRTIO_SCSI_F_HOTPLUG | 1 << VIRTIO_SCSI_F_CHANGE
+    }
+
+    fn set_features(&self, features: u64) {
+        self.features.store(features, Ordering::Relaxed);
+    }
+
+    /// `struct virtio_scsi_config` (virtio 1.2, 5.6.4).
+    fn config(&self) -> Vec<u8> {
+        let words = [
+            u32::from(self.options.queues),
+            SEG_MAX,
+            MAX_SECTORS,
+            COMMANDS_PER_LUN,
+            EVENT as u32,
+            SENSE_SIZE as u32,
+            CDB_SIZE as u32,
+        ];
+        let mut config: Vec<u8> = words.into_iter().flat_map(u32::to_le_bytes).collect();
+        config.extend(0u16.to_le_bytes()); // max_channel
+        config.extend(255u16.to_le_bytes()); // max_target
+        config.extend(u32::from(LUNS).saturating_sub(1).to_le_bytes()); // max_lun
+        config
+    }
+
+    /// `sense_size` and `cdb_size` may be written, with what they are.
+    fn set_config(&self, offset: u32, bytes: &[u8]) -> Result<(), ConfigError> {
+        let refused = ConfigError { offset, length: bytes.len() };
+        let config = self.config();
+        let start = usize::try_from(offset).unwrap_or(usize::MAX);
+        match config.get(start..).and_then(|rest| rest.get(..bytes.len())) {
+            Some(now) if now == bytes => Ok(()),
+            _ => Err(refused),
+        }
+    }
+
+    fn worker_of(&self, queue: u16) -> u16 {
+        // Control and event queue share a thread that no request keeps waiting.
+        queue.saturating_sub(1)
+    }
+
+    fn worker(self: Arc<Self>, number: u16) -> io::Result<Worker> {
+        Ok(match number {
+            0 => Worker::Control(ControlWorker::new(self)?),
+            _ => Worker::Request(Box::new(RequestWorker::new(self)?)),
+        })
+    }
+
+    fn activate(&self) -> Result<(), Box<dyn Error + Send + Sync>> {
+        let mut active = self.active();
+        self.acquire_all()?;
+        *active = true;
+        Ok(())
+    }
+
+    fn deactivate(&self) {
+        let mut active = self.active();
+        *active = false;
+        let images: Vec<_> =
+            self.bus.snapshot().iter().filter_map(|(_, unit)| unit.image()).collect();
+        release_all(&images);
+        self.events.clear();
+    }
+
+    fn reset(&self) {
+        for (_, unit) in self.bus.snapshot().iter() {
+            unit.reset();
+        }
+    }
+
+    fn save(&self) -> Result<serde_json::Value, StateError> {
+        Ok(serde_json::to_value(State { version: STATE_VERSION, units: self.units() })?)
+    }
+
+    fn load(&self, state: serde_json::Value) -> Result<(), StateError> {
+        let state: State = serde_json::from_value(state)?;
+        if state.version != STATE_VERSION {
+            return Err(StateError::Mismatch(format!("version {}", state.version)));
+        }
+        let here = self.units();
+        let differs = |a: &[(u8, u16, u8)], b: &[(u8, u16, u8)]| {
+            a.iter().find(|unit| !b.contains(unit)).copied()
+        };
+        if let Some((target, lun, _)) = differs(&state.units, &here) {
+            let what = format!("target {target} lun {lun} is missing here, or of another type");
+            return Err(StateError::Mismatch(what));
+        }
+        if let Some((target, lun, _)) = differs(&here, &state.units) {
+            let what = format!("target {target} lun {lun} is here, but not in the source");
+            return Err(StateError::Mismatch(what));
+        }
+        Ok(())
+    }
+
+    fn connected(&self, _frontend: Frontend) {
+        // The configuration space never changes: what does is told by the event queue.
+    }
+}
+
+/// One of the controller's workers.
+pub enum Worker {
+    /// Of the control and the event queue.
+    Control(ControlWorker),
+    /// Of a request queue.
+    Request(Box<RequestWorker>),
+}
+
+impl QueueWorker for Worker {
+    fn events(&self) -> Vec<RawFd> {
+        match self {
+            Self::Control(worker) => worker.events(),
+            Self::Request(worker) => worker.events(),
+        }
+    }
+
+    fn process(&mut self, queue: &mut Queue) {
+        match self {
+            Self::Control(worker) => worker.process(queue),
+            Self::Request(worker) => worker.process(queue),
+        }
+    }
+
+    fn turn(&mut self, queues: &mut Queues) {
+        match self {
+            Self::Control(worker) => worker.turn(queues),
+            Self::Request(worker) => worker.turn(queues),
+        }
+    }
+
+    fn stop(&mut self, queue: &mut Queue) {
+        match self {
+            Self::Control(worker) => worker.stop(queue),
+            Self::Request(worker) => worker.stop(queue),
+        }
+    }
+
+    fn in_flight(&self, index: usize) -> usize {
+        match self {
+            Self::Control(worker) => worker.in_flight(index),
+            Self::Request(worker) => worker.in_flight(index),
+        }
+    }
+}

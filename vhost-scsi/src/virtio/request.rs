@@ -1,0 +1,533 @@
+//! The workers of the request queues.
+
+use std::io;
+use std::os::fd::{AsRawFd, RawFd};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use vhost_runtime::chain::{Buffers, Chain};
+use vhost_runtime::device::Queues;
+use vhost_runtime::queue::{Queue, QueueError};
+use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+use vmm_sys_util::timerfd::TimerFd;
+
+use super::device::Controller;
+use super::layout::{COMMAND, Command, RESPONSE, Response, response};
+use super::tmf::Order;
+use crate::image::Image;
+use crate::image::engine::{Completed, Engine, IoVecs, Operation};
+use crate::image::gate::Entry;
+use crate::scsi::target::{Address, Snapshot};
+use crate::scsi::{Action, Cdb, DataLengths, Direction, LogicalUnit, Reply, Status, Transfer};
+
+/// How often a command is tried again that waits for the host.
+const RETRY: Duration = Duration::from_millis(500);
+
+/// How others reach a request worker.
+pub(super) struct Remote {
+    mail: Mutex<Vec<Arc<Order>>>,
+    wake: EventFd,
+}
+
+impl Remote {
+    /// Hands over an order of task management.
+    pub(super) fn order(&self, order: Arc<Order>) {
+        self.mail.lock().unwrap_or_else(PoisonError::into_inner).push(order);
+        self.wake();
+    }
+
+    /// Units came or went, or a gate opened: what waits is to be looked at again.
+    pub(super) fn refresh(&self) {
+        self.wake();
+    }
+
+    fn wake(&self) {
+        if let Err(error) = self.wake.write(1) {
+            log::error!("a request worker cannot be woken: {error}");
+        }
+    }
+}
+
+/// What a thread did for a command: its chain comes back.
+struct Finished {
+    chain: Chain,
+    result: Result<(Reply, Response), io::Error>,
+}
+
+/// What a command waits for.
+enum Phase {
+    /// To enter its unit's gate.
+    Gate,
+    /// For the medium.
+    Transfer(Transfer),
+    /// For the medium's caches.
+    Flush,
+    /// For a thread.
+    Job,
+    /// For the host to be able to do a transfer that it could not do.
+    Host,
+}
+
+/// A command under way.
+struct Task {
+    queue: usize,
+    /// `None` while a thread has it.
+    chain: Option<Chain>,
+    command: Command,
+    address: Address,
+    unit: Arc<dyn LogicalUnit>,
+    /// Keeps the medium open, whatever becomes of the unit.
+    image: Option<Arc<dyn Image>>,
+    /// What the unit wants done.
+    action: Action,
+    /// The gate that it has entered.
+    entry: Option<Entry>,
+    phase: Phase,
+    /// Orders that wait for its end, and what the driver is told instead of its result.
+    orders: Vec<Arc<Order>>,
+    ended_by: Option<Response>,
+}
+
+/// Serves a request queue.
+pub struct RequestWorker {
+    controller: Arc<Controller>,
+    remote: Arc<Remote>,
+    engine: Engine<Finished>,
+    timer: TimerFd,
+    snapshot: Snapshot,
+    generation: u64,
+    tasks: Vec<Option<Task>>,
+    free: Vec<usize>,
+    /// Tasks in [`Phase::Gate`] or [`Phase::Host`].
+    waiting: usize,
+    done: Vec<(u64, Completed<Finished>)>,
+}
+
+impl RequestWorker {
+    pub(super) fn new(controller: Arc<Controller>) -> io::Result<Self> {
+        let wake = EventFd::new(EFD_NONBLOCK)?;
+        let remote = Arc::new(Remote { mail: Mutex::default(), wake });
+        let engine = Engine::new(controller.engine(), controller.pool.clone())?;
+        let timer = TimerFd::new().map_err(io::Error::from)?;
+        controller.remotes().push(Arc::clone(&remote));
+        let (snapshot, generation) = (controller.bus().snapshot(), controller.bus().generation());
+        Ok(Self {
+            controller,
+            remote,
+            engine,
+            timer,
+            snapshot,
+            generation,
+            tasks: Vec::new(),
+            free: Vec::new(),
+            waiting: 0,
+            done: Vec::new(),
+        })
+    }
+
+    pub(super) fn events(&self) -> Vec<RawFd> {
+        let mut events = self.engine.events();
+        events.extend([self.remote.wake.as_raw_fd(), self.timer.as_raw_fd()]);
+        events
+    }
+
+    fn refresh(&mut self) {
+        let generation = self.controller.bus().generation();
+        if generation != self.generation {
+            self.generation = generation;
+            self.snapshot = self.controller.bus().snapshot();
+        }
+    }
+
+    pub(super) fn process(&mut self, queue: &mut Queue) {
+        self.refresh();
+        while let Some(chain) = queue.pop() {
+            self.begin(queue, chain);
+        }
+    }
+
+    fn begin(&mut self, queue: &mut Queue, chain: Chain) {
+        let room = chain.writable().len().checked_sub(RESPONSE as u64);
+        let command = Command::read(chain.readable());
+        let (Some(command), Some(room)) = (command, room) else {
+            queue.fail(&QueueError::Request(
+                "a command request is too short, or has no room for its response",
+            ));
+            return;
+        };
+        let out = chain.readable().len().saturating_sub(COMMAND as u64);
+        let lengths = DataLengths { out, room };
+        if out > 0 && room > 0 {
+            // Bidirectional: VIRTIO_SCSI_F_INOUT is not offered.
+            return respond(queue, chain, Response::Failure, &Reply::good());
+        }
+        let Some(address) = command.address else {
+            return respond(queue, chain, Response::BadTarget, &Reply::good());
+        };
+        let Some(started) = self.snapshot.start(address, &command.cdb, lengths) else {
+            return respond(queue, chain, Response::BadTarget, &Reply::good());
+        };
+        match (started.action, started.unit) {
+            (Action::Complete(reply), _) => respond(queue, chain, Response::Ok, &reply),
+            (Action::Overrun, _) => respond(queue, chain, Response::Overrun, &Reply::good()),
+            (action, Some(unit)) => {
+                let unit = Arc::clone(unit);
+                let task = Task {
+                    queue: queue.index(),
+                    chain: Some(chain),
+                    command,
+                    address,
+                    image: unit.image(),
+                    unit,
+                    action,
+                    entry: None,
+                    phase: Phase::Gate,
+                    orders: Vec::new(),
+                    ended_by: None,
+                };
+                let index = self.insert(task);
+                self.proceed(queue, index);
+            }
+            (_, None) => respond(queue, chain, Response::Failure, &Reply::good()),
+        }
+    }
+
+    fn insert(&mut self, task: Task) -> usize {
+        self.waiting = self.waiting.saturating_add(1);
+        if let Some(index) = self.free.pop()
+            && let Some(place) = self.tasks.get_mut(index)
+        {
+            *place = Some(task);
+            return index;
+        }
+        self.tasks.push(Some(task));
+        self.tasks.len().saturating_sub(1)
+    }
+
+    /// Takes a task in [`Phase::Gate`] or [`Phase::Host`] as far as it goes.
+    fn proceed(&mut self, queue: &mut Queue, index: usize) {
+        let Some(Some(task)) = self.tasks.get_mut(index) else { return };
+        let entry = match task.action {
+            Action::Transfer(_) => Some(Entry::Shared),
+            Action::Defer { exclusive: true, .. } => Some(Entry::Exclusive),
+            Action::Defer { exclusive: false, .. } => Some(Entry::Shared),
+            _ => None,
+        };
+        if task.entry.is_none()
+            && let (Some(entry), Some(gate)) = (entry, task.unit.gate())
+        {
+            if !gate.enter(entry) {
+                return; // whoever leaves says so
+            }
+            task.entry = Some(entry);
+        }
+        self.waiting = self.waiting.saturating_sub(1);
+        let token = index as u64;
+        match task.action {
+            Action::Transfer(transfer) => {
+                task.phase = Phase::Transfer(transfer);
+                begin_transfer(&mut self.engine, task, transfer, token);
+            }
+            Action::Flush => self.begin_flush(queue, index),
+            Action::Defer { parameters, .. } => {
+                task.phase = Phase::Job;
+                begin_job(&mut self.engine, task, parameters, token);
+            }
+            Action::PassThrough => {
+                task.phase = Phase::Job;
+                begin_pass_through(&mut self.engine, task, token);
+            }
+            Action::Complete(_) | Action::Overrun => {
+                self.end(queue, index, Response::Failure, &Reply::good());
+            }
+        }
+    }
+
+    fn begin_flush(&mut self, queue: &mut Queue, index: usize) {
+        let Some(Some(task)) = self.tasks.get_mut(index) else { return };
+        task.phase = Phase::Flush;
+        let image = task.image.as_ref().filter(|image| image.durable() && !image.read_only());
+        let Some(image) = image else {
+            let reply = task.unit.finish_flush(Ok(()));
+            return self.end(queue, index, Response::Ok, &reply);
+        };
+        match image.direct() {
+            // SAFETY: the task keeps the image, hence the file, until completion; no memory is used.
+            Some(direct) => unsafe {
+                self.engine.submit(Operation::Flush, direct, IoVecs::new(), 0, index as u64);
+            },
+            None => {
+                let Some(chain) = task.chain.take() else { return };
+                let (image, unit) = (Arc::clone(image), Arc::clone(&task.unit));
+                task.phase = Phase::Job;
+                self.engine.spawn(index as u64, move || {
+                    let reply = unit.finish_flush(image.flush());
+                    Finished { chain, result: Ok((reply, Response::Ok)) }
+                });
+            }
+        }
+    }
+
+    pub(super) fn turn(&mut self, queues: &mut Queues) {
+        let mut done = std::mem::take(&mut self.done);
+        self.engine.turn(&mut done);
+        for (token, completed) in done.drain(..) {
+            let index = usize::try_from(token).unwrap_or(usize::MAX);
+            let Some(Some(task)) = self.tasks.get(index) else { continue };
+            let Some(queue) = queues.get_mut(task.queue) else { continue };
+            self.completed(queue, index, completed);
+        }
+        self.done = done;
+        if self.remote.wake.read().is_ok() {
+            self.refresh();
+            self.take_orders(queues);
+            self.retry(queues, false);
+        }
+        if self.waiting > 0 && self.timer.is_armed().unwrap_or(false) && self.timer_expired() {
+            self.retry(queues, true);
+        }
+    }
+
+    fn timer_expired(&mut self) -> bool {
+        let mut poll =
+            libc::pollfd { fd: self.timer.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+        // SAFETY: one pollfd, which outlives the call.
+        let ready = unsafe { libc::poll(&raw mut poll, 1, 0) } > 0;
+        ready && self.timer.wait().is_ok()
+    }
+
+    fn completed(&mut self, queue: &mut Queue, index: usize, completed: Completed<Finished>) {
+        let Some(Some(task)) = self.tasks.get_mut(index) else { return };
+        let result = match completed {
+            Completed::Io(result) => result.map(|()| None),
+            Completed::Job(Finished { chain, result }) => {
+                task.chain = Some(chain);
+                result.map(Some)
+            }
+        };
+        let reply = match (&task.phase, result) {
+            (_, Ok(Some((reply, response)))) => return self.end(queue, index, response, &reply),
+            (Phase::Transfer(transfer), Err(error))
+                if task.ended_by.is_none()
+                    && task.unit.error_policy().waits(transfer.direction, &error) =>
+            {
+                log::warn!("a command waits for the host: {error}");
+                task.phase = Phase::Host;
+                self.waiting = self.waiting.saturating_add(1);
+                return self.arm();
+            }
+            (Phase::Transfer(transfer), result) => {
+                if let (Some(chain), Direction::Read) = (&task.chain, transfer.direction) {
+                    data_in(chain, transfer.length).mark_dirty();
+                }
+                task.unit.finish(transfer, result.map(drop))
+            }
+            (_, result) => task.unit.finish_flush(result.map(drop)),
+        };
+        self.end(queue, index, Response::Ok, &reply);
+    }
+
+    /// Ends a task: the driver gets its response, the gate opens, orders are carried out.
+    fn end(&mut self, queue: &mut Queue, index: usize, response: Response, reply: &Reply) {
+        let Some(task) = self.tasks.get_mut(index).and_then(Option::take) else { return };
+        self.free.push(index);
+        if let (Some(entry), Some(gate)) = (task.entry, task.unit.gate())
+            && gate.leave(entry)
+        {
+            self.controller.remotes().iter().for_each(|remote| remote.refresh());
+        }
+        if let Some(chain) = task.chain {
+            match task.ended_by {
+                Some(ended) => respond(queue, chain, ended, &Reply::good()),
+                None => respond(queue, chain, response, reply),
+            }
+        }
+        // `task.orders` are let go of here, after the response is in the ring.
+    }
+
+    fn take_orders(&mut self, queues: &mut Queues) {
+        let orders =
+            std::mem::take(&mut *self.remote.mail.lock().unwrap_or_else(PoisonError::into_inner));
+        for order in orders {
+            for index in 0..self.tasks.len() {
+                self.apply(queues, index, &order);
+            }
+        }
+    }
+
+    fn apply(&mut self, queues: &mut Queues, index: usize, order: &Arc<Order>) {
+        let Some(Some(task)) = self.tasks.get_mut(index) else { return };
+        if !order.selector.matches(task.address, task.command.tag) {
+            return;
+        }
+        order.found();
+        if order.function.is_query() {
+            return;
+        }
+        task.ended_by = Some(order.function.response());
+        task.orders.push(Arc::clone(order));
+        // What the host is doing can't be taken back: the order waits for it. The rest ends now.
+        if let Some(queue) = queues.get_mut(task.queue) {
+            self.end_if_waiting(queue, index);
+        }
+    }
+
+    fn end_if_waiting(&mut self, queue: &mut Queue, index: usize) {
+        let Some(Some(task)) = self.tasks.get(index) else { return };
+        if !matches!(task.phase, Phase::Gate | Phase::Host) {
+            return;
+        }
+        if task.entry.is_none()
+            && matches!(task.action, Action::Defer { exclusive: true, .. })
+            && let Some(gate) = task.unit.gate()
+        {
+            gate.give_up();
+            self.controller.remotes().iter().for_each(|remote| remote.refresh());
+        }
+        self.waiting = self.waiting.saturating_sub(1);
+        // A driver sends a busy command again.
+        self.end(queue, index, Response::Ok, &Reply::status(Status::Busy));
+    }
+
+    /// Looks again at what waits for a gate, and at the timer's tick for the host.
+    fn retry(&mut self, queues: &mut Queues, tick: bool) {
+        if self.waiting == 0 {
+            return;
+        }
+        for index in 0..self.tasks.len() {
+            let Some(Some(task)) = self.tasks.get(index) else { continue };
+            let again = match task.phase {
+                Phase::Gate => true,
+                Phase::Host => tick,
+                _ => false,
+            };
+            if again && let Some(queue) = queues.get_mut(task.queue) {
+                self.proceed(queue, index);
+            }
+        }
+    }
+
+    fn arm(&mut self) {
+        if let Err(error) = self.timer.reset(RETRY, None) {
+            log::error!("no timer for commands that wait: {error}");
+        }
+    }
+
+    /// What waits would wait for ever.
+    pub(super) fn stop(&mut self, queue: &mut Queue) {
+        for index in 0..self.tasks.len() {
+            if matches!(self.tasks.get(index), Some(Some(task)) if task.queue == queue.index()) {
+                self.end_if_waiting(queue, index);
+            }
+        }
+    }
+
+    pub(super) fn in_flight(&self, index: usize) -> usize {
+        self.tasks.iter().flatten().filter(|task| task.queue == index).count()
+    }
+}
+
+impl Drop for RequestWorker {
+    fn drop(&mut self) {
+        self.controller.remotes().retain(|remote| !Arc::ptr_eq(remote, &self.remote));
+        // Orders that nobody reads any more are carried out by being dropped with the mailbox.
+        self.remote.mail.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+}
+
+fn data_in(chain: &Chain, length: u64) -> Buffers<'_> {
+    let (_, data) = chain.writable().split_at(RESPONSE as u64);
+    data.split_at(length).0
+}
+
+fn data_out(chain: &Chain, length: u64) -> Buffers<'_> {
+    let (_, data) = chain.readable().split_at(COMMAND as u64);
+    data.split_at(length).0
+}
+
+fn begin_transfer(engine: &mut Engine<Finished>, task: &mut Task, transfer: Transfer, token: u64) {
+    let (Some(image), Some(chain)) = (&task.image, &task.chain) else {
+        return fail_job(engine, task, token);
+    };
+    let (data, operation) = match transfer.direction {
+        Direction::Read => (data_in(chain, transfer.length), Operation::Read),
+        Direction::Write { fua } => {
+            let fua = fua && image.durable();
+            (data_out(chain, transfer.length), Operation::Write { fua })
+        }
+    };
+    if let Some(direct) = image.direct() {
+        let iovecs: IoVecs = data.iovecs().collect();
+        // SAFETY: the task keeps the image, hence the file, and the chain, hence the mapping, until
+        // the completion is reported.
+        unsafe { engine.submit(operation, direct, iovecs, transfer.offset, token) };
+        return;
+    }
+    let (image, unit) = (Arc::clone(image), Arc::clone(&task.unit));
+    let Some(chain) = task.chain.take() else { return };
+    engine.spawn(token, move || {
+        let result = copy(image.as_ref(), &chain, transfer);
+        let result = match result {
+            Ok(()) => Ok((unit.finish(&transfer, Ok(())), Response::Ok)),
+            Err(error) => Err(error),
+        };
+        Finished { chain, result }
+    });
+}
+
+/// Moves data of a medium that is not simply a file.
+fn copy(image: &dyn Image, chain: &Chain, transfer: Transfer) -> io::Result<()> {
+    let mut bytes = vec![0; usize::try_from(transfer.length).unwrap_or(0)];
+    match transfer.direction {
+        Direction::Read => {
+            image.read_at(&mut bytes, transfer.offset)?;
+            data_in(chain, transfer.length).write(&bytes);
+        }
+        Direction::Write { fua } => {
+            data_out(chain, transfer.length).read(&mut bytes);
+            image.write_at(&bytes, transfer.offset)?;
+            if fua && image.durable() {
+                image.flush()?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn begin_job(engine: &mut Engine<Finished>, task: &mut Task, parameters: usize, token: u64) {
+    let Some(chain) = task.chain.take() else { return };
+    let (unit, cdb): (_, Cdb) = (Arc::clone(&task.unit), task.command.cdb);
+    engine.spawn(token, move || {
+        let parameters = data_out(&chain, parameters as u64).to_vec();
+        let reply = unit.run(&cdb, &parameters);
+        let moved = parameters.len() as u64;
+        Finished { chain, result: Ok((Reply { moved, ..reply }, Response::Ok)) }
+    });
+}
+
+fn begin_pass_through(engine: &mut Engine<Finished>, task: &mut Task, token: u64) {
+    fail_job(engine, task, token);
+}
+
+/// The unit's medium has gone while the command waited.
+fn fail_job(engine: &mut Engine<Finished>, task: &mut Task, token: u64) {
+    let Some(chain) = task.chain.take() else { return };
+    engine.spawn(token, move || Finished {
+        chain,
+        result: Ok((Reply::good(), Response::TargetFailure)),
+    });
+}
+
+/// Writes the response and gives the request back.
+fn respond(queue: &mut Queue, chain: Chain, kind: Response, reply: &Reply) {
+    let (head, data) = chain.writable().split_at(RESPONSE as u64);
+    let written = data.write(&reply.data) as u64;
+    let out = chain.readable().len().saturating_sub(COMMAND as u64);
+    let prepared = data.len().max(out);
+    let moved = reply.moved.max(written);
+    let residual = prepared.saturating_sub(moved);
+    head.write(&response(kind, reply, residual));
+    let used = if data.is_empty() { 0 } else { moved.min(data.len()) };
+    let used = used.saturating_add(RESPONSE as u64);
+    queue.complete(chain, u32::try_from(used).unwrap_or(u32::MAX));
+}
