@@ -7,9 +7,14 @@ $b mount -t sysfs sys /sys
 $b mount -t devtmpfs dev /dev
 for module in $($b cat /modules/order); do $b insmod "/modules/$module"; done
 
+# An ext4 superblock starts at 1024; the label is 120 bytes into it.
 root=
 while [ -z "$root" ]; do
-    root=$($b blkid | $b sed -n 's/^\([^:]*\):.* LABEL="lab-root".*/\1/p')
+    for disk in /dev/vd? /dev/sd*; do
+        [ -b "$disk" ] || continue
+        label=$($b dd if="$disk" bs=1 skip=1144 count=8 2>/dev/null)
+        [ "$label" = lab-root ] && root=$disk && break
+    done
     [ -n "$root" ] || $b sleep 0.1
 done
 $b mount -t ext4 -o noatime "$root" /mnt || $b mount -t ext4 -o ro,noatime "$root" /mnt

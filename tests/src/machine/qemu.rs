@@ -74,8 +74,8 @@ impl Qemu {
         let lib = |prefix: &str| self.dir.join(prefix).join("lib/x86_64-linux-gnu");
         // libc is in /lib before sid, in /usr/lib from then on.
         let libs = [lib(""), lib("usr"), lib("usr").join("pulseaudio")];
-        let loader = libs.iter().map(|dir| dir.join("ld-linux-x86-64.so.2"));
-        let loader = loader.filter(|path| path.is_file()).next_back().unwrap_or_default();
+        let mut loaders = libs.iter().map(|dir| dir.join("ld-linux-x86-64.so.2"));
+        let loader = loaders.find(|path| path.is_file()).unwrap_or_default();
         let path: Vec<_> = libs.iter().map(|dir| dir.as_os_str()).collect();
 
         let mut command = Command::new(loader);
