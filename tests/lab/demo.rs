@@ -1,14 +1,12 @@
 //! `cargo lab demo`: a disk and a CD in a process of their own, seen by a Debian guest.
 
 use std::fs;
-use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use lab::{Error, Guest, Machine, Process, Step, Tool, Version, VhostUserScsi};
-use lab::{during, ensure_tools, program, spawn};
+use lab::{Error, Guest, Machine, Step, Tool, Version, VhostUserScsi};
+use lab::{during, ensure_tools, program, spawn_listening};
 
 use crate::words;
 
@@ -19,7 +17,7 @@ const SCRIPT: [&str; 8] = [
     "lsblk --output NAME,SIZE,TYPE,RO,MODEL /dev/sda /dev/sr0",
     "sg_inq /dev/sda",
     "mkdir -p /mnt/disk /mnt/cd && mount /dev/sda /mnt/disk && mount -o ro /dev/sr0 /mnt/cd",
-    "head /mnt/disk/* /mnt/cd/* 2>/dev/null",
+    "grep . /mnt/*/hello.txt",
     "dd if=/dev/zero of=/mnt/disk/zeroes bs=1M count=32 conv=fsync",
     "fio --name=verify --filename=/mnt/disk/verify --size=16M --rw=randwrite --bs=4k --iodepth=16 \
      --ioengine=libaio --direct=1 --verify=crc32c --output-format=terse --terse-version=3 |
@@ -43,7 +41,7 @@ pub(crate) fn run() -> Result<(), Error> {
     serve.arg("--socket-path").arg(&socket);
     serve.arg("--disk").arg(&disk).arg("--cdrom").arg(&cd);
     println!("$ {} --socket-path … --disk disk.img --cdrom cd.iso", device.display());
-    let _device = start(serve, &socket)?;
+    let _device = spawn_listening(serve, &socket)?;
 
     let controller = VhostUserScsi::new(&socket).queues(2);
     let boot = || Guest::builder().vhost_user_scsi(controller).boot();
@@ -90,21 +88,4 @@ fn make_cd(folder: &Path, log: &Path) -> Result<PathBuf, Error> {
     make.args(["-as", "mkisofs", "-J", "-r", "-V", "LAB", "-o"]).arg(&cd).arg(folder.join("cd"));
     Step::new("making a CD", log).run(make)?;
     Ok(cd)
-}
-
-/// Starts the device, and waits until it listens.
-fn start(command: Command, socket: &Path) -> Result<Process, Error> {
-    let failed = |source| Error::Io { what: "cannot start the device".into(), source };
-    let mut device = spawn(command).map_err(failed)?;
-    let end = Instant::now() + Duration::from_secs(10);
-    while !socket.exists() {
-        if let Some(status) = device.try_wait().map_err(failed)? {
-            return Err(failed(io::Error::other(status.to_string())));
-        }
-        if Instant::now() >= end {
-            return Err(failed(io::ErrorKind::TimedOut.into()));
-        }
-        thread::sleep(Duration::from_millis(10));
-    }
-    Ok(device)
 }

@@ -21,5 +21,5 @@ pub use error::Error;
 pub use guest::{Builder, Guest, Output, Qmp, Root, Task, VhostUserScsi};
 pub use host::{Tool, cargo, ensure_tools, program, workspace};
 pub use machine::{Machine, Qemu, Version};
-pub use process::{Process, spawn};
+pub use process::{Process, spawn, spawn_listening};
 pub use progress::{Step, during};

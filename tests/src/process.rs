@@ -1,12 +1,17 @@
 //! Processes that can't outlive the test that started them.
 
-use std::io;
+use std::fs;
+use std::io::{self, ErrorKind};
 use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::{Child, Command, ExitStatus};
 use std::sync::OnceLock;
 use std::sync::mpsc::{Sender, channel};
 use std::thread;
 use std::time::{Duration, Instant};
+
+use crate::Error;
+use crate::error::Context;
 
 /// A running program, killed when this is dropped, and by the kernel when this process ends.
 #[derive(Debug)]
@@ -114,4 +119,38 @@ pub fn spawn(mut command: Command) -> io::Result<Process> {
     keeper.send((command, sender)).map_err(io::Error::other)?;
     let child = answer.recv().map_err(io::Error::other)??;
     Ok(Process { child })
+}
+
+/// How long a program may take to listen on its socket.
+const LISTEN: Duration = Duration::from_secs(20);
+
+/// Starts a program, and waits until it listens on `socket` (spelled as the
+/// program is told it).
+pub fn spawn_listening(command: Command, socket: &Path) -> Result<Process, Error> {
+    let name = command.get_program().to_string_lossy().into_owned();
+    let failed = || format!("{name} does not listen on {}", socket.display());
+    let mut process = spawn(command).context(failed)?;
+    let end = Instant::now() + LISTEN;
+    while !is_listening(socket).context(failed)? {
+        if let Some(status) = process.try_wait().context(failed)? {
+            return Err(io::Error::other(format!("it ended ({status})"))).context(failed);
+        }
+        if Instant::now() >= end {
+            return Err(io::Error::from(ErrorKind::TimedOut)).context(failed);
+        }
+        thread::sleep(Duration::from_millis(5));
+    }
+    Ok(process)
+}
+
+/// Asks the kernel, for a connection made only to find out would be taken for the VMM's.
+fn is_listening(socket: &Path) -> io::Result<bool> {
+    // "Num RefCount Protocol Flags Type St Inode Path": the flag is SO_ACCEPTCON.
+    let sockets = fs::read("/proc/net/unix")?;
+    let sockets = String::from_utf8_lossy(&sockets);
+    let path = socket.to_string_lossy();
+    Ok(sockets.lines().any(|line| {
+        let mut words = line.split_whitespace();
+        words.nth(3) == Some("00010000") && words.nth(3) == Some(path.as_ref())
+    }))
 }

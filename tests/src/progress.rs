@@ -1,7 +1,7 @@
 //! Long steps: run on the host, their output in a log, a sign of life on the terminal.
 
 use std::fs::{self, File};
-use std::io::{self, IsTerminal, Write, stderr};
+use std::io::{IsTerminal, Write, stderr};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::mpsc::{RecvTimeoutError, channel};
@@ -42,45 +42,39 @@ impl Step {
     }
 }
 
-/// Says on the terminal what is being done, and for how long, while `work` works.
+/// Says on the terminal what is being done, and for how long, while `work` works; of what takes
+/// less than a second it says nothing.
 pub fn during<T>(what: &str, work: impl FnOnce() -> T) -> T {
-    let mut line = Line { what, terminal: stderr().is_terminal(), started: Instant::now() };
+    let started = Instant::now();
+    let (end, ended) = channel::<()>();
+    let terminal = stderr().is_terminal();
+    let interval = Duration::from_secs(if terminal { 1 } else { 15 });
+    let report = move || {
+        let mut next = Duration::from_secs(1);
+        while ended.recv_timeout(next) == Err(RecvTimeoutError::Timeout) {
+            show(what, started, terminal, false);
+            next = interval;
+        }
+        if started.elapsed() >= Duration::from_secs(1) {
+            show(what, started, terminal, true);
+        }
+    };
     thread::scope(|scope| {
-        let (end, ended) = channel::<()>();
-        scope.spawn(move || {
-            while line.show(false).is_ok() {
-                let interval = if line.terminal { 1 } else { 15 };
-                if ended.recv_timeout(Duration::from_secs(interval))
-                    != Err(RecvTimeoutError::Timeout)
-                {
-                    break;
-                }
-            }
-            // A sign of life that can't be shown is no reason to stop.
-            let _ = line.show(true);
-        });
+        scope.spawn(report);
         let result = work();
         drop(end);
         result
     })
 }
 
-/// One line on the terminal, written over every second; elsewhere a new line now and then.
-struct Line<'a> {
-    what: &'a str,
-    terminal: bool,
-    started: Instant,
-}
-
-impl Line<'_> {
-    fn show(&mut self, end: bool) -> io::Result<()> {
-        let Line { what, .. } = self;
-        let seconds = self.started.elapsed().as_secs();
-        match (self.terminal, end) {
-            (true, false) => write!(stderr(), "\r  {what} … {seconds} s"),
-            (true, true) => writeln!(stderr(), "\r  {what}: {seconds} s   "),
-            (false, false) => writeln!(stderr(), "  {what} … {seconds} s"),
-            (false, true) => writeln!(stderr(), "  {what}: done after {seconds} s"),
-        }
-    }
+/// On a terminal one line is written over; elsewhere each is new.
+fn show(what: &str, started: Instant, terminal: bool, end: bool) {
+    let seconds = started.elapsed().as_secs();
+    // A sign of life that can't be shown is no reason to stop.
+    let _ = match (terminal, end) {
+        (true, false) => write!(stderr(), "\r  {what} … {seconds} s"),
+        (true, true) => writeln!(stderr(), "\r  {what}: {seconds} s   "),
+        (false, false) => writeln!(stderr(), "  {what} … {seconds} s"),
+        (false, true) => writeln!(stderr(), "  {what}: done after {seconds} s"),
+    };
 }

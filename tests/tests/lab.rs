@@ -1,9 +1,11 @@
 //! The lab itself: guests boot under every QEMU, run scripts, keep files, migrate, and end.
 
 use std::fs;
+use std::path::Path;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
-use lab::{Error, Guest, Machine, Root, Version};
+use lab::{Error, Guest, Machine, Root, Version, spawn_listening};
 use serde_json::json;
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -125,4 +127,11 @@ fn a_guest_ends_with_the_value() -> Result<(), Error> {
     drop(guest);
     assert!(!fs::exists(&proc).unwrap());
     Ok(())
+}
+
+#[test]
+fn a_program_that_ends_before_it_listens() {
+    let error = spawn_listening(Command::new("true"), Path::new("/nowhere/socket")).unwrap_err();
+    let said = error.to_string();
+    assert_eq!(said, "true does not listen on /nowhere/socket: it ended (exit status: 0)");
 }

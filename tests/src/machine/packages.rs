@@ -6,7 +6,7 @@ use std::process::Command;
 use super::Version;
 
 /// Prefers the backported kernel and QEMU, where both suites have them.
-const PIN: &str = "Package: linux-image-* linux-base* qemu-* seabios ipxe-qemu\\n\
+pub(super) const PIN: &str = "Package: linux-image-* linux-base* qemu-* seabios ipxe-qemu\\n\
                    Pin: release n=bookworm-backports\\nPin-Priority: 900\\n";
 
 /// What mmdebstrap does with the packages.

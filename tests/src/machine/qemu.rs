@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use super::packages::{Variant, mmdebstrap};
+use super::packages::{PIN, Variant, mmdebstrap};
 use crate::{Error, Step};
 
 /// A version of QEMU, by the Debian suite that has it.
@@ -34,7 +34,7 @@ impl Version {
 const PACKAGES: [&str; 2] = ["qemu-system-x86", "qemu-utils"];
 
 pub(super) fn recipe(version: Version) -> String {
-    format!("{version:?} {PACKAGES:?}")
+    format!("{version:?} {PACKAGES:?} {PIN}")
 }
 
 pub(super) fn build(version: Version, dir: &Path, log: &Path) -> Result<(), Error> {

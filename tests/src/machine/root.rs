@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::Command;
 
 use super::Version;
-use super::packages::{Variant, mmdebstrap};
+use super::packages::{PIN, Variant, mmdebstrap};
 use crate::error::Context;
 use crate::{Error, Step};
 
@@ -61,7 +61,7 @@ const MODULES: [&str; 9] = [
 ];
 
 pub(super) fn recipe() -> String {
-    format!("{PACKAGES:?} {OPTIONS:?} {SIZE} {MODULES:?} {FILES}")
+    format!("{PACKAGES:?} {OPTIONS:?} {SIZE} {MODULES:?} {FILES} {PIN}")
 }
 
 /// Makes `vmlinuz`, `root.img`, and `modules/` (with `order`, their names in order of loading).

@@ -8,6 +8,7 @@ mount -t devpts pts /dev/pts
 mount -t tmpfs shm /dev/shm
 mount -t debugfs debug /sys/kernel/debug
 ip link set lo up
+hostname lab
 read -r line </proc/cmdline
 
 case " $line " in *" lab.folder "*)
