@@ -1,1 +1,25 @@
-//! The lab: the machine that end-to-end tests boot.
+//! The lab: a throw-away Linux machine that end-to-end tests boot under QEMU's TCG.
+//!
+//! ```no_run
+//! # fn main() -> Result<(), lab::Error> {
+//! let guest = lab::Guest::builder().cpus(2).boot()?;
+//! let seen = guest.run("lsscsi --brief")?.stdout_if_ok()?;
+//! # Ok(()) }
+//! ```
+//!
+//! The machine (root filesystem, kernel, initrd, and three versions of QEMU) is built by apt and
+//! mmdebstrap when something first needs it, and kept under [`Machine::dir`].
+
+mod error;
+mod guest;
+mod host;
+mod machine;
+mod process;
+mod progress;
+
+pub use error::Error;
+pub use guest::{Builder, Guest, Output, Qmp, Root, Task, VhostUserScsi};
+pub use host::{Tool, cargo, ensure_tools, program, workspace};
+pub use machine::{Machine, Qemu, Version};
+pub use process::{Process, spawn, spawn_listening};
+pub use progress::{Step, during};

@@ -1,0 +1,91 @@
+//! `cargo lab demo`: a disk and a CD in a process of their own, seen by a Debian guest.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Instant;
+
+use lab::{Error, Guest, Machine, Step, Tool, Version, VhostUserScsi};
+use lab::{during, ensure_tools, program, spawn_listening};
+
+use crate::words;
+
+/// What is typed into the guest.
+const SCRIPT: [&str; 8] = [
+    "uname -sr",
+    "lsscsi --size",
+    "lsblk --output NAME,SIZE,TYPE,RO,MODEL /dev/sda /dev/sr0",
+    "sg_inq /dev/sda",
+    "mkdir -p /mnt/disk /mnt/cd && mount /dev/sda /mnt/disk && mount -o ro /dev/sr0 /mnt/cd",
+    "grep . /mnt/*/hello.txt",
+    "dd if=/dev/zero of=/mnt/disk/zeroes bs=1M count=32 conv=fsync",
+    "fio --name=verify --filename=/mnt/disk/verify --size=16M --rw=randwrite --bs=4k --iodepth=16 \
+     --ioengine=libaio --direct=1 --verify=crc32c --output-format=terse --terse-version=3 |
+     cut -d ';' -f 3,5,8,47,49 | sed 's/^/job;error;read IOPS;write KiB;write IOPS\\n/'",
+];
+
+pub(crate) fn run() -> Result<(), Error> {
+    let started = Instant::now();
+    let folder = Machine::dir().join("demo");
+    make_folder(&folder)?;
+    let log = folder.join("log");
+    let xorriso = Tool { program: "xorriso", package: "xorriso" };
+    ensure_tools(&[xorriso], &log)?;
+    let device = program("vhost-scsi")?;
+    Machine::ensure()?;
+    Machine::qemu(Version::Backports)?;
+
+    let (disk, cd) = (make_disk(&folder, &log)?, make_cd(&folder, &log)?);
+    let socket = folder.join("scsi.sock");
+    let mut serve = Command::new(&device);
+    serve.arg("--socket-path").arg(&socket);
+    serve.arg("--disk").arg(&disk).arg("--cdrom").arg(&cd);
+    println!("$ {} --socket-path … --disk disk.img --cdrom cd.iso", device.display());
+    let _device = spawn_listening(serve, &socket)?;
+
+    let controller = VhostUserScsi::new(&socket).queues(2);
+    let boot = || Guest::builder().vhost_user_scsi(controller).boot();
+    let guest = during("booting Debian on it", boot)?;
+    for command in SCRIPT {
+        println!("\nguest# {command}");
+        let output = guest.run(command)?;
+        print!("{}{}", output.stdout(), output.stderr());
+        if output.status != 0 {
+            output.stdout_if_ok()?;
+            break;
+        }
+    }
+    guest.shut_down()?;
+    println!("\nlab demo: done in {}", words(started.elapsed()));
+    Ok(())
+}
+
+fn make_folder(folder: &Path) -> Result<(), Error> {
+    let make = || {
+        if folder.exists() {
+            fs::remove_dir_all(folder)?;
+        }
+        fs::create_dir_all(folder.join("disk"))?;
+        fs::write(folder.join("disk/hello.txt"), "This file is on the disk.\n")?;
+        fs::create_dir_all(folder.join("cd"))?;
+        fs::write(folder.join("cd/hello.txt"), "This file is on the CD.\n")
+    };
+    make().map_err(|source| Error::Io { what: format!("cannot fill {}", folder.display()), source })
+}
+
+fn make_disk(folder: &Path, log: &Path) -> Result<PathBuf, Error> {
+    let disk = folder.join("disk.img");
+    let mut make = Command::new("mke2fs");
+    make.env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
+    make.args(["-q", "-t", "ext4", "-d"]).arg(folder.join("disk")).arg(&disk).arg("256M");
+    Step::new("making a disk", log).run(make)?;
+    Ok(disk)
+}
+
+fn make_cd(folder: &Path, log: &Path) -> Result<PathBuf, Error> {
+    let cd = folder.join("cd.iso");
+    let mut make = Command::new("xorriso");
+    make.args(["-as", "mkisofs", "-J", "-r", "-V", "LAB", "-o"]).arg(&cd).arg(folder.join("cd"));
+    Step::new("making a CD", log).run(make)?;
+    Ok(cd)
+}

@@ -1,0 +1,72 @@
+//! The host: what must be installed on it, and where things are.
+
+use std::env;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::{Error, Machine, Step};
+
+/// A program that the host must have, and the Debian package that has it.
+#[derive(Debug, Clone, Copy)]
+pub struct Tool {
+    /// The program's name.
+    pub program: &'static str,
+    /// The package's name.
+    pub package: &'static str,
+}
+
+/// The workspace's root folder.
+pub fn workspace() -> &'static Path {
+    let tests = Path::new(env!("CARGO_MANIFEST_DIR"));
+    tests.parent().unwrap_or(tests)
+}
+
+/// Cargo's target folder.
+pub(crate) fn target() -> PathBuf {
+    match env::var_os("CARGO_TARGET_DIR") {
+        Some(dir) => workspace().join(dir),
+        None => workspace().join("target"),
+    }
+}
+
+/// A program of this workspace, as it ships: built, if need be, in the release profile.
+pub fn program(name: &str) -> Result<PathBuf, Error> {
+    let mut build = cargo();
+    build.args(["build", "--release", "--package", name]);
+    let log = Machine::dir().join("build.log");
+    Step::new(format!("building {name}"), log).run(build)?;
+    Ok(target().join("release").join(name))
+}
+
+/// Cargo, at the workspace's root.
+pub fn cargo() -> Command {
+    let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.current_dir(workspace());
+    command
+}
+
+/// Installs by apt what is missing of `tools`; `log` gets apt's output.
+pub fn ensure_tools(tools: &[Tool], log: &Path) -> Result<(), Error> {
+    let missing: Vec<_> =
+        tools.iter().filter(|tool| !installed(tool.program)).map(|tool| tool.package).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    // SAFETY: geteuid(2) has no arguments and can't fail.
+    if unsafe { libc::geteuid() } != 0 {
+        return Err(Error::NotRoot(missing.join(" ")));
+    }
+    let mut update = Command::new("apt-get");
+    update.args(["-q", "update"]);
+    Step::new("apt-get update", log).run(update)?;
+    let mut install = Command::new("apt-get");
+    install.env("DEBIAN_FRONTEND", "noninteractive");
+    install.args(["-q", "-y", "--no-install-recommends", "install"]).args(&missing);
+    Step::new(format!("installing {}", missing.join(", ")), log).run(install)
+}
+
+fn installed(program: &str) -> bool {
+    let path = env::var_os("PATH").unwrap_or_default();
+    let sbin = ["/usr/sbin", "/sbin"].map(PathBuf::from);
+    env::split_paths(&path).chain(sbin).any(|dir| dir.join(program).is_file())
+}

@@ -1,0 +1,65 @@
+//! Where Debian's packages come from.
+
+use std::path::Path;
+use std::process::Command;
+
+use super::Version;
+
+/// Prefers the backported kernel and QEMU, where both suites have them.
+pub(super) const PIN: &str = "Package: linux-image-* linux-base* qemu-* seabios ipxe-qemu\\n\
+                   Pin: release n=bookworm-backports\\nPin-Priority: 900\\n";
+
+/// What mmdebstrap does with the packages.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Variant {
+    /// Unpack them, and nothing more.
+    Extract,
+    /// Install them into a system that works.
+    Minbase,
+}
+
+/// An mmdebstrap, with more `options`, that fills the folder `target` with `packages` from the
+/// suites that have one version of QEMU.
+pub(super) fn mmdebstrap(
+    variant: Variant,
+    version: Version,
+    packages: &[&str],
+    target: &Path,
+    options: &[&str],
+) -> Command {
+    let mut command = Command::new("mmdebstrap");
+    command.arg(match variant {
+        Variant::Extract => "--variant=extract",
+        Variant::Minbase => "--variant=minbase",
+    });
+    command.arg(format!("--include={}", packages.join(",")));
+    command.arg("--format=directory");
+    command.arg("--aptopt=APT::Install-Recommends \"false\"");
+    // A mirror's copy of sid may be older than its "valid until".
+    command.arg("--aptopt=Acquire::Check-Valid-Until \"false\"");
+    if let Version::Backports = version {
+        let pin = "\"$1\"/etc/apt/preferences.d/lab";
+        command.arg(format!("--setup-hook=printf '{PIN}' >{pin}"));
+    }
+    command.args(options);
+    let suites: &[&str] = match version {
+        Version::Bookworm => &["bookworm"],
+        Version::Backports => &["bookworm", "bookworm-backports"],
+        Version::Sid => &["sid"],
+    };
+    command.arg(suites[0]).arg(target);
+    command.args(suites.iter().map(|suite| format!("deb {} {suite} main", mirror())));
+    command
+}
+
+/// The mirror that this host is set up with.
+fn mirror() -> String {
+    let listed = Command::new("apt-get")
+        .args(["indextargets", "--format", "$(CODENAME) $(COMPONENT) $(REPO_URI)"])
+        .arg("Created-By: Packages")
+        .output();
+    let text = listed.map(|output| output.stdout).unwrap_or_default();
+    let text = String::from_utf8_lossy(&text);
+    let debian = text.lines().find_map(|line| line.strip_prefix("bookworm main "));
+    debian.unwrap_or("http://deb.debian.org/debian").to_owned()
+}

@@ -1,0 +1,100 @@
+//! The root filesystem: Debian 12 with the backported kernel, as mmdebstrap installs it.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use super::Version;
+use super::packages::{PIN, Variant, mmdebstrap};
+use crate::error::Context;
+use crate::{Error, Step};
+
+const PACKAGES: [&str; 17] = [
+    "linux-image-amd64",
+    "busybox-static",
+    "kmod",
+    "udev",
+    "procps",
+    "iproute2",
+    "pciutils",
+    "python3-minimal",
+    "strace",
+    // SCSI, from the initiator's side.
+    "lsscsi",
+    "sg3-utils",
+    "mt-st",
+    "libiscsi-bin",
+    "fio",
+    "e2fsprogs",
+    // Guests of the guest.
+    "qemu-system-x86",
+    "seabios",
+];
+
+const OPTIONS: [&str; 7] = [
+    "--dpkgopt=path-exclude=/usr/share/doc/*",
+    "--dpkgopt=path-exclude=/usr/share/man/*",
+    "--dpkgopt=path-exclude=/usr/share/locale/*",
+    // A third of the kernel's modules, for hardware that QEMU has not.
+    "--dpkgopt=path-exclude=/lib/modules/*/kernel/drivers/gpu/*",
+    "--dpkgopt=path-exclude=/lib/modules/*/kernel/drivers/net/wireless/*",
+    "--dpkgopt=path-exclude=/lib/modules/*/kernel/drivers/media/*",
+    // The lab brings its own initrd.
+    "--dpkgopt=path-exclude=/etc/kernel/postinst.d/initramfs-tools",
+];
+
+/// The image's size: sparse, with room for what tests write.
+const SIZE: &str = "3G";
+
+/// The modules that reach the root filesystem, serve the channel, or bind to SCSI devices, which
+/// without udev nothing else would load.
+const MODULES: [&str; 9] = [
+    "virtio_pci",
+    "virtio_console",
+    "virtio_blk",
+    "virtio_scsi",
+    "sd_mod",
+    "sr_mod",
+    "sg",
+    "st",
+    "ext4",
+];
+
+pub(super) fn recipe() -> String {
+    format!("{PACKAGES:?} {OPTIONS:?} {SIZE} {MODULES:?} {FILES} {PIN}")
+}
+
+/// Makes `vmlinuz`, `root.img`, and `modules/` (with `order`, their names in order of loading).
+pub(super) fn build(dir: &Path, log: &Path) -> Result<(), Error> {
+    let tree = dir.join("tree");
+    let install = mmdebstrap(Variant::Minbase, Version::Backports, &PACKAGES, &tree, &OPTIONS);
+    Step::new("installing Debian 12 for the guest", log).run(install)?;
+
+    let mut files = Command::new("bash");
+    files.arg("-euc").arg(FILES).arg("bash").arg(&tree).arg(dir).args(MODULES);
+    Step::new("taking out the kernel and modules", log).run(files)?;
+
+    let mut make = Command::new("mke2fs");
+    make.args(["-q", "-F", "-t", "ext4", "-L", "lab-root", "-O", "^has_journal"]);
+    make.args(["-E", "root_owner=0:0", "-d"]).arg(&tree).arg(dir.join("root.img")).arg(SIZE);
+    // Debian has it in /sbin, which may not be in a user's path.
+    make.env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
+    Step::new("making the root filesystem", log).run(make)?;
+    fs::remove_dir_all(&tree).context(|| format!("cannot remove {}", tree.display()))
+}
+
+/// With the arguments: tree, target, module….
+const FILES: &str = r#"
+tree=$1 target=$2; shift 2
+version=$(ls "$tree/lib/modules")
+cp "$tree/boot/vmlinuz-$version" "$target/vmlinuz"
+cp "$tree/bin/busybox" "$target/busybox"
+mkdir "$target/modules"
+for module; do chroot "$tree" modprobe -S "$version" --show-depends "$module"; done |
+while read -r verb file _; do
+    name=$(basename "$file" .xz)
+    [ "$verb" = insmod ] && [ ! -e "$target/modules/$name" ] || continue
+    case $file in *.xz) xz -dc "$tree$file" ;; *) cat "$tree$file" ;; esac >"$target/modules/$name"
+    echo "$name" >>"$target/modules/order"
+done
+"#;
