@@ -11,11 +11,15 @@ use serde_json::Value;
 
 use crate::check::succeeds;
 
-/// Runs each target for a time, one after the other; false if one failed.
+/// Runs each target for a time, one after the other; false if one failed, or there is none.
 pub(crate) fn run_all(each: Duration) -> Result<bool, Error> {
     let time = format!("-max_total_time={}", each.as_secs());
-    let mut ok = true;
-    for Target { package, name } in targets()? {
+    let targets = targets()?;
+    let mut ok = !targets.is_empty();
+    if !ok {
+        eprintln!("lab: no fuzz target under tests/fuzz");
+    }
+    for Target { package, name } in targets {
         let mut run = cargo();
         run.args(["run", "--quiet", "--release", "--package", &package, "--bin", &name]);
         run.args(["--", &time]);

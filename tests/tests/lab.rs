@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::Path;
 use std::process::Command;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use lab::{Error, Guest, Machine, Root, Version, spawn_listening};
@@ -93,12 +94,14 @@ fn events() -> serde_json::Value {
 
 #[test]
 fn every_qemu_boots_from_a_scsi_disk() -> Result<(), Error> {
-    let image = Machine::ensure()?.root_image();
+    let folder = tempfile::tempdir().unwrap();
+    let image = folder.path().join("root.img");
+    Machine::ensure()?.copy_root_image(&image)?;
     for version in Version::ALL {
         let guest = Guest::builder()
             .qemu(version)
             .root(Root::Attached)
-            .args(["-device", "virtio-scsi-pci", "-snapshot"])
+            .args(["-device", "virtio-scsi-pci"])
             .args(["-drive", &format!("if=none,id=root,format=raw,file={}", image.display())])
             .args(["-device", "scsi-hd,drive=root"])
             .boot()?;
@@ -120,12 +123,14 @@ fn a_guest_that_can_not_start_says_why() {
 }
 
 #[test]
-fn a_guest_ends_with_the_value() -> Result<(), Error> {
-    let guest = Guest::builder().boot()?;
-    let proc = format!("/proc/{}", guest.pid());
-    assert!(fs::exists(&proc).unwrap());
+fn a_guest_outlives_the_thread_that_booted_it_and_ends_when_dropped() -> Result<(), Error> {
+    let guest = thread::spawn(|| Guest::builder().boot()).join().unwrap()?;
+    assert_eq!(guest.run("hostname")?.stdout_if_ok()?, "lab\n");
+
+    let process = format!("/proc/{}", guest.pid());
+    assert!(fs::exists(&process).unwrap());
     drop(guest);
-    assert!(!fs::exists(&proc).unwrap());
+    assert!(!fs::exists(&process).unwrap());
     Ok(())
 }
 

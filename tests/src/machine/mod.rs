@@ -9,10 +9,11 @@ mod root;
 use std::env;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use crate::error::Context;
 use crate::host::target;
-use crate::{Error, Tool, ensure_tools};
+use crate::{Error, Step, Tool, ensure_tools};
 
 pub use qemu::{Qemu, Version};
 
@@ -60,6 +61,14 @@ impl Machine {
     /// The root filesystem: raw, ext4, sparse. Shared by all guests, so never to be written.
     pub fn root_image(&self) -> PathBuf {
         self.root.join("root.img")
+    }
+
+    /// A copy of the root filesystem for a guest to write to, as sparse as the original.
+    pub fn copy_root_image(&self, to: &Path) -> Result<(), Error> {
+        let mut copy = Command::new("cp");
+        copy.arg("--sparse=always").arg(self.root_image()).arg(to);
+        let log = Machine::dir().join("copy.log");
+        Step::new(format!("copying the root filesystem to {}", to.display()), log).run(copy)
     }
 
     /// One of the versions of QEMU, unpacked at its first use.
