@@ -71,6 +71,8 @@ pub struct Queue {
     again: VecDeque<u16>,
     /// The available index as last read.
     available: u16,
+    /// The available index at the last look whether there are new requests.
+    seen: u16,
     /// Completions that the driver was not told yet.
     untold: bool,
     broken: bool,
@@ -111,6 +113,7 @@ impl Queue {
             record,
             again: VecDeque::new(),
             available: 0,
+            seen: 0,
             untold: false,
             broken: false,
         };
@@ -123,6 +126,7 @@ impl Queue {
         queue.ring.set_next_avail(base);
         queue.ring.set_next_used(used);
         queue.available = base;
+        queue.seen = base;
         Ok(queue)
     }
 
@@ -207,6 +211,7 @@ impl Queue {
                 return Ok(None);
             }
             self.available = available;
+            self.seen = available;
         }
         let slot = u64::from(next.checked_rem(self.ring.size()).unwrap_or(0));
         let address = slot.saturating_mul(2).saturating_add(4);
@@ -268,21 +273,22 @@ impl Queue {
         }
     }
 
-    /// Asks the driver to kick at new requests. `true` if there are some already.
+    /// Asks the driver to kick at new requests. `true` if some came since they were looked at last:
+    /// what a device leaves in the ring on purpose does not count.
     pub fn enable_kicks(&mut self) -> bool {
         if self.broken {
             return false;
         }
-        if !self.again.is_empty() {
-            return true;
-        }
-        match self.ring.enable_notification(self.memory.space()) {
-            Ok(more) => more,
-            Err(_) => {
-                self.fail(&QueueError::Available);
-                false
-            }
-        }
+        let space = self.memory.space();
+        let enabled = self.ring.enable_notification(space);
+        let now = self.ring.avail_idx(space, Ordering::Acquire);
+        let (Ok(more), Ok(now)) = (enabled, now) else {
+            self.fail(&QueueError::Available);
+            return false;
+        };
+        let news = now.0 != self.seen;
+        self.seen = now.0;
+        more && news || !self.again.is_empty()
     }
 
     /// Tells the driver that it need not kick for now.

@@ -164,3 +164,15 @@ fn the_event_index_suppresses_notifications() {
     assert!(!queue.enable_kicks());
     assert_eq!(get(&memory, 0x204 + 32), 2, "avail_event: kick me at the next");
 }
+
+#[test]
+fn what_a_device_leaves_in_the_ring_does_not_keep_its_worker_busy() {
+    let memory = memory();
+    offer(&memory, &[0, 1]);
+    let mut queue = Queue::start(0, SETUP, Arc::clone(&memory), None).unwrap();
+    assert!(queue.enable_kicks(), "nobody has looked yet");
+    assert!(!queue.enable_kicks(), "nothing new");
+    set(&memory, 0x102, 3);
+    assert!(queue.enable_kicks());
+    assert_eq!(queue.pop().unwrap().head(), 0);
+}

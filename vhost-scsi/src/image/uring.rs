@@ -5,6 +5,7 @@ use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 
 use io_uring::{IoUring, opcode, squeue, types};
 use smallvec::SmallVec;
+use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use super::engine::{IoVecs, Operation};
 
@@ -34,6 +35,9 @@ pub(super) struct Uring {
     slots: Vec<Box<Slot>>,
     free: Vec<usize>,
     under_way: usize,
+    /// Signalled by the kernel when there is something to take: with completions deferred to this
+    /// thread, the ring's own descriptor does not become readable.
+    wake: EventFd,
 }
 
 impl Uring {
@@ -46,11 +50,13 @@ impl Uring {
             .setup_taskrun_flag()
             .build(ENTRIES)
             .or_else(|_| IoUring::builder().setup_cqsize(COMPLETIONS).build(ENTRIES))?;
-        Ok(Self { ring, slots: Vec::new(), free: Vec::new(), under_way: 0 })
+        let wake = EventFd::new(EFD_NONBLOCK)?;
+        ring.submitter().register_eventfd(wake.as_raw_fd())?;
+        Ok(Self { ring, slots: Vec::new(), free: Vec::new(), under_way: 0, wake })
     }
 
     pub(super) fn fd(&self) -> RawFd {
-        self.ring.as_raw_fd()
+        self.wake.as_raw_fd()
     }
 
     /// # Safety
@@ -143,6 +149,7 @@ impl Uring {
         if self.under_way == 0 {
             return;
         }
+        let _ = self.wake.read(); // whatever it says, the ring is looked at
         loop {
             if self.must_enter() {
                 self.enter();

@@ -150,3 +150,37 @@ proptest! {
         }
     }
 }
+
+/// As a worker waits: its descriptors are in an epoll set from the beginning.
+#[test]
+fn buffered_writes_wake_a_worker_that_waits_in_epoll() {
+    let scratch = Scratch::new(1 << 20);
+    let image = scratch.image(CacheMode::Writeback);
+    let mut engine = Engine::<u32>::new(EngineKind::IoUring, Pool::default()).unwrap();
+    // SAFETY: plain calls with descriptors that are open.
+    let epoll = unsafe { libc::epoll_create1(0) };
+    for fd in engine.events() {
+        let mut event = libc::epoll_event { events: libc::EPOLLIN as u32, u64: 0 };
+        // SAFETY: `event` outlives the call.
+        assert_eq!(unsafe { libc::epoll_ctl(epoll, libc::EPOLL_CTL_ADD, fd, &raw mut event) }, 0);
+    }
+    let mut memory = vec![1; 4096];
+    for number in 0..200 {
+        let file = image.direct().unwrap();
+        let iovecs = IoVecs::from_slice(&[iovec(&mut memory)]);
+        let offset = number % 256 * 4096;
+        // SAFETY: all lives until the completion is seen below.
+        unsafe { engine.submit(Operation::Write { fua: false }, file, iovecs, offset, number) };
+        let mut done = Vec::new();
+        engine.turn(&mut done);
+        while done.is_empty() {
+            let mut event = libc::epoll_event { events: 0, u64: 0 };
+            // SAFETY: `event` outlives the call.
+            let ready = unsafe { libc::epoll_wait(epoll, &raw mut event, 1, 3000) };
+            assert_eq!(ready, 1, "write {number} was never told");
+            engine.turn(&mut done);
+        }
+    }
+    // SAFETY: it is ours.
+    unsafe { libc::close(epoll) };
+}
