@@ -16,6 +16,7 @@ mod host;
 mod machine;
 mod process;
 mod progress;
+mod scsi;
 
 pub use error::Error;
 pub use guest::{Builder, Guest, Output, Qmp, Root, Task, VhostUserScsi};
@@ -23,3 +24,4 @@ pub use host::{Tool, cargo, ensure_tools, program, workspace};
 pub use machine::{Machine, Qemu, Version};
 pub use process::{Process, spawn, spawn_listening};
 pub use progress::{Step, during};
+pub use scsi::{Scsi, make};

@@ -1,50 +1,96 @@
 //! vhost-scsi in a stock guest.
 
-use std::path::Path;
-use std::process::Command;
+use std::time::Duration;
 
-use lab::{Error, Guest, Process, VhostUserScsi, program, spawn_listening};
+use lab::{Error, Guest, Scsi};
 
-/// A vhost-scsi process of the test's own, with its images in a folder that goes with it.
-struct Scsi {
-    folder: tempfile::TempDir,
-    _process: Process,
-}
-
-impl Scsi {
-    fn start(sizes: &[u64], options: &str, more: &[&str]) -> Result<Self, Error> {
-        let folder = tempfile::tempdir().unwrap();
-        let socket = folder.path().join("scsi.sock");
-        let mut command = Command::new(program("vhost-scsi")?);
-        command.arg("--socket-path").arg(&socket).args(more);
-        for (number, &size) in sizes.iter().enumerate() {
-            let path = folder.path().join(format!("disk{number}.img"));
-            std::fs::File::create(&path).unwrap().set_len(size).unwrap();
-            command.arg("--disk").arg(format!("{}{options}", path.display()));
-        }
-        let process = spawn_listening(command, &socket)?;
-        Ok(Self { folder, _process: process })
-    }
-
-    fn socket(&self) -> impl AsRef<Path> + use<> {
-        self.folder.path().join("scsi.sock")
-    }
-}
+const MINUTES: fn(u64) -> Duration = |minutes| Duration::from_secs(60 * minutes);
 
 #[test]
-fn a_guest_uses_a_disk() -> Result<(), Error> {
-    let scsi = Scsi::start(&[256 << 20], ",serial=LAB1", &[])?;
-    let controller = VhostUserScsi::new(scsi.socket().as_ref()).queues(2);
-    let guest = Guest::builder().vhost_user_scsi(controller).boot()?;
+fn a_guest_keeps_its_files_on_a_disk() -> Result<(), Error> {
+    let scsi = Scsi::new()?.disk(256 << 20, ",serial=LAB1")?.start()?;
+    let guest = Guest::builder().vhost_user_scsi(scsi.controller().queues(2)).boot()?;
     let seen = guest.run("lsscsi")?.stdout_if_ok()?;
     assert!(seen.contains("VHOST    VIRTUAL DISK"), "{seen}");
-    guest
-        .run(
-            "mkfs.ext4 -q /dev/sda && mount /dev/sda /mnt && cp -r /usr/bin /mnt && sync && \
-             diff -r /usr/bin /mnt/bin && fstrim -v /mnt && umount /mnt && fsck.ext4 -fn /dev/sda && \
-             fio --name=v --filename=/dev/sda --size=64M --rw=randwrite --bs=4k --iodepth=32 \
-             --ioengine=libaio --direct=1 --verify=crc32c --verify_fatal=1",
-        )?
-        .stdout_if_ok()?;
+    let script = "set -e; mkfs.ext4 -q /dev/sda; mount /dev/sda /mnt; cp -r /usr/bin /mnt; sync; \
+                  echo 3 >/proc/sys/vm/drop_caches; diff -rq --no-dereference /usr/bin /mnt/bin; \
+                  fstrim -v /mnt; umount /mnt; fsck.ext4 -fn /dev/sda; \
+                  fio --name=v --filename=/dev/sda --size=64M --rw=randwrite --bs=4k --iodepth=32 \
+                  --ioengine=libaio --direct=1 --verify=crc32c --verify_fatal=1";
+    guest.run_within(MINUTES(3), script)?.stdout_if_ok()?;
+    Ok(())
+}
+
+/// What `iscsi-test-cu` says of one unit.
+struct Conformance {
+    log: String,
+}
+
+impl Conformance {
+    fn test(guest: &Guest, device: &str) -> Result<Self, Error> {
+        let run = format!("iscsi-test-cu -t LINUX --dataloss -V {device} >/tmp/log 2>&1");
+        guest.run_within(MINUTES(4), &run)?; // its status tells nothing that the log does not
+        let log = String::from_utf8_lossy(&guest.pull("/tmp/log")?).into_owned();
+        Ok(Self { log })
+    }
+
+    /// Test by test ("Suite/Test"): passed, failed, or skipped in part or as a whole.
+    fn tests(&self) -> Vec<(String, &'static str)> {
+        let mut suite = "";
+        let mut tests: Vec<(String, &'static str)> = Vec::new();
+        for line in self.log.lines() {
+            if let Some(name) = line.strip_prefix("Suite: ") {
+                suite = name.trim();
+            } else if let Some(rest) = line.trim_start().strip_prefix("Test: ") {
+                let name = rest.split(" ...").next().unwrap_or(rest);
+                tests.push((format!("{suite}/{name}"), "passed"));
+            }
+            let Some((_, result)) = tests.last_mut() else { continue };
+            if line.contains("[SKIPPED]") && *result == "passed" {
+                *result = "skipped";
+            } else if line.contains("FAILED") {
+                *result = "failed";
+            }
+        }
+        tests
+    }
+
+    fn with(&self, wanted: &str) -> Vec<String> {
+        let tests = self.tests().into_iter();
+        tests.filter(|(_, result)| *result == wanted).map(|(name, _)| name).collect()
+    }
+}
+
+/// The 155 tests of libiscsi on three disks: what the plain one has no occasion for, a read-only one
+/// or one with larger physical blocks has.
+#[test]
+fn disks_conform_to_the_standards() -> Result<(), Error> {
+    let scsi = Scsi::new()?
+        .disk(128 << 20, ",serial=PLAIN")?
+        .disk(128 << 20, ",serial=512E,physical-block-size=4096,removable=on")?
+        .disk(128 << 20, ",serial=READONLY,readonly=on")?
+        .start()?;
+    let guest = Guest::builder().vhost_user_scsi(scsi.controller()).boot()?;
+    let [plain, large, read_only] =
+        ["/dev/sg0", "/dev/sg1", "/dev/sg2"].map(|device| Conformance::test(&guest, device));
+    let (plain, large, read_only) = (plain?, large?, read_only?);
+
+    assert_eq!(plain.with("failed"), [""; 0], "{}", plain.log);
+    assert_eq!(large.with("failed"), [""; 0], "{}", large.log);
+    assert_eq!(plain.tests().len(), 155);
+    let passed = |name: &String| {
+        [&plain, &large].iter().any(|run| run.with("passed").contains(name))
+            || read_only.with("passed").contains(name) && name.starts_with("ReadOnly/")
+    };
+    let skipped: Vec<String> =
+        plain.with("skipped").into_iter().filter(|name| !passed(name)).collect();
+    eprintln!(
+        "iscsi-test-cu: plain {} passed, {} skipped; 512e {} passed; nowhere: {skipped:?}",
+        plain.with("passed").len(),
+        plain.with("skipped").len(),
+        large.with("passed").len(),
+    );
+    assert!(plain.with("passed").len() >= 140, "{:?}", plain.with("skipped"));
+    assert!(skipped.len() <= 8, "{skipped:?}");
     Ok(())
 }

@@ -20,6 +20,14 @@ struct Options {
     #[arg(long, value_name = "PATH[,…]")]
     disk: Vec<String>,
 
+    /// A CD or DVD drive with an ISO image, or `empty`: PATH[,key=value…]
+    #[arg(long, value_name = "PATH[,…]")]
+    cdrom: Vec<String>,
+
+    /// A physical SCSI unit, passed through: /dev/sgN, /dev/sdX, /dev/srN, /dev/stN[,key=value…]
+    #[arg(long, value_name = "DEVICE[,…]")]
+    passthrough: Vec<String>,
+
     /// Request queues that the VMM may use
     #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u16).range(1..=254))]
     num_queues: u16,
@@ -63,6 +71,14 @@ fn run(options: &Options) -> Result<(), Failure> {
     let mut addresses = Addresses::default();
     for text in &options.disk {
         let (address, unit) = units::disk(text, &mut addresses)?;
+        controller.bus().insert(address, unit);
+    }
+    for text in &options.cdrom {
+        let (address, unit) = units::cdrom(text, &mut addresses)?;
+        controller.bus().insert(address, unit);
+    }
+    for text in &options.passthrough {
+        let (address, unit) = units::pass_through(text, &mut addresses)?;
         controller.bus().insert(address, unit);
     }
     let socket = Socket::from_args(&options.program)?;

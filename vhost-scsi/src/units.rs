@@ -5,8 +5,10 @@ use std::sync::Arc;
 
 use crate::image::open::{Format, ImageOptions, OpenError, open};
 use crate::image::raw::CacheMode;
+use crate::lun::cd::Cd;
 use crate::lun::disk::{Disk, DiskOptions};
 use crate::lun::identity::Identity;
+use crate::lun::pass_through::{PassThrough, PassThroughError};
 use crate::scsi::target::{Address, LUNS};
 use crate::scsi::{ErrorPolicy, LogicalUnit, OnError};
 
@@ -55,6 +57,9 @@ pub enum UnitError {
         /// Why not.
         error: OpenError,
     },
+    /// It can't be passed through.
+    #[error("--passthrough {0}")]
+    PassThrough(#[from] PassThroughError),
     /// Its image has no whole number of blocks.
     #[error("{option} {path}: {size} bytes are no whole number of {block} byte blocks")]
     Size {
@@ -287,6 +292,70 @@ pub fn disk(text: &str, addresses: &mut Addresses) -> Result<Placed, UnitError> 
     let address = address(&text, place, addresses)?;
     options.identity.name = format!("target{}-lun{}", address.target, address.lun);
     Ok((address, Disk::new(medium, options)))
+}
+
+const CD_KEYS: &str = "target, lun, format, serial, product, rerror";
+
+/// Opens the drive that `--cdrom` describes; `empty` for one without a medium.
+///
+/// # Errors
+/// See [`UnitError`].
+pub fn cdrom(text: &str, addresses: &mut Addresses) -> Result<Placed, UnitError> {
+    let text = Text::parse("--cdrom", text)?;
+    let mut place = Place::default();
+    let mut image = ImageOptions {
+        path: text.path.clone(),
+        format: None,
+        read_only: true,
+        cache: CacheMode::default(),
+        discard: false,
+    };
+    let mut identity = Identity {
+        product: String::from("VIRTUAL CD-ROM"),
+        serial: None,
+        name: String::new(),
+        wwn: None,
+    };
+    let mut error_policy = ErrorPolicy::default();
+    for (key, value) in &text.pairs {
+        let pair = (key.as_str(), value.as_str());
+        match pair.0 {
+            "target" => place.target = Some(text.number(pair, 0..=255)?),
+            "lun" => place.lun = Some(text.number(pair, 0..=u64::from(LUNS) - 1)?),
+            "format" => image.format = Some(text.choice::<Format>(pair)?),
+            "serial" => identity.serial = Some(serial(&text, pair)?),
+            "product" => identity.product = printable(&text, pair, 16)?,
+            "rerror" => error_policy.read = text.choice::<OnError>(pair)?,
+            _ => return Err(unknown(&text, key, CD_KEYS)),
+        }
+    }
+    let medium = if text.path.as_os_str() == "empty" {
+        None
+    } else {
+        Some(open(&image).map_err(|error| UnitError::Open { option: text.option, error })?)
+    };
+    let address = address(&text, place, addresses)?;
+    identity.name = format!("target{}-lun{}", address.target, address.lun);
+    Ok((address, Cd::new(medium, identity, error_policy)))
+}
+
+/// Opens the unit that `--passthrough` describes.
+///
+/// # Errors
+/// See [`UnitError`].
+pub fn pass_through(text: &str, addresses: &mut Addresses) -> Result<Placed, UnitError> {
+    let text = Text::parse("--passthrough", text)?;
+    let mut place = Place::default();
+    for (key, value) in &text.pairs {
+        let pair = (key.as_str(), value.as_str());
+        match pair.0 {
+            "target" => place.target = Some(text.number(pair, 0..=255)?),
+            "lun" => place.lun = Some(text.number(pair, 0..=u64::from(LUNS) - 1)?),
+            _ => return Err(unknown(&text, key, "target, lun")),
+        }
+    }
+    let unit = PassThrough::open(&text.path)?;
+    Ok((address(&text, place, addresses)?, unit))
 }
 
 fn address(text: &Text, place: Place, addresses: &mut Addresses) -> Result<Address, UnitError> {

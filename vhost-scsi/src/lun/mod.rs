@@ -1,5 +1,6 @@
 //! What can stand behind a logical unit number.
 
+pub mod cd;
 pub mod disk;
 pub mod identity;
 pub mod pass_through;

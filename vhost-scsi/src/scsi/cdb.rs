@@ -208,7 +208,7 @@ pub fn parse(cdb: &[u8]) -> Result<Command, Sense> {
 /// An operation code or a service action that is not in the table.
 fn unknown(cdb: &[u8]) -> Sense {
     if opcode::DISK.iter().any(|opcode| opcode.code == cdb.u8(0)) {
-        Sense::INVALID_FIELD_IN_CDB
+        Sense::INVALID_FIELD_IN_CDB.in_byte(1) // the service action
     } else {
         Sense::INVALID_COMMAND_OPERATION_CODE
     }
@@ -406,7 +406,7 @@ mod tests {
     #[test]
     fn what_is_not_known_is_refused_by_the_right_name() {
         assert_eq!(parse(&[0x02]), Err(Sense::INVALID_COMMAND_OPERATION_CODE));
-        assert_eq!(parse(&[0x9e, 0x1f]), Err(Sense::INVALID_FIELD_IN_CDB));
+        assert_eq!(parse(&[0x9e, 0x1f]), Err(Sense::INVALID_FIELD_IN_CDB.in_byte(1)));
         assert_eq!(parse(&[0x28, 0x20, 0, 0, 0, 0, 0, 0, 1, 0]), Err(Sense::INVALID_FIELD_IN_CDB));
         assert_eq!(parse(&[0x00, 0, 0, 0, 0, 0x04]), Err(Sense::INVALID_FIELD_IN_CDB));
     }

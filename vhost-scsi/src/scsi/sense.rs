@@ -19,6 +19,25 @@ pub enum Key {
     Miscompare = 0xE,
 }
 
+/// SPC-5 4.4.2.4: SENSE KEY SPECIFIC.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Specific {
+    /// The byte of the CDB that is wrong.
+    Field(u16),
+    /// How far it is, in 65,536ths, with what keeps the unit from being ready.
+    Progress(u16),
+}
+
+impl Specific {
+    fn bytes(self) -> [u8; 3] {
+        let (flags, [high, low]) = match self {
+            Self::Field(byte) => (0xc0, byte.to_be_bytes()), // SKSV, C/D
+            Self::Progress(progress) => (0x80, progress.to_be_bytes()), // SKSV
+        };
+        [flags, high, low]
+    }
+}
+
 /// A sense key with its additional sense code and qualifier.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Sense {
@@ -30,8 +49,8 @@ pub struct Sense {
     pub ascq: u8,
     /// The INFORMATION field, where it means something: an LBA or an offset.
     pub information: Option<u64>,
-    /// PROGRESS INDICATION, in 65,536ths, of what keeps the unit from being ready.
-    pub progress: Option<u16>,
+    /// SENSE KEY SPECIFIC, where there is something to say.
+    pub specific: Option<Specific>,
 }
 
 macro_rules! senses {
@@ -80,7 +99,7 @@ senses! {
 
 impl Sense {
     const fn new(key: Key, asc: u8, ascq: u8) -> Self {
-        Self { key, asc, ascq, information: None, progress: None }
+        Self { key, asc, ascq, information: None, specific: None }
     }
 
     /// With the INFORMATION field.
@@ -89,18 +108,23 @@ impl Sense {
         Self { information: Some(information), ..self }
     }
 
-    /// With the PROGRESS INDICATION field.
+    /// With the PROGRESS INDICATION field, in 65,536ths.
     #[must_use]
     pub const fn progress(self, progress: u16) -> Self {
-        Self { progress: Some(progress), ..self }
+        Self { specific: Some(Specific::Progress(progress)), ..self }
+    }
+
+    /// With the byte of the CDB that is wrong.
+    #[must_use]
+    pub const fn in_byte(self, byte: u16) -> Self {
+        Self { specific: Some(Specific::Field(byte)), ..self }
     }
 
     /// The bytes on the wire: descriptor format (SPC-5 4.4.2) or fixed format (4.4.3).
     #[must_use]
     pub fn bytes(&self, descriptor: bool) -> Vec<u8> {
-        let Self { key, asc, ascq, information, progress } = *self;
-        // SENSE KEY SPECIFIC: valid, and the progress.
-        let specific = progress.map(u16::to_be_bytes).map(|[high, low]| [0x80, high, low]);
+        let Self { key, asc, ascq, information, specific } = *self;
+        let specific = specific.map(Specific::bytes);
         if descriptor {
             let mut bytes = vec![0x72, key as u8, asc, ascq, 0, 0, 0, 0];
             if let Some(information) = information {

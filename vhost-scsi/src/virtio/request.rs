@@ -17,6 +17,7 @@ use super::tmf::Order;
 use crate::image::Image;
 use crate::image::engine::{Completed, Engine, IoVecs, Operation};
 use crate::image::gate::Entry;
+use crate::lun::pass_through::{self, HostStatus, PassThrough};
 use crate::scsi::target::{Address, Snapshot};
 use crate::scsi::{Action, Cdb, DataLengths, Direction, LogicalUnit, Reply, Status, Transfer};
 
@@ -505,8 +506,54 @@ fn begin_job(engine: &mut Engine<Finished>, task: &mut Task, parameters: usize, 
     });
 }
 
+/// The unit gets the driver's own buffers.
 fn begin_pass_through(engine: &mut Engine<Finished>, task: &mut Task, token: u64) {
-    fail_job(engine, task, token);
+    let Some(chain) = task.chain.take() else { return };
+    let (unit, cdb) = (Arc::clone(&task.unit), task.command.cdb);
+    engine.spawn(token, move || {
+        let result = match unit.pass_through() {
+            Some(physical) => pass_through(physical, &cdb, &chain),
+            None => (Reply::good(), Response::TargetFailure),
+        };
+        Finished { chain, result: Ok(result) }
+    });
+}
+
+fn pass_through(unit: &PassThrough, cdb: &Cdb, chain: &Chain) -> (Reply, Response) {
+    let input = data_in(chain, u64::MAX);
+    let output = data_out(chain, u64::MAX);
+    let (way, data) = match (input.is_empty(), output.is_empty()) {
+        (false, _) => (pass_through::Direction::In, input),
+        (true, false) => (pass_through::Direction::Out, output),
+        (true, true) => (pass_through::Direction::None, input),
+    };
+    let iovecs: Vec<libc::iovec> = data.iovecs().collect();
+    // SAFETY: the chain keeps the memory mapped until this returns.
+    let executed = unsafe { unit.execute(cdb, way, &iovecs) };
+    let mut reply = executed.reply;
+    if way == pass_through::Direction::In {
+        let moved = data.split_at(reply.moved).0;
+        moved.mark_dirty();
+        let start = moved.split_at(64).0.to_vec();
+        if let Some(adjusted) = unit.adjust(cdb, &start) {
+            moved.write(&adjusted);
+        }
+    }
+    let response = match executed.host {
+        HostStatus::Ok => Response::Ok,
+        HostStatus::NoConnect => Response::BadTarget,
+        HostStatus::Busy => Response::Busy,
+        HostStatus::TimedOut | HostStatus::Aborted => Response::Aborted,
+        HostStatus::Reset => Response::Reset,
+        HostStatus::Transport => Response::TransportFailure,
+        HostStatus::Target => Response::TargetFailure,
+        HostStatus::Nexus => Response::NexusFailure,
+        HostStatus::Error => Response::Failure,
+    };
+    if response != Response::Ok {
+        reply.moved = 0;
+    }
+    (reply, response)
 }
 
 /// The unit's medium has gone while the command waited.

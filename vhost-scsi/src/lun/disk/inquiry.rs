@@ -53,7 +53,7 @@ impl Disk {
             put(&mut page, 24, &granularity.to_be_bytes());
             put(&mut page, 28, &0x8000_0000u32.to_be_bytes()); // UGAVALID, alignment 0
         }
-        put(&mut page, 32, &u64::from(blocks(MOST_SAME)).to_be_bytes());
+        put(&mut page, 32, &u64::from(MOST_SAME).to_be_bytes());
         put(&mut page, 40, &blocks(MOST_ATOMIC).to_be_bytes());
         page
     }

@@ -29,8 +29,8 @@ use mode::ModeParameters;
 const MOST_TRANSFERRED: u64 = 16 << 20;
 /// Bytes that WRITE ATOMIC writes at most.
 const MOST_ATOMIC: u64 = 1 << 20;
-/// Bytes that WRITE SAME writes at most.
-const MOST_SAME: u64 = 1 << 30;
+/// Blocks that WRITE SAME writes at most: what its 10-byte form can say.
+const MOST_SAME: u32 = 0xffff;
 /// Block descriptors in a parameter list of UNMAP at most.
 const UNMAP_DESCRIPTORS: usize = 255;
 
@@ -277,7 +277,7 @@ impl Disk {
             Command::WriteSame { blocks, unmap, no_data } => {
                 self.check_writable()?;
                 self.check_range(blocks)?;
-                let too_many = self.bytes(blocks.count) > MOST_SAME;
+                let too_many = blocks.count > MOST_SAME;
                 if blocks.count == 0 || too_many || unmap && !self.image.limits().discard {
                     return Err(Sense::INVALID_FIELD_IN_CDB);
                 }
@@ -352,7 +352,8 @@ impl Disk {
             }
             Command::ReportSupportedOperationCodes { query, allocation } => {
                 let report = opcode::report(opcode::DISK, query);
-                data(report.ok_or(Sense::INVALID_FIELD_IN_CDB)?, allocation)
+                // It is the reporting options that do not fit.
+                data(report.ok_or(Sense::INVALID_FIELD_IN_CDB.in_byte(2))?, allocation)
             }
             Command::ReportSupportedTaskManagement { extended, allocation } => {
                 data(logs::task_management(extended), allocation)

@@ -1,0 +1,84 @@
+//! A vhost-scsi process of a test's own.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::{Error, Process, VhostUserScsi, program, spawn_listening};
+
+/// A vhost-scsi process, with its images in a folder that goes with it.
+pub struct Scsi {
+    folder: tempfile::TempDir,
+    arguments: Vec<String>,
+    process: Option<Process>,
+}
+
+impl Scsi {
+    /// A controller that is not started yet.
+    pub fn new() -> Result<Scsi, Error> {
+        let folder = tempfile::Builder::new().prefix("scsi-").tempdir_in(scratch()?);
+        let folder = folder.map_err(|source| Error::Io { what: "no folder".into(), source })?;
+        Ok(Scsi { folder, arguments: Vec::new(), process: None })
+    }
+
+    /// Adds a disk of `size` zero bytes, with `options` (`,key=value…`).
+    pub fn disk(mut self, size: u64, options: &str) -> Result<Scsi, Error> {
+        let path = self.folder.path().join(format!("disk{}.img", self.arguments.len()));
+        make(&path, size)?;
+        self.arguments.extend(["--disk".into(), format!("{}{options}", path.display())]);
+        Ok(self)
+    }
+
+    /// Adds an argument.
+    pub fn arg(mut self, argument: impl Into<String>) -> Scsi {
+        self.arguments.push(argument.into());
+        self
+    }
+
+    /// Starts it, or starts it again.
+    pub fn start(mut self) -> Result<Scsi, Error> {
+        self.restart()?;
+        Ok(self)
+    }
+
+    /// Kills the process, if it runs, by SIGKILL, and starts another in its place.
+    pub fn restart(&mut self) -> Result<(), Error> {
+        self.process = None;
+        let mut command = Command::new(program("vhost-scsi")?);
+        command.arg("--socket-path").arg(self.socket()).args(&self.arguments);
+        self.process = Some(spawn_listening(command, &self.socket())?);
+        Ok(())
+    }
+
+    /// Where its images are.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// Where it listens.
+    pub fn socket(&self) -> PathBuf {
+        self.folder.path().join("scsi.sock")
+    }
+
+    /// As a guest's controller.
+    pub fn controller(&self) -> VhostUserScsi {
+        VhostUserScsi::new(self.socket())
+    }
+}
+
+/// A sparse file of this many bytes.
+pub fn make(path: &Path, size: u64) -> Result<(), Error> {
+    fs::File::create(path)
+        .and_then(|file| file.set_len(size))
+        .map_err(|source| Error::Io { what: format!("cannot make {}", path.display()), source })
+}
+
+/// Images are where O_DIRECT works, not in a tmpfs.
+fn scratch() -> Result<PathBuf, Error> {
+    let folder = crate::Machine::dir().join("scratch");
+    fs::create_dir_all(&folder).map_err(|source| Error::Io {
+        what: format!("cannot make {}", folder.display()),
+        source,
+    })?;
+    Ok(folder)
+}

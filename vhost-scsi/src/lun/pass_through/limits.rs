@@ -1,0 +1,82 @@
+//! What the host's kernel takes in one command, and how the unit's own claims are kept within it.
+
+use std::fs::File;
+use std::os::linux::fs::MetadataExt;
+use std::path::PathBuf;
+
+use crate::scsi::bytes::{Fields, put};
+
+/// Bytes and segments of one SG_IO where the kernel does not tell.
+const BYTES: u64 = 512 << 10;
+const SEGMENTS: usize = 128;
+
+/// Limits of SG_IO on one device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Limits {
+    /// Bytes of one command.
+    pub(super) bytes: u64,
+    /// Pieces of memory of one command.
+    pub(super) segments: usize,
+    /// Bytes in a logical block, for limits that are told in blocks.
+    pub(super) block: u64,
+}
+
+impl Limits {
+    pub(super) fn read(file: &File) -> Self {
+        let folder = queue_folder(file);
+        let number = |name: &str| -> Option<u64> {
+            std::fs::read_to_string(folder.as_ref()?.join(name)).ok()?.trim().parse().ok()
+        };
+        let segments = number("max_segments").and_then(|count| usize::try_from(count).ok());
+        Self {
+            bytes: number("max_sectors_kb").map_or(BYTES, |kib| kib.saturating_mul(1024)),
+            segments: segments.unwrap_or(SEGMENTS).clamp(1, 1024),
+            block: number("logical_block_size").unwrap_or(512).max(1),
+        }
+    }
+
+    /// VPD page B0h with MAXIMUM TRANSFER LENGTH (and OPTIMAL, and those of prefetch and COMPARE AND
+    /// WRITE, which are no longer) within what SG_IO takes.
+    pub(super) fn apply(&self, page: &[u8]) -> Vec<u8> {
+        let most = u32::try_from(self.bytes / self.block).unwrap_or(u32::MAX).max(1);
+        let mut page = page.to_vec();
+        let maximum = page.u32(8);
+        if maximum == 0 || maximum > most {
+            put(&mut page, 8, &most.to_be_bytes());
+        }
+        let optimal = page.u32(12).min(most);
+        put(&mut page, 12, &optimal.to_be_bytes());
+        page
+    }
+}
+
+/// The block layer's folder for a device, which is there for disks and CDs only.
+fn queue_folder(file: &File) -> Option<PathBuf> {
+    let device = file.metadata().ok()?.st_rdev();
+    let (major, minor) = (libc::major(device), libc::minor(device));
+    let device = PathBuf::from(format!("/sys/dev/char/{major}:{minor}/device/block"));
+    let name = std::fs::read_dir(device).ok()?.next()?.ok()?;
+    Some(name.path().join("queue"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn page(maximum: u32, optimal: u32) -> Vec<u8> {
+        let mut page = vec![0; 64];
+        put(&mut page, 0, &[0, 0xb0, 0, 60]);
+        put(&mut page, 8, &maximum.to_be_bytes());
+        put(&mut page, 12, &optimal.to_be_bytes());
+        page
+    }
+
+    #[test]
+    fn claims_are_kept_within_what_the_host_takes() {
+        let limits = Limits { bytes: 1 << 20, segments: 128, block: 512 };
+        assert_eq!(limits.apply(&page(0, 0)), page(2048, 0));
+        assert_eq!(limits.apply(&page(1 << 20, 1 << 20)), page(2048, 2048));
+        assert_eq!(limits.apply(&page(100, 50)), page(100, 50));
+        assert_eq!(limits.apply(&page(0, 0)[..10]).len(), 10, "a short answer stays short");
+    }
+}

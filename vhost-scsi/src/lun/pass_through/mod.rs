@@ -1,0 +1,176 @@
+//! A physical SCSI unit, passed through: whatever it is, it gets the initiator's CDBs and gives its
+//! own answers. Nothing is tried again that the guest should see.
+
+mod limits;
+mod sg;
+mod timeout;
+
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::image::Image;
+use crate::scsi::bytes::Fields;
+use crate::scsi::{
+    Action, Cdb, DataLengths, DeviceType, LogicalUnit, Reply, Sense, Transfer, UnitAttention,
+};
+use limits::Limits;
+pub use sg::{Direction, HostStatus};
+
+/// Why a unit can't be passed through.
+#[derive(Debug, thiserror::Error)]
+pub enum PassThroughError {
+    /// The host refuses to open it.
+    #[error("{path}: cannot be opened: {error}")]
+    Open {
+        /// Which device.
+        path: PathBuf,
+        /// What the host said.
+        error: io::Error,
+    },
+    /// It takes no SCSI commands.
+    #[error(
+        "{path}: takes no SCSI commands ({error}); give a device like /dev/sg0, /dev/sda or /dev/sr0"
+    )]
+    NotScsi {
+        /// Which device.
+        path: PathBuf,
+        /// What the host said.
+        error: io::Error,
+    },
+}
+
+/// What became of a command.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Executed {
+    /// Status, sense and how much data was moved.
+    pub reply: Reply,
+    /// Whether it reached the unit at all.
+    pub host: HostStatus,
+}
+
+/// A physical SCSI unit.
+#[derive(Debug)]
+pub struct PassThrough {
+    file: File,
+    name: String,
+    device_type: u8,
+    limits: Limits,
+}
+
+impl PassThrough {
+    /// Opens `/dev/sgN`, or the generic device of `/dev/sdX`, `/dev/srN`, `/dev/stN` and the like.
+    ///
+    /// # Errors
+    /// See [`PassThroughError`].
+    pub fn open(path: &Path) -> Result<Arc<Self>, PassThroughError> {
+        let generic = sg::generic_device(path);
+        let failed = |error| PassThroughError::Open { path: path.to_owned(), error };
+        let file = File::options().read(true).write(true).open(&generic);
+        let file = match file {
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                File::open(&generic).map_err(failed)? // a read-only device takes commands that read
+            }
+            other => other.map_err(failed)?,
+        };
+        Self::new(file, path)
+    }
+
+    fn new(file: File, path: &Path) -> Result<Arc<Self>, PassThroughError> {
+        let not_scsi = |error| PassThroughError::NotScsi { path: path.to_owned(), error };
+        sg::version(&file).map_err(not_scsi)?;
+        let limits = Limits::read(&file);
+        let mut unit = Self { file, name: path.display().to_string(), device_type: 0x1f, limits };
+        unit.device_type = unit.inquire().map_err(not_scsi)?;
+        Ok(Arc::new(unit))
+    }
+
+    /// PERIPHERAL DEVICE TYPE, by INQUIRY.
+    fn inquire(&self) -> io::Result<u8> {
+        let mut cdb: Cdb = [0; 32];
+        crate::scsi::bytes::put(&mut cdb, 0, &[0x12, 0, 0, 0, 36, 0]);
+        let mut data = [0; 36];
+        let iovec = libc::iovec { iov_base: data.as_mut_ptr().cast(), iov_len: data.len() };
+        // SAFETY: `data` outlives the call.
+        let executed = unsafe { self.execute(&cdb, Direction::In, &[iovec]) };
+        if executed.host != HostStatus::Ok || executed.reply.status != 0 {
+            return Err(io::Error::other("it does not answer INQUIRY"));
+        }
+        Ok(data.u8(0) & 0x1f)
+    }
+
+    /// Hands a command to the unit and waits for it.
+    ///
+    /// # Safety
+    /// The memory of `data` is mapped for as long as the call lasts.
+    pub unsafe fn execute(
+        &self,
+        cdb: &Cdb,
+        direction: Direction,
+        data: &[libc::iovec],
+    ) -> Executed {
+        let timeout = timeout::of(self.device_type, cdb.u8(0));
+        // SAFETY: as our caller promised.
+        let executed =
+            unsafe { sg::execute(&self.file, cdb, direction, data, self.limits.segments, timeout) };
+        match executed {
+            Ok(executed) => executed,
+            Err(error) => {
+                log::warn!("{}: {error}", self.name);
+                let host = HostStatus::of(&error);
+                Executed { reply: Reply::good(), host }
+            }
+        }
+    }
+
+    /// Rewrites the answer to INQUIRY for block limits, so that the guest's commands fit the host's.
+    /// `None`: it can stay as it is.
+    #[must_use]
+    pub fn adjust(&self, cdb: &Cdb, answer: &[u8]) -> Option<Vec<u8>> {
+        let is_block_limits = cdb.u8(0) == 0x12 && cdb.bit(1, 0) && cdb.u8(2) == 0xb0;
+        (is_block_limits && answer.u8(1) == 0xb0)
+            .then(|| self.limits.apply(answer))
+            .filter(|adjusted| adjusted != answer)
+    }
+}
+
+impl LogicalUnit for PassThrough {
+    fn start(&self, _cdb: &Cdb, _data: DataLengths) -> Action {
+        Action::PassThrough
+    }
+
+    fn run(&self, _cdb: &Cdb, _parameters: &[u8]) -> Reply {
+        Sense::INTERNAL_TARGET_FAILURE.reply(false) // `start` asks for nothing of the kind
+    }
+
+    fn finish(&self, _transfer: &Transfer, _result: io::Result<()>) -> Reply {
+        Sense::INTERNAL_TARGET_FAILURE.reply(false)
+    }
+
+    fn finish_flush(&self, _result: io::Result<()>) -> Reply {
+        Sense::INTERNAL_TARGET_FAILURE.reply(false)
+    }
+
+    fn device_type(&self) -> DeviceType {
+        DeviceType(self.device_type)
+    }
+
+    fn attention(&self, _what: UnitAttention) {
+        // The unit tells its own.
+    }
+
+    fn reset(&self) {
+        if let Err(error) = sg::reset_device(&self.file) {
+            log::warn!("{}: logical unit reset: {error}", self.name);
+        }
+    }
+
+    fn image(&self) -> Option<Arc<dyn Image>> {
+        None
+    }
+
+    fn pass_through(&self) -> Option<&PassThrough> {
+        Some(self)
+    }
+}
