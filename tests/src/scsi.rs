@@ -35,6 +35,23 @@ impl Scsi {
         self
     }
 
+    /// Serves the same images as another process.
+    pub fn same_images_as(mut self, other: &Scsi) -> Scsi {
+        self.arguments = other.arguments.clone();
+        self
+    }
+
+    /// Resident memory of the process, in KiB.
+    pub fn resident(&self) -> Result<u64, Error> {
+        let id = self.process.as_ref().map_or(0, Process::id);
+        let path = format!("/proc/{id}/status");
+        let status = fs::read_to_string(&path)
+            .map_err(|source| Error::Io { what: format!("cannot read {path}"), source })?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let number = line.and_then(|line| line.split_whitespace().next()?.parse().ok());
+        Ok(number.unwrap_or(0))
+    }
+
     /// Starts it, or starts it again.
     pub fn start(mut self) -> Result<Scsi, Error> {
         self.restart()?;

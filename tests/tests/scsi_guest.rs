@@ -27,8 +27,8 @@ struct Conformance {
 }
 
 impl Conformance {
-    fn test(guest: &Guest, device: &str) -> Result<Self, Error> {
-        let run = format!("iscsi-test-cu -t LINUX --dataloss -V {device} >/tmp/log 2>&1");
+    fn test(guest: &Guest, device: &str, tests: &str) -> Result<Self, Error> {
+        let run = format!("iscsi-test-cu -t {tests} --dataloss -V {device} >/tmp/log 2>&1");
         guest.run_within(MINUTES(4), &run)?; // its status tells nothing that the log does not
         let log = String::from_utf8_lossy(&guest.pull("/tmp/log")?).into_owned();
         Ok(Self { log })
@@ -71,16 +71,17 @@ fn disks_conform_to_the_standards() -> Result<(), Error> {
         .disk(128 << 20, ",serial=READONLY,readonly=on")?
         .start()?;
     let guest = Guest::builder().vhost_user_scsi(scsi.controller()).boot()?;
-    let [plain, large, read_only] =
-        ["/dev/sg0", "/dev/sg1", "/dev/sg2"].map(|device| Conformance::test(&guest, device));
-    let (plain, large, read_only) = (plain?, large?, read_only?);
+    let plain = Conformance::test(&guest, "/dev/sg0", "LINUX")?;
+    let large = Conformance::test(&guest, "/dev/sg1", "LINUX")?;
+    let read_only = Conformance::test(&guest, "/dev/sg2", "LINUX.ReadOnly")?;
 
     assert_eq!(plain.with("failed"), [""; 0], "{}", plain.log);
-    assert_eq!(large.with("failed"), [""; 0], "{}", large.log);
+    // Where physical blocks are larger, the tool asks for the status of one block and expects that
+    // of another.
+    assert_eq!(large.with("failed"), ["GetLBAStatus/UnmapSingle"], "{}", large.log);
     assert_eq!(plain.tests().len(), 155);
     let passed = |name: &String| {
-        [&plain, &large].iter().any(|run| run.with("passed").contains(name))
-            || read_only.with("passed").contains(name) && name.starts_with("ReadOnly/")
+        [&plain, &large, &read_only].iter().any(|run| run.with("passed").contains(name))
     };
     let skipped: Vec<String> =
         plain.with("skipped").into_iter().filter(|name| !passed(name)).collect();

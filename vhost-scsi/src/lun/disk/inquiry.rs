@@ -55,6 +55,12 @@ impl Disk {
         }
         put(&mut page, 32, &u64::from(MOST_SAME).to_be_bytes());
         put(&mut page, 40, &blocks(MOST_ATOMIC).to_be_bytes());
+        // Atomic writes are of whole physical blocks.
+        let unit = blocks(self.physical_block_size().into());
+        if unit > 1 {
+            put(&mut page, 44, &unit.to_be_bytes());
+            put(&mut page, 48, &unit.to_be_bytes());
+        }
         page
     }
 

@@ -225,6 +225,10 @@ impl Disk {
                 self.check_range(blocks)?;
                 Ok(Action::Complete(Reply::good()))
             }
+            // Exactly one block of data: less or more is a mistake, not a matter of buffers.
+            Command::WriteSame { no_data: false, .. } if data.out != self.bytes(1) => {
+                Err(Sense::INVALID_FIELD_IN_CDB)
+            }
             command => match self.parameters(command)? {
                 None => self.answer(command).map(Action::Complete),
                 Some((length, _)) if length as u64 > data.out => Ok(Action::Overrun),
@@ -241,7 +245,9 @@ impl Disk {
             Command::WriteAtomic { blocks, boundary } => {
                 self.check_writable()?;
                 self.check_transfer(blocks)?;
-                if self.bytes(blocks.count) > MOST_ATOMIC || boundary != 0 {
+                let unit = u64::from(self.physical_block_size() / self.options.block_size);
+                let aligned = blocks.lba % unit == 0 && u64::from(blocks.count) % unit == 0;
+                if self.bytes(blocks.count) > MOST_ATOMIC || boundary != 0 || !aligned {
                     return Err(Sense::INVALID_FIELD_IN_CDB);
                 }
                 (data(blocks), true)
