@@ -153,10 +153,12 @@ impl Queue {
         self.memory = memory;
     }
 
-    /// Takes the event by which the driver is told of completions.
+    /// Takes the event by which the driver is told of completions, and tells it of those that it may
+    /// not have been told of: a former process died in between, or signalled an event that the
+    /// frontend has replaced. An interrupt for nothing is harmless, a missing one is not.
     pub fn set_call(&mut self, call: Option<EventFd>) {
         self.call = call;
-        if self.untold || !self.again.is_empty() {
+        if self.call.is_some() {
             self.untold = false;
             self.signal();
         }

@@ -44,6 +44,7 @@ fn requests_come_out_in_order_and_completions_reach_the_driver() {
     let call = EventFd::new(libc::EFD_NONBLOCK).unwrap();
     let mut queue = Queue::start(0, SETUP, Arc::clone(&memory), None).unwrap();
     queue.set_call(Some(call.try_clone().unwrap()));
+    assert_eq!(call.read().unwrap(), 1, "whatever a former process did not tell");
     let first = queue.pop().unwrap();
     let second = queue.pop().unwrap();
     assert_eq!((first.head(), second.head()), (2, 0));
@@ -68,6 +69,7 @@ fn a_driver_that_wants_no_interrupt_gets_none() {
     let call = EventFd::new(libc::EFD_NONBLOCK).unwrap();
     let mut queue = Queue::start(0, SETUP, Arc::clone(&memory), None).unwrap();
     queue.set_call(Some(call.try_clone().unwrap()));
+    call.read().unwrap();
     let chain = queue.pop().unwrap();
     queue.complete(chain, 0);
     queue.notify();
@@ -85,6 +87,22 @@ fn completions_before_the_call_event_are_told_when_it_comes() {
     queue.notify();
     queue.set_call(Some(call.try_clone().unwrap()));
     assert_eq!(call.read().unwrap(), 1);
+}
+
+/// QEMU signals the ring's start with an event of its own, discards what came there, and only then
+/// hands over the guest's.
+#[test]
+fn a_call_event_that_replaces_another_is_signalled_at_once() {
+    let [first, second] = [0, 1].map(|_| EventFd::new(libc::EFD_NONBLOCK).unwrap());
+    let memory = memory();
+    offer(&memory, &[0]);
+    let mut queue = Queue::start(0, SETUP, Arc::clone(&memory), None).unwrap();
+    queue.set_call(Some(first));
+    let chain = queue.pop().unwrap();
+    queue.complete(chain, 0);
+    queue.notify();
+    queue.set_call(Some(second.try_clone().unwrap()));
+    assert_eq!(second.read().unwrap(), 1);
 }
 
 #[test]
@@ -152,6 +170,7 @@ fn the_event_index_suppresses_notifications() {
     let call = EventFd::new(libc::EFD_NONBLOCK).unwrap();
     let mut queue = Queue::start(0, setup, Arc::clone(&memory), None).unwrap();
     queue.set_call(Some(call.try_clone().unwrap()));
+    call.read().unwrap();
     set(&memory, 0x104 + 8, 1); // used_event: tell me after the second
     let chain = queue.pop().unwrap();
     queue.complete(chain, 0);
