@@ -1,1 +1,3 @@
 //! The frontend side of vhost-user.
+
+pub mod frontend;

@@ -1,0 +1,176 @@
+//! A device process, and whichever takes its place when it dies.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use vm_memory::{Bytes, GuestAddress};
+
+use super::device::{Device, QueueSetup, Wanted};
+use super::dirty_log::DirtyLog;
+use super::inflight::Inflight;
+use super::memory::Memory;
+use super::ring::Ring;
+use super::{FrontendError, host};
+
+/// Where a used ring has its index, in bytes.
+const USED_INDEX: u64 = 2;
+/// How often a socket is tried on which nobody listens yet.
+const RETRY: Duration = Duration::from_millis(5);
+
+/// A device that is served by one process after the other.
+#[derive(Debug)]
+pub struct Session {
+    path: PathBuf,
+    wanted: Wanted,
+    device: Device,
+    memory: Memory,
+    inflight: Option<Inflight>,
+    queues: BTreeMap<u16, QueueSetup>,
+    log: Option<Arc<DirtyLog>>,
+}
+
+impl Session {
+    /// Connects, shares `memory`, and agrees on a record of requests under way in `queues` rings
+    /// of at most `size` descriptors, if the device process keeps one.
+    ///
+    /// # Errors
+    /// See [`FrontendError`].
+    pub fn connect(
+        path: &Path,
+        wanted: Wanted,
+        memory: &Memory,
+        queues: u16,
+        size: u16,
+    ) -> Result<Self, FrontendError> {
+        let mut device = Device::connect(path, wanted)?;
+        let inflight = Inflight::new(&mut device, queues, size)?;
+        if let Some(inflight) = &inflight {
+            inflight.hand_over(&mut device)?;
+        }
+        device.set_memory(memory)?;
+        let (path, memory) = (path.to_owned(), memory.clone());
+        Ok(Self { path, wanted, device, memory, inflight, queues: BTreeMap::new(), log: None })
+    }
+
+    /// The connection to the process that serves it now.
+    pub fn device(&mut self) -> &mut Device {
+        &mut self.device
+    }
+
+    /// A record of requests under way is kept: after [`reconnect`](Self::reconnect) none is lost
+    /// or done twice. Without it [`Ring::offer_again`] is needed first.
+    #[must_use]
+    pub fn keeps_record(&self) -> bool {
+        self.inflight.is_some()
+    }
+
+    /// The guest's memory.
+    #[must_use]
+    pub fn memory(&self) -> &Memory {
+        &self.memory
+    }
+
+    /// Shares other memory from now on.
+    ///
+    /// # Errors
+    /// See [`FrontendError`].
+    pub fn set_memory(&mut self, memory: &Memory) -> Result<(), FrontendError> {
+        self.memory = memory.clone();
+        self.device.set_memory(memory)
+    }
+
+    /// Starts a ring. The device goes on behind the last request that it has completed.
+    ///
+    /// # Errors
+    /// See [`FrontendError`].
+    pub fn start(&mut self, queue: u16, ring: &Ring) -> Result<(), FrontendError> {
+        let setup = QueueSetup::of(ring);
+        let base = self.used_index(queue, &setup)?;
+        self.device.start_queue(queue, &setup, base, &self.memory)?;
+        self.queues.insert(queue, setup);
+        Ok(())
+    }
+
+    /// Stops a ring when its last request is done.
+    ///
+    /// # Errors
+    /// See [`FrontendError`].
+    pub fn stop(&mut self, queue: u16) -> Result<u16, FrontendError> {
+        self.queues.remove(&queue);
+        self.device.stop_queue(queue)
+    }
+
+    /// Begins to log dirty pages, or ends it.
+    ///
+    /// # Errors
+    /// See [`FrontendError`].
+    pub fn set_log(&mut self, log: Option<Arc<DirtyLog>>) -> Result<(), FrontendError> {
+        if let Some(log) = &log {
+            self.device.set_log(log)?;
+        }
+        self.device.set_logging(log.is_some())?;
+        self.log = log;
+        Ok(())
+    }
+
+    /// Resets the device; all its rings have stopped then.
+    ///
+    /// # Errors
+    /// See [`FrontendError`].
+    pub fn reset(&mut self) -> Result<(), FrontendError> {
+        self.device.reset()?;
+        self.queues.clear();
+        Ok(())
+    }
+
+    /// Connects to the process that took the place of one that died, waiting for it at most
+    /// `limit`, and tells it all that the old one knew. The rings run again, and what was under way
+    /// in them is done by the new process.
+    ///
+    /// # Errors
+    /// See [`FrontendError`]; it can be tried again.
+    pub fn reconnect(&mut self, limit: Duration) -> Result<(), FrontendError> {
+        let end = Instant::now() + limit;
+        let mut device = loop {
+            match Device::connect(&self.path, self.wanted) {
+                Ok(device) => break device,
+                Err(error) if Instant::now() >= end => return Err(error),
+                Err(_) => std::thread::sleep(RETRY),
+            }
+        };
+        let features = self.device.features();
+        let missing = features & !device.features();
+        let missing =
+            missing & !vhost::vhost_user::message::VhostUserVirtioFeatures::LOG_ALL.bits();
+        if missing != 0 {
+            return Err(FrontendError::Lacks(format!("features {missing:#x}, which it had")));
+        }
+        if let Some(log) = &self.log {
+            device.set_log(log)?;
+        }
+        if device.features() != features {
+            device.set_features(features)?;
+        }
+        if let Some(inflight) = &self.inflight {
+            inflight.hand_over(&mut device)?;
+        }
+        device.set_memory(&self.memory)?;
+        for (&queue, setup) in &self.queues {
+            let base = self.used_index(queue, setup)?;
+            device.start_queue(queue, setup, base, &self.memory)?;
+            // The kick for what was added meanwhile went to nobody.
+            setup.events.kick.write(1).map_err(host("a kick event cannot be written"))?;
+        }
+        self.device = device;
+        Ok(())
+    }
+
+    fn used_index(&self, queue: u16, setup: &QueueSetup) -> Result<u16, FrontendError> {
+        let address = GuestAddress(setup.layout.used.saturating_add(USED_INDEX));
+        let index: Result<u16, _> = self.memory.space().load(address, Ordering::Acquire);
+        index.map(u16::from_le).map_err(|_| FrontendError::Queue(queue))
+    }
+}
