@@ -72,6 +72,23 @@ pub enum Error {
         /// What came.
         answer: String,
     },
+    /// A driver without a guest met something that should not be.
+    #[error("{what}: {source}")]
+    Driver {
+        /// What failed.
+        what: &'static str,
+        /// How.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+}
+
+impl Error {
+    /// Gives a driver's failure its context.
+    pub(crate) fn driver<E: Into<Box<dyn std::error::Error + Send + Sync>>>(
+        what: &'static str,
+    ) -> impl Fn(E) -> Error {
+        move |source| Error::Driver { what, source: source.into() }
+    }
 }
 
 /// Says what was being done when the operating system refused.

@@ -10,6 +10,7 @@
 //! The machine (root filesystem, kernel, initrd, and three versions of QEMU) is built by apt and
 //! mmdebstrap when something first needs it, and kept under [`Machine::dir`].
 
+pub mod driver;
 mod error;
 mod guest;
 mod host;
