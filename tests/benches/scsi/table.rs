@@ -1,0 +1,77 @@
+//! What is printed: a row per subject, minimum, median and maximum, and ratios round by round.
+
+use std::fmt;
+
+use super::load::{Load, Run, Unit};
+use super::subject::{Cache, Peer};
+
+pub(crate) struct Table<'a> {
+    load: &'a Load,
+    cache: Cache,
+    runs: Vec<(Peer, Run)>,
+}
+
+impl<'a> Table<'a> {
+    pub(crate) fn new(load: &'a Load, cache: Cache) -> Table<'a> {
+        Table { load, cache, runs: Vec::new() }
+    }
+
+    pub(crate) fn add(&mut self, peer: Peer, run: Run) {
+        self.runs.push((peer, run));
+    }
+
+    fn of(&self, wanted: Peer) -> Vec<Run> {
+        self.runs.iter().filter(|(peer, _)| *peer == wanted).map(|(_, run)| *run).collect()
+    }
+}
+
+/// Minimum, median, maximum.
+struct Spread(Vec<f64>);
+
+impl Spread {
+    fn of(values: impl Iterator<Item = f64>) -> Spread {
+        let mut values: Vec<f64> = values.collect();
+        values.sort_by(f64::total_cmp);
+        Spread(values)
+    }
+}
+
+impl fmt::Display for Spread {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Some(last) = self.0.len().checked_sub(1) else { return f.pad("-") };
+        let (low, middle, high) = (self.0[0], self.0[last / 2], self.0[last]);
+        let text = format!("{low:.2} / {middle:.2} / {high:.2}");
+        f.pad(&text)
+    }
+}
+
+impl fmt::Display for Table<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let unit = match self.load.unit {
+            Unit::Operations => "1,000 operations a second",
+            Unit::Bytes => "MiB a second",
+            Unit::Latency => "µs per operation",
+        };
+        writeln!(
+            f,
+            "{}, {}: {unit}, minimum / median / maximum",
+            self.load.name,
+            self.cache.name()
+        )?;
+        let (speed, processor, ratio) = ("", "processor µs per operation", "vhost-scsi / it");
+        writeln!(f, "  {:24}{speed:>28}{processor:>32}{ratio:>26}", "")?;
+        let ours = self.of(Peer::VhostScsi);
+        for peer in Peer::ALL {
+            let runs = self.of(peer);
+            if runs.is_empty() {
+                continue;
+            }
+            let speed = Spread::of(runs.iter().map(|run| run.figure(self.load)));
+            let processor = Spread::of(runs.iter().map(Run::processor));
+            let ratios = ours.iter().zip(&runs);
+            let ratios = Spread::of(ratios.map(|(a, b)| a.figure(self.load) / b.figure(self.load)));
+            writeln!(f, "  {:24}{speed:>28}{processor:>32}{ratios:>26}", peer.name())?;
+        }
+        Ok(())
+    }
+}
