@@ -2,7 +2,9 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Output};
+use std::sync::OnceLock;
+use std::time::Duration;
 
 use crate::{Error, Process, VhostUserScsi, program, spawn_listening};
 
@@ -61,10 +63,19 @@ impl Scsi {
     /// Kills the process, if it runs, by SIGKILL, and starts another in its place.
     pub fn restart(&mut self) -> Result<(), Error> {
         self.process = None;
-        let mut command = Command::new(program("vhost-scsi")?);
-        command.arg("--socket-path").arg(self.socket()).args(&self.arguments);
+        let mut command = Command::new(built()?);
+        command.arg("--socket-path").arg(self.socket());
+        command.arg("--control").arg(self.control()).args(&self.arguments);
         self.process = Some(spawn_listening(command, &self.socket())?);
         Ok(())
+    }
+
+    /// Waits until it has ended: whether it did so within `limit`, and with success.
+    pub fn wait(&mut self, limit: Duration) -> Result<bool, Error> {
+        let Some(process) = &mut self.process else { return Ok(false) };
+        let ended = process.wait_within(limit);
+        let ended = ended.map_err(|source| Error::Io { what: "cannot wait".into(), source })?;
+        Ok(ended.is_some_and(|status| status.success()))
     }
 
     /// Where its images are.
@@ -77,9 +88,41 @@ impl Scsi {
         self.folder.path().join("scsi.sock")
     }
 
+    /// Where it listens for control commands.
+    pub fn control(&self) -> PathBuf {
+        self.folder.path().join("control.sock")
+    }
+
+    /// What `vhost-scsi ctl` prints when told `words`, which it must understand and be able to do.
+    pub fn ctl(&self, words: &[&str]) -> Result<String, Error> {
+        let output = self.try_ctl(words)?;
+        if output.status.success() {
+            return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
+        }
+        let answer = String::from_utf8_lossy(&output.stderr).into_owned();
+        Err(Error::Protocol { doing: format!("vhost-scsi ctl {words:?}"), answer })
+    }
+
+    /// How `vhost-scsi ctl` ends when told `words`.
+    pub fn try_ctl(&self, words: &[&str]) -> Result<Output, Error> {
+        let mut command = Command::new(built()?);
+        command.arg("ctl").arg("--control").arg(self.control()).args(words);
+        let what = || format!("vhost-scsi ctl {words:?} does not start");
+        command.output().map_err(|source| Error::Io { what: what(), source })
+    }
+
     /// As a guest's controller.
     pub fn controller(&self) -> VhostUserScsi {
         VhostUserScsi::new(self.socket())
+    }
+}
+
+/// The program, built once.
+fn built() -> Result<&'static Path, Error> {
+    static BUILT: OnceLock<PathBuf> = OnceLock::new();
+    match BUILT.get() {
+        Some(path) => Ok(path),
+        None => program("vhost-scsi").map(|path| BUILT.get_or_init(|| path).as_path()),
     }
 }
 

@@ -7,6 +7,7 @@
 //! - [`worker`]: the threads that serve queues;
 //! - [`session`]: one frontend's connection, from its first message to its last;
 //! - [`program`]: what every device program does alike;
+//! - [`control`]: the control interface of every device program;
 //! - [`state`]: a device's state on its way to another process.
 
 #![cfg_attr(
@@ -20,6 +21,7 @@
 )]
 
 pub mod chain;
+pub mod control;
 pub mod device;
 pub mod dirty_log;
 pub mod inflight;

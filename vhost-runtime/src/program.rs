@@ -9,6 +9,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+
+use crate::control::Events;
 use crate::device::Device;
 use crate::session;
 
@@ -22,6 +25,10 @@ pub struct ProgramArgs {
     /// Use this open socket, listening or connected
     #[arg(long, value_name = "N")]
     pub fd: Option<RawFd>,
+
+    /// Listen on this Unix socket for control commands (QMP)
+    #[arg(long, value_name = "PATH")]
+    pub control: Option<PathBuf>,
 
     /// Print what this program is and can do, as JSON, and exit
     #[arg(long)]
@@ -39,21 +46,21 @@ pub enum ProgramError {
     #[error("no socket: give --socket-path PATH, or --fd N")]
     NoSocket,
     /// The socket can't be made.
-    #[error("--socket-path {path}: cannot listen there: {error}")]
+    #[error("{option} {path}: cannot listen there: {error}")]
     Listen {
+        /// Which option.
+        option: &'static str,
         /// Where.
         path: PathBuf,
         /// What the host said.
         error: io::Error,
     },
     /// Somebody listens there already.
-    #[error("--socket-path {0}: another process listens there, choose another path")]
-    InUse(PathBuf),
+    #[error("{0} {1}: another process listens there, choose another path")]
+    InUse(&'static str, PathBuf),
     /// What is there is not a socket.
-    #[error(
-        "--socket-path {0}: there is a file that is not a socket, remove it or choose another path"
-    )]
-    NotASocket(PathBuf),
+    #[error("{0} {1}: there is a file that is not a socket, remove it or choose another path")]
+    NotASocket(&'static str, PathBuf),
     /// Not a socket.
     #[error("--fd {fd}: not an open Unix stream socket: {error}")]
     Fd {
@@ -127,7 +134,7 @@ impl Socket {
     /// See [`ProgramError`].
     pub fn from_args(args: &ProgramArgs) -> Result<Self, ProgramError> {
         if let Some(path) = &args.socket_path {
-            return Self::listen(path);
+            return Self::listen("--socket-path", path);
         }
         if let Some(fd) = args.fd {
             return Self::from_fd(fd);
@@ -139,14 +146,15 @@ impl Socket {
         }
     }
 
-    fn listen(path: &Path) -> Result<Self, ProgramError> {
-        let failed = |error| ProgramError::Listen { path: path.to_owned(), error };
+    /// Listens at the path that an option names.
+    pub(crate) fn listen(option: &'static str, path: &Path) -> Result<Self, ProgramError> {
+        let failed = |error| ProgramError::Listen { option, path: path.to_owned(), error };
         match std::fs::symlink_metadata(path) {
             Ok(found) if !found.file_type().is_socket() => {
-                return Err(ProgramError::NotASocket(path.to_owned()));
+                return Err(ProgramError::NotASocket(option, path.to_owned()));
             }
             Ok(_) if UnixStream::connect(path).is_ok() => {
-                return Err(ProgramError::InUse(path.to_owned()));
+                return Err(ProgramError::InUse(option, path.to_owned()));
             }
             // Left behind by a process that was killed.
             Ok(_) => std::fs::remove_file(path).map_err(failed)?,
@@ -195,10 +203,26 @@ impl Drop for Socket {
     }
 }
 
-/// SIGTERM and SIGINT, as a descriptor.
+/// SIGTERM and SIGINT, as a descriptor, and whoever else wants the program to end.
 #[derive(Debug)]
 pub struct Shutdown {
     signals: OwnedFd,
+    asked: EventFd,
+}
+
+/// Ends the program as SIGTERM does.
+#[derive(Debug)]
+pub struct Stop {
+    asked: EventFd,
+}
+
+impl Stop {
+    /// Asks it to end.
+    pub fn ask(&self) {
+        if let Err(error) = self.asked.write(1) {
+            log::error!("the program cannot be asked to end: {error}");
+        }
+    }
 }
 
 impl Shutdown {
@@ -221,7 +245,18 @@ impl Shutdown {
             return Err(ProgramError::Host { what: "signals cannot be taken", error });
         }
         // SAFETY: a fresh descriptor that nobody else owns.
-        Ok(Self { signals: unsafe { OwnedFd::from_raw_fd(fd) } })
+        let signals = unsafe { OwnedFd::from_raw_fd(fd) };
+        let asked = EventFd::new(EFD_NONBLOCK)
+            .map_err(|error| ProgramError::Host { what: "no descriptor", error })?;
+        Ok(Self { signals, asked })
+    }
+
+    /// For another thread to end the program.
+    ///
+    /// # Errors
+    /// No descriptor can be had.
+    pub fn stop(&self) -> io::Result<Stop> {
+        Ok(Stop { asked: self.asked.try_clone()? })
     }
 }
 
@@ -232,6 +267,7 @@ impl Shutdown {
 pub fn serve<D: Device>(
     socket: &Socket,
     shutdown: &Shutdown,
+    events: &Events,
     device: &Arc<D>,
 ) -> Result<(), ProgramError> {
     if let Err(error) = sd_notify::notify(&[sd_notify::NotifyState::Ready]) {
@@ -255,7 +291,10 @@ pub fn serve<D: Device>(
                 stream.try_clone().map_err(|error| ProgramError::Host { what: "--fd", error })?
             }
         };
-        let ended = serve_connection(stream, shutdown, device)?;
+        events.set_connected(true);
+        let ended = serve_connection(stream, shutdown, device);
+        events.set_connected(false);
+        let ended = ended?;
         if ended == Ended::Shutdown || matches!(socket, Socket::Connected(_)) {
             return Ok(());
         }
@@ -301,15 +340,16 @@ fn serve_connection<D: Device>(
 }
 
 /// Waits until one of `fds` is readable. `false`: the program is to end.
-fn wait(fds: &[RawFd], shutdown: &Shutdown) -> Result<bool, ProgramError> {
-    let all = fds.iter().copied().chain([shutdown.signals.as_raw_fd()]);
+pub(crate) fn wait(fds: &[RawFd], shutdown: &Shutdown) -> Result<bool, ProgramError> {
+    let ends = [shutdown.signals.as_raw_fd(), shutdown.asked.as_raw_fd()];
+    let all = fds.iter().copied().chain(ends);
     let mut polls: Vec<libc::pollfd> =
         all.map(|fd| libc::pollfd { fd, events: libc::POLLIN, revents: 0 }).collect();
     loop {
         // SAFETY: the array outlives the call.
         let count = unsafe { libc::poll(polls.as_mut_ptr(), polls.len() as libc::nfds_t, -1) };
         if count >= 0 {
-            return Ok(polls.last().is_none_or(|signals| signals.revents == 0));
+            return Ok(polls.iter().rev().take(ends.len()).all(|end| end.revents == 0));
         }
         let error = io::Error::last_os_error();
         if error.kind() != io::ErrorKind::Interrupted {
@@ -332,12 +372,15 @@ mod tests {
     fn a_socket_left_behind_is_replaced_but_no_other() {
         let path = folder().join("left");
         drop(UnixListener::bind(&path).unwrap());
-        let socket = Socket::listen(&path).unwrap();
-        assert!(matches!(Socket::listen(&path), Err(ProgramError::InUse(_))));
+        let socket = Socket::listen("--socket-path", &path).unwrap();
+        assert!(matches!(Socket::listen("--socket-path", &path), Err(ProgramError::InUse(..))));
         drop(socket);
         assert!(!path.exists(), "removed at the end");
         std::fs::write(&path, "precious").unwrap();
-        assert!(matches!(Socket::listen(&path), Err(ProgramError::NotASocket(_))));
+        assert!(matches!(
+            Socket::listen("--socket-path", &path),
+            Err(ProgramError::NotASocket(..))
+        ));
         assert_eq!(std::fs::read(&path).unwrap(), b"precious");
     }
 

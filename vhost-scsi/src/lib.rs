@@ -5,7 +5,9 @@
 //! - [`lun`]: what can stand behind a logical unit number: disk, CD/DVD, a physical unit passed through;
 //! - [`image`]: what a disk or a CD stores to, and the engines that move its data;
 //! - [`virtio`]: the virtio-scsi device over it.
+//! - [`units`], [`control`]: units as the command line and control clients name them.
 
+pub mod control;
 pub mod image;
 pub mod lun;
 pub mod scsi;

@@ -56,6 +56,15 @@ pub trait Image: Send + Sync {
     /// What the host said.
     fn refresh(&self) -> io::Result<u64>;
 
+    /// Makes it this long, in bytes; a new end reads as zeroes.
+    ///
+    /// # Errors
+    /// `Unsupported` where only somebody else can; else what the host said.
+    fn resize(&self, size: u64) -> io::Result<()> {
+        let _ = size;
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
     /// Changes nothing on it.
     fn read_only(&self) -> bool;
 

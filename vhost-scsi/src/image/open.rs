@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -73,28 +74,60 @@ pub enum OpenError {
 /// # Errors
 /// See [`OpenError`].
 pub fn open(options: &ImageOptions) -> Result<Arc<dyn Image>, OpenError> {
-    let path = || options.path.clone();
-    let file = open_file(options).map_err(|error| OpenError::Open {
-        path: path(),
-        for_what: if options.read_only { "" } else { " for writing" },
-        error,
-    })?;
+    let file = open_file(options)?;
+    use_file(options, file)
+}
+
+/// Takes an image that somebody else has opened; its lock is not taken yet.
+///
+/// # Errors
+/// See [`OpenError`].
+pub fn take(options: &ImageOptions, file: File) -> Result<Arc<dyn Image>, OpenError> {
+    let failed = |error| OpenError::Use { path: options.path.clone(), error };
+    // SAFETY: no memory is involved.
+    let flags = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_GETFL) };
+    let writable = flags & libc::O_ACCMODE == libc::O_RDWR;
+    let readable = writable || flags & libc::O_ACCMODE == libc::O_RDONLY;
+    if flags & libc::O_PATH != 0 || !readable || !(writable || options.read_only) {
+        let what = if options.read_only { "reading" } else { "reading and writing" };
+        return Err(failed(io::Error::other(format!("it was not opened for {what}"))));
+    }
+    if options.cache == CacheMode::None {
+        let flags = flags | libc::O_DIRECT;
+        // SAFETY: as above.
+        if unsafe { libc::fcntl(file.as_raw_fd(), libc::F_SETFL, flags) } != 0 {
+            return Err(failed(io::Error::last_os_error()));
+        }
+    }
+    use_file(options, file)
+}
+
+fn use_file(options: &ImageOptions, file: File) -> Result<Arc<dyn Image>, OpenError> {
     let format = options.format.unwrap_or_else(|| Format::by_name(&options.path));
     let image: io::Result<Arc<dyn Image>> = match format {
         Format::Raw => Raw::new(file, options.read_only, options.cache, options.discard)
             .map(|raw| Arc::new(raw) as Arc<dyn Image>),
         Format::Qcow2 => Err(io::Error::other("format=qcow2 is not supported yet, use format=raw")),
     };
-    image.map_err(|error| OpenError::Use { path: path(), error })
+    image.map_err(|error| OpenError::Use { path: options.path.clone(), error })
 }
 
-fn open_file(options: &ImageOptions) -> io::Result<File> {
+/// Opens an image's file, for another process perhaps.
+///
+/// # Errors
+/// The host refuses.
+pub fn open_file(options: &ImageOptions) -> Result<File, OpenError> {
     let direct = if options.cache == CacheMode::None { libc::O_DIRECT } else { 0 };
     File::options()
         .read(true)
         .write(!options.read_only)
         .custom_flags(direct | libc::O_CLOEXEC)
         .open(&options.path)
+        .map_err(|error| OpenError::Open {
+            path: options.path.clone(),
+            for_what: if options.read_only { "" } else { " for writing" },
+            error,
+        })
 }
 
 #[cfg(test)]

@@ -171,6 +171,14 @@ impl Image for Raw {
         Ok(size)
     }
 
+    fn resize(&self, size: u64) -> io::Result<()> {
+        if self.block_device || self.read_only {
+            return Err(io::ErrorKind::Unsupported.into());
+        }
+        self.file.set_len(size)?;
+        self.refresh().map(drop)
+    }
+
     fn read_only(&self) -> bool {
         self.read_only
     }

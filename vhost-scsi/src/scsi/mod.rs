@@ -9,9 +9,11 @@ pub mod cdb;
 pub mod opcode;
 pub mod reservation;
 pub mod sense;
+pub mod statistics;
 pub mod target;
 
 pub use sense::Sense;
+pub use statistics::Statistics;
 
 /// A command descriptor block as virtio-scsi carries it: at most 32 bytes, padded with zeroes.
 pub type Cdb = [u8; 32];
@@ -218,6 +220,9 @@ pub trait LogicalUnit: Send + Sync {
     /// What it is.
     fn device_type(&self) -> DeviceType;
 
+    /// What it has done; the transport counts.
+    fn statistics(&self) -> &Statistics;
+
     /// Something happened that the initiator has to be told.
     fn attention(&self, what: UnitAttention);
 
@@ -235,6 +240,11 @@ pub trait LogicalUnit: Send + Sync {
     /// What is to become of host errors.
     fn error_policy(&self) -> ErrorPolicy {
         ErrorPolicy::default()
+    }
+
+    /// The drive, if it is an emulated CD or DVD drive.
+    fn cd(&self) -> Option<&crate::lun::cd::Cd> {
+        None
     }
 
     /// The physical unit behind it, if it is one.

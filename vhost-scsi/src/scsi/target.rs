@@ -38,11 +38,11 @@ impl Address {
         }
     }
 
-    /// As virtio-scsi has it.
+    /// As virtio-scsi has it, with the LUN as REPORT LUNS has it: the driver compares them.
     #[must_use]
     pub fn bytes(self) -> [u8; 8] {
-        let [high, low] = self.lun.to_be_bytes();
-        [1, self.target, 0x40 | high, low, 0, 0, 0, 0]
+        let [high, low, ..] = self.report();
+        [1, self.target, high, low, 0, 0, 0, 0]
     }
 
     /// As REPORT LUNS has it: peripheral device addressing below 256.

@@ -8,6 +8,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
+use serde_json::json;
+use vhost_runtime::control::Events;
 use vhost_runtime::device::{ConfigError, Device, QueueWorker, Queues};
 use vhost_runtime::queue::Queue;
 use vhost_runtime::session::Frontend;
@@ -16,10 +18,12 @@ use vhost_runtime::state::StateError;
 use super::control::{ControlWorker, EventQueue};
 use super::layout::{CDB_SIZE, EVENT, Event, SENSE_SIZE};
 use super::request::{Remote, RequestWorker};
+use crate::image::Image;
 use crate::image::engine::EngineKind;
 use crate::image::pool::Pool;
-use crate::scsi::target::{Address, Bus, LUNS};
-use crate::scsi::{LogicalUnit, UnitAttention};
+use crate::lun::cd::{Cd, MediumError};
+use crate::scsi::target::{Address, Bus, LUNS, Snapshot};
+use crate::scsi::{Direction, LogicalUnit, UnitAttention};
 
 /// Feature bits (virtio 1.2, 5.6.3): units come and go; their parameters change.
 const VIRTIO_SCSI_F_HOTPLUG: u32 = 1;
@@ -43,6 +47,26 @@ const COMMANDS_PER_LUN: u32 = 128;
 /// let go of it.
 const LOCK_PATIENCE: Duration = Duration::from_secs(5);
 
+/// How often it is tried meanwhile.
+const LOCK_PAUSE: Duration = Duration::from_millis(5);
+
+/// Why a drive's medium was not changed.
+#[derive(Debug, thiserror::Error)]
+pub enum MediumChangeError {
+    /// There is no such unit.
+    #[error("there is no such unit")]
+    NoUnit,
+    /// It is something else.
+    #[error("it is no CD or DVD drive")]
+    NoDrive,
+    /// The guest prevents it.
+    #[error(transparent)]
+    Medium(#[from] MediumError),
+    /// The new medium is locked by another process.
+    #[error("the image: {0}")]
+    Lock(#[from] io::Error),
+}
+
 /// How the controller is made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ControllerOptions {
@@ -57,6 +81,8 @@ pub struct Controller {
     options: ControllerOptions,
     bus: Bus,
     pub(super) pool: Pool,
+    /// What control clients are told.
+    told: Events,
     features: AtomicU64,
     pub(super) events: EventQueue,
     /// The request workers that run.
@@ -75,11 +101,46 @@ impl Controller {
             options,
             bus: Bus::default(),
             pool: Pool::default(),
+            told: Events::default(),
             features: AtomicU64::new(0),
             events: EventQueue::new()?,
             remotes: Mutex::default(),
             active: Mutex::new(false),
         })
+    }
+
+    /// Has it tell control clients of errors and of the guest's opening a tray.
+    #[must_use]
+    pub fn with_events(self, told: Events) -> Self {
+        Self { told, ..self }
+    }
+
+    /// The host could not do what a guest's command needed.
+    pub(super) fn io_error(
+        &self,
+        Address { target, lun }: Address,
+        direction: Direction,
+        error: &io::Error,
+        waits: bool,
+    ) {
+        self.told.send("BLOCK_IO_ERROR", || {
+            json!({
+                "target": target,
+                "lun": lun,
+                "operation": if direction == Direction::Read { "read" } else { "write" },
+                "action": if waits { "wait" } else { "report" },
+                "nospace": matches!(error.raw_os_error(), Some(libc::ENOSPC | libc::EDQUOT)),
+                "reason": error.to_string(),
+            })
+        });
+    }
+
+    /// A drive's tray has moved, or has been told to.
+    pub(super) fn tray_moved(&self, Address { target, lun }: Address, open: bool) {
+        self.told.send(
+            "DEVICE_TRAY_MOVED",
+            || json!({ "target": target, "lun": lun, "tray-open": open }),
+        );
     }
 
     /// Its units.
@@ -109,16 +170,29 @@ impl Controller {
     /// # Errors
     /// Its image is locked by another process.
     pub fn add(&self, address: Address, unit: Arc<dyn LogicalUnit>) -> io::Result<bool> {
-        let active = self.active();
-        if self.bus.snapshot().unit(address).is_some() {
-            return Ok(false);
-        }
-        if *active && let Some(image) = unit.image() {
-            image.acquire()?;
-        }
+        let active = self.lock(unit.image().as_ref())?;
         let added = self.bus.insert(address, unit);
-        self.tell(Event::Added(address));
+        drop(active);
+        if added {
+            self.tell(Event::Added(address));
+        }
         Ok(added)
+    }
+
+    /// Locks an image that is to be used, if rings run, which they go on doing, or not, while the
+    /// result is kept. Who used it before may be about to let go of it.
+    fn lock(&self, image: Option<&Arc<dyn Image>>) -> io::Result<MutexGuard<'_, bool>> {
+        let deadline = Instant::now().checked_add(LOCK_PATIENCE);
+        loop {
+            let active = self.active();
+            let Some(image) = image.filter(|_| *active) else { return Ok(active) };
+            match image.acquire() {
+                Ok(()) => return Ok(active),
+                Err(error) if is_over(deadline, &error) => return Err(error),
+                Err(_) => drop(active),
+            }
+            std::thread::sleep(LOCK_PAUSE);
+        }
     }
 
     /// Takes a unit away. Its image is flushed and unlocked when its last command has ended.
@@ -130,24 +204,77 @@ impl Controller {
             self.remotes().iter().for_each(|remote| remote.refresh());
             self.pool.run(move || {
                 // Commands under way hold it.
-                while Arc::strong_count(&unit) > 1 {
-                    std::thread::sleep(Duration::from_millis(5));
-                }
+                wait_until_alone(&unit);
                 release_all(&[image]);
             });
         }
         true
     }
 
-    /// Reads a unit's size again and tells the guest. `Ok(None)`: there is no such unit, or it has
-    /// no medium.
+    /// Takes the medium out of a drive. Its image is unlocked when the last command has ended.
+    ///
+    /// # Errors
+    /// See [`MediumChangeError`].
+    pub fn eject(&self, address: Address, force: bool) -> Result<(), MediumChangeError> {
+        let active = self.active();
+        let old = drive(&self.bus.snapshot(), address)?.eject(force)?;
+        self.tray_moved(address, true);
+        self.retire(old.filter(|_| *active));
+        Ok(())
+    }
+
+    /// Puts a medium into a drive, in place of what was in it.
+    ///
+    /// # Errors
+    /// See [`MediumChangeError`].
+    pub fn load(
+        &self,
+        address: Address,
+        medium: Arc<dyn Image>,
+        force: bool,
+    ) -> Result<(), MediumChangeError> {
+        let snapshot = self.bus.snapshot();
+        let cd = drive(&snapshot, address)?;
+        let active = self.lock(Some(&medium))?;
+        let old = cd.load(Arc::clone(&medium), force).inspect_err(|_| {
+            if *active {
+                release_all(&[medium]);
+            }
+        })?;
+        self.tray_moved(address, false);
+        self.retire(old.filter(|_| *active));
+        Ok(())
+    }
+
+    /// Unlocks an image that no unit has any more, when the last command on it has ended.
+    fn retire(&self, image: Option<Arc<dyn Image>>) {
+        let Some(image) = image else { return };
+        self.pool.run(move || {
+            wait_until_alone(&image);
+            release_all(&[image]);
+        });
+    }
+
+    /// Reads a unit's size again, or changes it first to `wanted` bytes, and tells the guest.
+    /// `Ok(None)`: there is no such unit, or it has no medium.
     ///
     /// # Errors
     /// What the host said.
-    pub fn resize(&self, address: Address) -> io::Result<Option<u64>> {
+    pub fn resize(&self, address: Address, wanted: Option<u64>) -> io::Result<Option<u64>> {
         let snapshot = self.bus.snapshot();
         let Some(unit) = snapshot.unit(address) else { return Ok(None) };
         let Some(image) = unit.image() else { return Ok(None) };
+        if let Some(size) = wanted {
+            let active = self.active();
+            if !*active {
+                image.acquire()?;
+            }
+            let resized = image.resize(size);
+            if !*active {
+                image.release()?;
+            }
+            resized?;
+        }
         let size = image.refresh()?;
         unit.attention(UnitAttention::CapacityChanged);
         self.tell(Event::CapacityChanged(address));
@@ -172,13 +299,12 @@ impl Controller {
         for (address, unit) in snapshot.iter() {
             let Some(image) = unit.image() else { continue };
             while let Err(error) = image.acquire() {
-                let again = error.kind() == io::ErrorKind::ResourceBusy;
-                if !again || deadline.is_none_or(|deadline| Instant::now() >= deadline) {
+                if is_over(deadline, &error) {
                     release_all(&held);
                     let Address { target, lun } = address;
                     return Err(format!("target {target} lun {lun}: its image: {error}").into());
                 }
-                std::thread::sleep(Duration::from_millis(5));
+                std::thread::sleep(LOCK_PAUSE);
             }
             held.push(image);
         }
@@ -186,7 +312,25 @@ impl Controller {
     }
 }
 
-fn release_all(images: &[Arc<dyn crate::image::Image>]) {
+/// A lock that is not waited for any longer.
+fn is_over(deadline: Option<Instant>, error: &io::Error) -> bool {
+    let again = error.kind() == io::ErrorKind::ResourceBusy;
+    !again || deadline.is_none_or(|deadline| Instant::now() >= deadline)
+}
+
+/// Waits until nobody else holds it.
+fn wait_until_alone<T: ?Sized>(held: &Arc<T>) {
+    while Arc::strong_count(held) > 1 {
+        std::thread::sleep(LOCK_PAUSE);
+    }
+}
+
+fn drive(snapshot: &Snapshot, address: Address) -> Result<&Cd, MediumChangeError> {
+    let unit = snapshot.unit(address).ok_or(MediumChangeError::NoUnit)?;
+    unit.cd().ok_or(MediumChangeError::NoDrive)
+}
+
+fn release_all(images: &[Arc<dyn Image>]) {
     for image in images {
         if let Err(error) = image.release() {
             log::error!("an image cannot be flushed or unlocked: {error}");
@@ -270,7 +414,7 @@ impl Device for Controller {
     fn worker(self: Arc<Self>, number: u16) -> io::Result<Worker> {
         Ok(match number {
             0 => Worker::Control(ControlWorker::new(self)?),
-            _ => Worker::Request(Box::new(RequestWorker::new(self)?)),
+            _ => Worker::Request(Box::new(RequestWorker::new(self, number)?)),
         })
     }
 

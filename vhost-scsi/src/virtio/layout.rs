@@ -202,6 +202,8 @@ mod tests {
             [1, 0, 0, 0, 1, 3, 0x41, 0x2c, 0, 0, 0, 0, 1, 0, 0, 0]
         );
         assert_eq!(Event::Removed(address).bytes(true)[3], 0x80);
+        let low = Address { target: 3, lun: 255 };
+        assert_eq!(Event::Removed(low).bytes(false)[4..8], [1, 3, 0, 255], "as REPORT LUNS");
         assert_eq!(Event::CapacityChanged(address).bytes(false)[12..], [0x2a, 0x09, 0, 0]);
     }
 }

@@ -18,11 +18,15 @@ use crate::image::Image;
 use crate::image::engine::{Completed, Engine, IoVecs, Operation};
 use crate::image::gate::Entry;
 use crate::lun::pass_through::{self, HostStatus, PassThrough};
+use crate::scsi::bytes::Fields;
 use crate::scsi::target::{Address, Snapshot};
 use crate::scsi::{Action, Cdb, DataLengths, Direction, LogicalUnit, Reply, Status, Transfer};
 
 /// How often a command is tried again that waits for the host.
 const RETRY: Duration = Duration::from_millis(500);
+
+const GOOD: u8 = Status::Good as u8;
+const CONDITION_MET: u8 = Status::ConditionMet as u8;
 
 /// How others reach a request worker.
 pub(super) struct Remote {
@@ -84,6 +88,8 @@ struct Task {
     /// The gate that it has entered.
     entry: Option<Entry>,
     phase: Phase,
+    /// The host could not do it once; it was said.
+    waited: bool,
     /// Orders that wait for its end, and what the driver is told instead of its result.
     orders: Vec<Arc<Order>>,
     ended_by: Option<Response>,
@@ -92,6 +98,8 @@ struct Task {
 /// Serves a request queue.
 pub struct RequestWorker {
     controller: Arc<Controller>,
+    /// Its number: who counts what units do.
+    number: u16,
     remote: Arc<Remote>,
     engine: Engine<Finished>,
     timer: TimerFd,
@@ -105,7 +113,7 @@ pub struct RequestWorker {
 }
 
 impl RequestWorker {
-    pub(super) fn new(controller: Arc<Controller>) -> io::Result<Self> {
+    pub(super) fn new(controller: Arc<Controller>, number: u16) -> io::Result<Self> {
         let wake = EventFd::new(EFD_NONBLOCK)?;
         let remote = Arc::new(Remote { mail: Mutex::default(), wake });
         let engine = Engine::new(controller.engine(), controller.pool.clone())?;
@@ -114,6 +122,7 @@ impl RequestWorker {
         let (snapshot, generation) = (controller.bus().snapshot(), controller.bus().generation());
         Ok(Self {
             controller,
+            number,
             remote,
             engine,
             timer,
@@ -169,7 +178,12 @@ impl RequestWorker {
             return respond(queue, chain, Response::BadTarget, &Reply::good());
         };
         match (started.action, started.unit) {
-            (Action::Complete(reply), _) => respond(queue, chain, Response::Ok, &reply),
+            (Action::Complete(reply), unit) => {
+                if let Some(cd) = unit.filter(|_| moves_tray(&command.cdb)).and_then(|u| u.cd()) {
+                    self.controller.tray_moved(address, cd.is_open());
+                }
+                respond(queue, chain, Response::Ok, &reply);
+            }
             (Action::Overrun, _) => respond(queue, chain, Response::Overrun, &Reply::good()),
             (action, Some(unit)) => {
                 let unit = Arc::clone(unit);
@@ -183,6 +197,7 @@ impl RequestWorker {
                     action,
                     entry: None,
                     phase: Phase::Gate,
+                    waited: false,
                     orders: Vec::new(),
                     ended_by: None,
                 };
@@ -312,7 +327,10 @@ impl RequestWorker {
                 if task.ended_by.is_none()
                     && task.unit.error_policy().waits(transfer.direction, &error) =>
             {
-                log::warn!("a command waits for the host: {error}");
+                if !std::mem::replace(&mut task.waited, true) {
+                    log::warn!("a command waits for the host: {error}");
+                    self.controller.io_error(task.address, transfer.direction, &error, true);
+                }
                 task.phase = Phase::Host;
                 self.waiting = self.waiting.saturating_add(1);
                 return self.arm();
@@ -320,6 +338,9 @@ impl RequestWorker {
             (Phase::Transfer(transfer), result) => {
                 if let (Some(chain), Direction::Read) = (&task.chain, transfer.direction) {
                     data_in(chain, transfer.length).mark_dirty();
+                }
+                if let Err(error) = &result {
+                    self.controller.io_error(task.address, transfer.direction, error, false);
                 }
                 task.unit.finish(transfer, result.map(drop))
             }
@@ -337,6 +358,10 @@ impl RequestWorker {
         {
             self.controller.remotes().iter().for_each(|remote| remote.refresh());
         }
+        let failed = task.ended_by.is_some()
+            || response != Response::Ok
+            || !matches!(reply.status, GOOD | CONDITION_MET);
+        task.unit.statistics().count(self.number, &task.command.cdb, reply.moved, failed);
         if let Some(chain) = task.chain {
             match task.ended_by {
                 Some(ended) => respond(queue, chain, ended, &Reply::good()),
@@ -434,6 +459,11 @@ impl Drop for RequestWorker {
         // Orders that nobody reads any more are carried out by being dropped with the mailbox.
         self.remote.mail.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
+}
+
+/// START STOP UNIT that loads or ejects (LOEJ).
+fn moves_tray(cdb: &Cdb) -> bool {
+    cdb.u8(0) == 0x1b && cdb.bit(4, 1)
 }
 
 fn data_in(chain: &Chain, length: u64) -> Buffers<'_> {

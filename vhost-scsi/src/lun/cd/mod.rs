@@ -17,7 +17,7 @@ use crate::lun::identity::{Identity, vpd};
 use crate::scsi::bytes::{Fields, put, truncated};
 use crate::scsi::{
     Action, Cdb, DataLengths, DeviceType, Direction, ErrorPolicy, LogicalUnit, Reply, Sense,
-    Transfer, UnitAttention,
+    Statistics, Transfer, UnitAttention,
 };
 use command::Command;
 use event::{MediaEvent, media_event};
@@ -54,6 +54,7 @@ pub struct Cd {
     medium: RwLock<Option<Arc<dyn Image>>>,
     attention: AtomicBool,
     state: Mutex<State>,
+    statistics: Statistics,
 }
 
 impl Cd {
@@ -76,6 +77,7 @@ impl Cd {
                 prevent_removal: false,
                 ejected: None,
             }),
+            statistics: Statistics::default(),
         })
     }
 
@@ -90,6 +92,12 @@ impl Cd {
     fn set_medium(&self, medium: Option<Arc<dyn Image>>) -> Option<Arc<dyn Image>> {
         let mut place = self.medium.write().unwrap_or_else(PoisonError::into_inner);
         std::mem::replace(&mut *place, medium)
+    }
+
+    /// The tray is open.
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        self.state().tray_open
     }
 
     /// Takes the medium out, from outside.
@@ -328,6 +336,14 @@ impl LogicalUnit for Cd {
 
     fn device_type(&self) -> DeviceType {
         DeviceType::CD_DVD
+    }
+
+    fn statistics(&self) -> &Statistics {
+        &self.statistics
+    }
+
+    fn cd(&self) -> Option<&Cd> {
+        Some(self)
     }
 
     fn attention(&self, what: UnitAttention) {

@@ -21,7 +21,7 @@ use crate::scsi::cdb::{self, Blocks, ByteCheck, Command};
 use crate::scsi::reservation::Reservations;
 use crate::scsi::{
     Action, Cdb, DataLengths, DeviceType, Direction, ErrorPolicy, LogicalUnit, Reply, Sense,
-    Transfer, UnitAttention, opcode,
+    Statistics, Transfer, UnitAttention, opcode,
 };
 use mode::ModeParameters;
 
@@ -89,6 +89,7 @@ pub struct Disk {
     progress: AtomicU32,
     state: Mutex<State>,
     gate: Gate,
+    statistics: Statistics,
 }
 
 impl Disk {
@@ -110,6 +111,7 @@ impl Disk {
                 sanitize_failed: false,
             }),
             gate: Gate::default(),
+            statistics: Statistics::default(),
         })
     }
 
@@ -529,6 +531,10 @@ impl LogicalUnit for Disk {
 
     fn device_type(&self) -> DeviceType {
         DeviceType::DIRECT_ACCESS
+    }
+
+    fn statistics(&self) -> &Statistics {
+        &self.statistics
     }
 
     fn attention(&self, what: UnitAttention) {

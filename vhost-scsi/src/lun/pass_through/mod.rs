@@ -13,7 +13,8 @@ use std::sync::Arc;
 use crate::image::Image;
 use crate::scsi::bytes::Fields;
 use crate::scsi::{
-    Action, Cdb, DataLengths, DeviceType, LogicalUnit, Reply, Sense, Transfer, UnitAttention,
+    Action, Cdb, DataLengths, DeviceType, LogicalUnit, Reply, Sense, Statistics, Transfer,
+    UnitAttention,
 };
 use limits::Limits;
 pub use sg::{Direction, HostStatus};
@@ -57,6 +58,7 @@ pub struct PassThrough {
     name: String,
     device_type: u8,
     limits: Limits,
+    statistics: Statistics,
 }
 
 impl PassThrough {
@@ -64,7 +66,7 @@ impl PassThrough {
     ///
     /// # Errors
     /// See [`PassThroughError`].
-    pub fn open(path: &Path) -> Result<Arc<Self>, PassThroughError> {
+    pub fn open(path: &Path) -> Result<File, PassThroughError> {
         let generic = sg::generic_device(path);
         let failed = |error| PassThroughError::Open { path: path.to_owned(), error };
         let file = File::options().read(true).write(true).open(&generic);
@@ -74,14 +76,24 @@ impl PassThrough {
             }
             other => other.map_err(failed)?,
         };
-        Self::new(file, path)
+        Ok(file)
     }
 
-    fn new(file: File, path: &Path) -> Result<Arc<Self>, PassThroughError> {
+    /// Takes an opened generic device; `path` is its name in messages.
+    ///
+    /// # Errors
+    /// See [`PassThroughError`].
+    pub fn new(file: File, path: &Path) -> Result<Arc<Self>, PassThroughError> {
         let not_scsi = |error| PassThroughError::NotScsi { path: path.to_owned(), error };
         sg::version(&file).map_err(not_scsi)?;
         let limits = Limits::read(&file);
-        let mut unit = Self { file, name: path.display().to_string(), device_type: 0x1f, limits };
+        let mut unit = Self {
+            file,
+            name: path.display().to_string(),
+            device_type: 0x1f,
+            limits,
+            statistics: Statistics::default(),
+        };
         unit.device_type = unit.inquire().map_err(not_scsi)?;
         Ok(Arc::new(unit))
     }
@@ -154,6 +166,10 @@ impl LogicalUnit for PassThrough {
 
     fn device_type(&self) -> DeviceType {
         DeviceType(self.device_type)
+    }
+
+    fn statistics(&self) -> &Statistics {
+        &self.statistics
     }
 
     fn attention(&self, _what: UnitAttention) {
