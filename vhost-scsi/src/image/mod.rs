@@ -5,6 +5,7 @@ pub mod gate;
 mod lock;
 pub mod open;
 pub mod pool;
+mod qcow2;
 pub mod raw;
 mod uring;
 

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::Image;
+use super::qcow2::Qcow2;
 use super::raw::{CacheMode, Raw};
 
 /// How an image is laid out.
@@ -69,13 +70,13 @@ pub enum OpenError {
     },
 }
 
-/// Opens an image; its lock is not taken yet.
+/// Opens an image, and the files that it stands on; nothing is opened later. Its lock is not taken
+/// yet.
 ///
 /// # Errors
 /// See [`OpenError`].
 pub fn open(options: &ImageOptions) -> Result<Arc<dyn Image>, OpenError> {
-    let file = open_file(options)?;
-    use_file(options, file)
+    use_file(options, open_file(options)?)
 }
 
 /// Takes an image that somebody else has opened; its lock is not taken yet.
@@ -103,13 +104,16 @@ pub fn take(options: &ImageOptions, file: File) -> Result<Arc<dyn Image>, OpenEr
 }
 
 fn use_file(options: &ImageOptions, file: File) -> Result<Arc<dyn Image>, OpenError> {
+    let ImageOptions { path, format: _, read_only, cache, discard } = options;
     let format = options.format.unwrap_or_else(|| Format::by_name(&options.path));
     let image: io::Result<Arc<dyn Image>> = match format {
-        Format::Raw => Raw::new(file, options.read_only, options.cache, options.discard)
-            .map(|raw| Arc::new(raw) as Arc<dyn Image>),
-        Format::Qcow2 => Err(io::Error::other("format=qcow2 is not supported yet, use format=raw")),
+        Format::Raw => {
+            Raw::new(file, *read_only, *cache, *discard).map(|raw| Arc::new(raw) as Arc<dyn Image>)
+        }
+        Format::Qcow2 => Qcow2::new(file, path, *read_only, *cache, *discard)
+            .map(|qcow2| Arc::new(qcow2) as Arc<dyn Image>),
     };
-    image.map_err(|error| OpenError::Use { path: options.path.clone(), error })
+    image.map_err(|error| OpenError::Use { path: path.clone(), error })
 }
 
 /// Opens an image's file, for another process perhaps.

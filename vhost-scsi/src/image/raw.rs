@@ -56,11 +56,7 @@ impl Raw {
             return Err(io::Error::other("it is neither a file nor a block device"));
         }
         let physical = if block_device { ioctl_u32(&file, BLKPBSZGET)? } else { 512 };
-        let logical = if block_device { ioctl_u32(&file, BLKSSZGET)? } else { 512 };
-        let alignment = match cache {
-            CacheMode::None => direct_alignment(&file).unwrap_or(logical.max(512)) as usize,
-            CacheMode::Writeback | CacheMode::Unsafe => 1,
-        };
+        let alignment = alignment(&file, cache)?;
         let granularity = if block_device { physical.into() } else { 4096 };
         let limits = Limits {
             discard: discard && !read_only,
@@ -78,21 +74,6 @@ impl Raw {
     #[must_use]
     pub fn alignment(&self) -> usize {
         self.alignment
-    }
-
-    fn fallocate(&self, mode: libc::c_int, offset: u64, length: u64) -> io::Result<()> {
-        let offset = libc::off_t::try_from(offset).map_err(io::Error::other)?;
-        let length = libc::off_t::try_from(length).map_err(io::Error::other)?;
-        loop {
-            // SAFETY: plain integers and a descriptor that `self` keeps open.
-            if unsafe { libc::fallocate(self.file.as_raw_fd(), mode, offset, length) } == 0 {
-                return Ok(());
-            }
-            let error = io::Error::last_os_error();
-            if error.kind() != io::ErrorKind::Interrupted {
-                return Err(error);
-            }
-        }
     }
 
     /// Where the host can't write zeroes by itself.
@@ -122,8 +103,56 @@ impl Raw {
     }
 }
 
+/// Changes what a stretch of `file` takes on the host, in bytes.
+pub(super) fn fallocate(
+    file: &File,
+    mode: libc::c_int,
+    offset: u64,
+    length: u64,
+) -> io::Result<()> {
+    let offset = libc::off_t::try_from(offset).map_err(io::Error::other)?;
+    let length = libc::off_t::try_from(length).map_err(io::Error::other)?;
+    loop {
+        // SAFETY: plain integers and an open descriptor.
+        if unsafe { libc::fallocate(file.as_raw_fd(), mode, offset, length) } == 0 {
+            return Ok(());
+        }
+        let error = io::Error::last_os_error();
+        if error.kind() != io::ErrorKind::Interrupted {
+            return Err(error);
+        }
+    }
+}
+
+/// The size of a file or block device in bytes.
+pub(super) fn size(file: &File) -> io::Result<u64> {
+    let metadata = file.metadata()?;
+    if !metadata.file_type().is_block_device() {
+        return Ok(metadata.len());
+    }
+    let mut size: u64 = 0;
+    // SAFETY: BLKGETSIZE64 writes one u64.
+    match unsafe { libc::ioctl(file.as_raw_fd(), BLKGETSIZE64, &raw mut size) } {
+        0 => Ok(size),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// What offsets, lengths and buffers must be multiples of with `cache`, in bytes.
+pub(super) fn alignment(file: &File, cache: CacheMode) -> io::Result<usize> {
+    if cache != CacheMode::None {
+        return Ok(1);
+    }
+    if let Some(alignment) = direct_alignment(file) {
+        return Ok(alignment as usize);
+    }
+    let block_device = file.metadata()?.file_type().is_block_device();
+    let logical = if block_device { ioctl_u32(file, BLKSSZGET)? } else { 512 };
+    Ok(logical.max(512) as usize)
+}
+
 /// Refused as such by the file system or device: there is another way.
-fn is_unsupported(error: &io::Error) -> bool {
+pub(super) fn is_unsupported(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EOPNOTSUPP | libc::ENOSYS | libc::EINVAL))
 }
 
@@ -157,16 +186,7 @@ impl Image for Raw {
     }
 
     fn refresh(&self) -> io::Result<u64> {
-        let size = if self.block_device {
-            let mut size: u64 = 0;
-            // SAFETY: BLKGETSIZE64 writes one u64.
-            if unsafe { libc::ioctl(self.file.as_raw_fd(), BLKGETSIZE64, &raw mut size) } != 0 {
-                return Err(io::Error::last_os_error());
-            }
-            size
-        } else {
-            self.file.metadata()?.len()
-        };
+        let size = size(&self.file)?;
         self.size.store(size, Ordering::Relaxed);
         Ok(size)
     }
@@ -217,7 +237,7 @@ impl Image for Raw {
 
     fn discard(&self, offset: u64, length: u64) -> io::Result<()> {
         let mode = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
-        match self.fallocate(mode, offset, length) {
+        match fallocate(&self.file, mode, offset, length) {
             Err(error) if is_unsupported(&error) => self.write_zeroes(offset, length, false),
             result => result,
         }
@@ -227,7 +247,7 @@ impl Image for Raw {
         if unmap && self.limits.discard {
             return self.discard(offset, length);
         }
-        match self.fallocate(libc::FALLOC_FL_ZERO_RANGE, offset, length) {
+        match fallocate(&self.file, libc::FALLOC_FL_ZERO_RANGE, offset, length) {
             Err(error) if is_unsupported(&error) => self.write_plain_zeroes(offset, length),
             result => result,
         }
@@ -339,7 +359,7 @@ fn check(result: isize) -> io::Result<usize> {
 
 /// # Safety
 /// The memory of `iovecs` is mapped.
-unsafe fn vectored(
+pub(super) unsafe fn vectored(
     operation: Operation,
     fd: BorrowedFd<'_>,
     iovecs: &[libc::iovec],

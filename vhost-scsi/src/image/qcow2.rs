@@ -1,0 +1,284 @@
+//! A qcow2 image with its backing files, by way of imago.
+//!
+//! imago keeps metadata in memory. It is written back before a write that changed it is answered:
+//! the guest outlives this process, so what was acknowledged must not. Flushes make it durable.
+
+use std::fs::File;
+use std::io;
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{PoisonError, RwLock};
+
+use imago::{FormatAccess, Mapping, ShallowMapping, StorageExt};
+
+use self::chain::Chain;
+use self::storage::HostFile;
+use super::raw::CacheMode;
+use super::{Direct, Extent, Image, Limits};
+
+mod chain;
+mod header;
+mod storage;
+
+/// What others wait for while it is zeroed or discarded, in bytes.
+const ZEROED_AT_ONCE: u64 = 256 << 20;
+
+/// Zeroes written at once where the image can't just note them, in bytes.
+const ZEROES: usize = 256 << 10;
+
+/// Mappings that are looked at for one extent.
+const MAPPINGS: usize = 256;
+
+/// A qcow2 image.
+pub(super) struct Qcow2 {
+    chain: Chain,
+    /// Where clusters with data are: the image itself, or its external data file.
+    data: HostFile,
+    size: AtomicU64,
+    read_only: bool,
+    cache: CacheMode,
+    limits: Limits,
+    /// Version 3 can note that a cluster is zero.
+    has_zero_clusters: bool,
+    /// The image while it is locked. Held exclusively where imago might free or zero clusters that
+    /// a transfer has just found.
+    active: RwLock<Option<FormatAccess<HostFile>>>,
+}
+
+impl Qcow2 {
+    /// Takes an opened file (with O_DIRECT if the cache mode says so), and opens what it stands on;
+    /// names in its header are relative to the folder of `path`.
+    ///
+    /// # Errors
+    /// It is not a qcow2 image, one that needs what is not supported, or a file is missing.
+    pub(super) fn new(
+        file: File,
+        path: &Path,
+        read_only: bool,
+        cache: CacheMode,
+        discard: bool,
+    ) -> io::Result<Self> {
+        let chain = Chain::open(file, path, read_only, cache)?;
+        let header = chain.header()?;
+        let data = chain.data()?;
+        let has_zero_clusters = header.version >= 3;
+        let limits = Limits {
+            discard: discard && !read_only && has_zero_clusters,
+            discard_granularity: 1 << header.cluster_bits,
+            physical_block: 512,
+        };
+        let size = AtomicU64::new(header.size);
+        let active = RwLock::new(None);
+        Ok(Self { chain, data, size, read_only, cache, limits, has_zero_clusters, active })
+    }
+
+    /// Does what may run beside others.
+    fn shared<T>(
+        &self,
+        work: impl FnOnce(&FormatAccess<HostFile>) -> io::Result<T>,
+    ) -> io::Result<T> {
+        let active = self.active.read().unwrap_or_else(PoisonError::into_inner);
+        work(active.as_ref().ok_or_else(not_in_use)?)
+    }
+
+    /// Does to a stretch, part by part, what nothing may run beside.
+    fn exclusive(
+        &self,
+        mut offset: u64,
+        mut length: u64,
+        work: impl Fn(&mut FormatAccess<HostFile>, u64, u64) -> io::Result<()>,
+    ) -> io::Result<()> {
+        self.check_range(offset, length)?;
+        while length > 0 {
+            // Whole clusters, but for the first part and the last.
+            let part = (ZEROED_AT_ONCE - offset % ZEROED_AT_ONCE).min(length);
+            let mut active = self.active.write().unwrap_or_else(PoisonError::into_inner);
+            let image = active.as_mut().ok_or_else(not_in_use)?;
+            work(image, offset, part)?;
+            image.flush()?;
+            offset += part;
+            length -= part;
+        }
+        Ok(())
+    }
+
+    fn check_range(&self, offset: u64, length: u64) -> io::Result<()> {
+        match offset.checked_add(length) {
+            Some(end) if end <= self.len() => Ok(()),
+            _ => Err(io::ErrorKind::UnexpectedEof.into()),
+        }
+    }
+
+    fn write_plain_zeroes(&self, mut offset: u64, mut length: u64) -> io::Result<()> {
+        let zeroes = vec![0; ZEROES];
+        while length > 0 {
+            let count = length.min(ZEROES as u64);
+            self.write_at(zeroes.get(..count as usize).unwrap_or_default(), offset)?;
+            offset += count;
+            length -= count;
+        }
+        Ok(())
+    }
+
+    fn flush_image(&self, image: &FormatAccess<HostFile>) -> io::Result<()> {
+        if self.read_only {
+            return Ok(());
+        }
+        image.flush()?;
+        image.sync()
+    }
+}
+
+fn not_in_use() -> io::Error {
+    io::Error::other("the image is not in use")
+}
+
+impl Image for Qcow2 {
+    fn len(&self) -> u64 {
+        self.size.load(Ordering::Relaxed)
+    }
+
+    fn refresh(&self) -> io::Result<u64> {
+        let active = self.active.read().unwrap_or_else(PoisonError::into_inner);
+        let size = match active.as_ref() {
+            Some(image) => image.size(), // nobody else changes it meanwhile
+            None => self.chain.header()?.size,
+        };
+        self.size.store(size, Ordering::Relaxed);
+        Ok(size)
+    }
+
+    fn read_only(&self) -> bool {
+        self.read_only
+    }
+
+    fn limits(&self) -> Limits {
+        self.limits
+    }
+
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
+        self.check_range(offset, buffer.len() as u64)?;
+        self.shared(|image| image.read(buffer, offset))
+    }
+
+    fn write_at(&self, mut buffer: &[u8], mut offset: u64) -> io::Result<()> {
+        self.check_range(offset, buffer.len() as u64)?;
+        self.shared(|image| {
+            let mut changed = false;
+            while !buffer.is_empty() {
+                let place = image.prepare_data_mapping(offset, buffer.len() as u64, true)?;
+                let count = usize::try_from(place.length()).unwrap_or(usize::MAX);
+                let (part, rest) =
+                    buffer.split_at_checked(count).ok_or(io::ErrorKind::InvalidData)?;
+                place.storage().write(part, place.offset())?;
+                changed |= !place.is_nonblocking();
+                image.commit_data_mapping(place)?;
+                buffer = rest;
+                offset += count as u64;
+            }
+            if changed { image.flush() } else { Ok(()) }
+        })
+    }
+
+    fn flush(&self) -> io::Result<()> {
+        self.shared(|image| self.flush_image(image))
+    }
+
+    fn discard(&self, offset: u64, length: u64) -> io::Result<()> {
+        if !self.has_zero_clusters {
+            return self.write_plain_zeroes(offset, length);
+        }
+        self.exclusive(offset, length, |image, offset, length| {
+            // imago leaves the space of freed clusters to the image; the host is to have it. Before
+            // they are freed: afterwards the first and last cluster may be copied to one of them.
+            for (host, count) in stretches(image, offset, length)? {
+                self.data.discard(host, count)?;
+            }
+            image.discard_to_zero(offset, length)
+        })
+    }
+
+    fn write_zeroes(&self, offset: u64, length: u64, unmap: bool) -> io::Result<()> {
+        if unmap && self.limits.discard {
+            return self.discard(offset, length);
+        }
+        if !self.has_zero_clusters {
+            return self.write_plain_zeroes(offset, length);
+        }
+        self.exclusive(offset, length, |image, offset, length| image.write_zeroes(offset, length))
+    }
+
+    fn extent(&self, offset: u64) -> io::Result<Extent> {
+        self.shared(|image| {
+            let mut extent = Extent { mapped: false, length: 0 };
+            for _ in 0..MAPPINGS {
+                let next = offset.saturating_add(extent.length);
+                let (mapping, count) = image.get_mapping(next, self.len().saturating_sub(next))?;
+                let mapped = !matches!(mapping, Mapping::Zero { .. } | Mapping::Eof { .. });
+                if count == 0 || (extent.length > 0 && mapped != extent.mapped) {
+                    break;
+                }
+                extent = Extent { mapped, length: extent.length + count };
+            }
+            Ok(extent)
+        })
+    }
+
+    fn direct(&self) -> Option<Direct<'_>> {
+        None
+    }
+
+    fn durable(&self) -> bool {
+        self.cache != CacheMode::Unsafe
+    }
+
+    fn acquire(&self) -> io::Result<()> {
+        let mut active = self.active.write().unwrap_or_else(PoisonError::into_inner);
+        if active.is_some() {
+            return Ok(());
+        }
+        self.chain.lock()?;
+        match self.chain.access() {
+            Ok(image) => {
+                self.size.store(image.size(), Ordering::Relaxed);
+                *active = Some(image);
+                Ok(())
+            }
+            Err(error) => self.chain.unlock().and(Err(error)),
+        }
+    }
+
+    fn release(&self) -> io::Result<()> {
+        let mut active = self.active.write().unwrap_or_else(PoisonError::into_inner);
+        let Some(image) = active.take() else { return Ok(()) };
+        let flushed = self.flush_image(&image);
+        drop(image); // flushes again if that failed, so before the lock is given back
+        self.chain.unlock()?;
+        flushed
+    }
+}
+
+/// Where a stretch of the disk is in the image's own data file, and how long each part is, in bytes.
+/// Not what it shares with a snapshot.
+fn stretches(
+    image: &FormatAccess<HostFile>,
+    offset: u64,
+    length: u64,
+) -> io::Result<Vec<(u64, u64)>> {
+    let mut stretches = Vec::new();
+    let mut next = offset;
+    while next < offset + length {
+        let (mapping, count) = image.get_shallow_mapping(next, offset + length - next)?;
+        if count == 0 {
+            break;
+        }
+        if let ShallowMapping::Raw { offset: host, writable: true, .. } = mapping {
+            stretches.push((host, count));
+        }
+        next += count;
+    }
+    Ok(stretches)
+}
+
+#[cfg(test)]
+mod tests;
