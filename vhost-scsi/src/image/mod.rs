@@ -3,6 +3,7 @@
 pub mod engine;
 pub mod gate;
 mod lock;
+mod note;
 pub mod open;
 pub mod pool;
 mod qcow2;
@@ -113,6 +114,18 @@ pub trait Image: Send + Sync {
 
     /// Whether flushes and FUA writes are to reach stable storage (`cache=unsafe` does not want it).
     fn durable(&self) -> bool;
+
+    /// What is kept beside the medium for its unit.
+    ///
+    /// # Errors
+    /// `Unsupported` where nothing can be kept; else what the host said.
+    fn note(&self) -> io::Result<Option<Vec<u8>>>;
+
+    /// Keeps it, or removes it.
+    ///
+    /// # Errors
+    /// As [`note`](Self::note).
+    fn set_note(&self, note: Option<&[u8]>) -> io::Result<()>;
 
     /// Takes the lock that keeps a second writer away, and reads what may have changed before
     /// (metadata, size): called when the first ring starts.

@@ -14,7 +14,7 @@ use imago::{FormatAccess, Mapping, ShallowMapping, StorageExt};
 use self::chain::Chain;
 use self::storage::HostFile;
 use super::raw::CacheMode;
-use super::{Direct, Extent, Image, Limits};
+use super::{Direct, Extent, Image, Limits, note};
 
 mod chain;
 mod header;
@@ -230,6 +230,16 @@ impl Image for Qcow2 {
 
     fn durable(&self) -> bool {
         self.cache != CacheMode::Unsafe
+    }
+
+    fn note(&self) -> io::Result<Option<Vec<u8>>> {
+        note::read(self.chain.file()?)
+    }
+
+    fn set_note(&self, note: Option<&[u8]>) -> io::Result<()> {
+        let file = self.chain.file()?;
+        note::write(file, note)?;
+        if self.durable() { file.sync_all() } else { Ok(()) }
     }
 
     fn acquire(&self) -> io::Result<()> {

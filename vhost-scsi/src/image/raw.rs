@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::engine::{IoVecs, Operation};
 use super::lock::ImageLock;
-use super::{Direct, Extent, Image, Limits};
+use super::{Direct, Extent, Image, Limits, note};
 
 /// Linux `_IO(0x12, n)` and friends, which `libc` lacks.
 const BLKSSZGET: libc::c_ulong = 0x1268;
@@ -275,6 +275,15 @@ impl Image for Raw {
 
     fn durable(&self) -> bool {
         self.cache != CacheMode::Unsafe
+    }
+
+    fn note(&self) -> io::Result<Option<Vec<u8>>> {
+        note::read(&self.file)
+    }
+
+    fn set_note(&self, note: Option<&[u8]>) -> io::Result<()> {
+        note::write(&self.file, note)?;
+        if self.durable() { self.file.sync_all() } else { Ok(()) }
     }
 
     fn acquire(&self) -> io::Result<()> {

@@ -182,7 +182,7 @@ impl ErrorPolicy {
 }
 
 /// What happened to a unit that its initiator has to be told at its next command (SAM-5 5.14).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub enum UnitAttention {
     /// POWER ON OCCURRED / BUS RESET: the controller was reset (29h/00h..02h).
     Reset,
@@ -228,6 +228,30 @@ pub trait LogicalUnit: Send + Sync {
 
     /// Logical unit reset: back to default parameters, except persistent ones; then a unit attention.
     fn reset(&self);
+
+    /// Its medium is locked for it from now on: what is kept beside it is read.
+    ///
+    /// # Errors
+    /// It can't be read, or understood.
+    fn taken_into_use(&self) -> std::io::Result<()> {
+        Ok(())
+    }
+
+    /// What its initiator knows of it and no medium keeps, for another process to go on with.
+    ///
+    /// # Errors
+    /// It can't be put into words.
+    fn save(&self) -> Result<serde_json::Value, serde_json::Error> {
+        Ok(serde_json::Value::Null)
+    }
+
+    /// Takes what [`save`](Self::save) gave in another process.
+    ///
+    /// # Errors
+    /// It is not of a unit of this kind.
+    fn load(&self, state: serde_json::Value) -> Result<(), serde_json::Error> {
+        serde_json::from_value(state) // nothing
+    }
 
     /// The medium that transfers move data from and to; `None` for a physical unit or an empty drive.
     fn image(&self) -> Option<std::sync::Arc<dyn crate::image::Image>>;

@@ -61,11 +61,11 @@ impl Reservations {
         self.aptpl
     }
 
-    /// PERSISTENT RESERVE IN (SPC-5 6.15).
+    /// PERSISTENT RESERVE IN (SPC-5 6.15). `can_persist`: they can be kept beyond a loss of power.
     ///
     /// # Errors
     /// The sense data to answer with.
-    pub fn read(&self, action: u8, allocation: usize) -> Result<Reply, Sense> {
+    pub fn read(&self, action: u8, allocation: usize, can_persist: bool) -> Result<Reply, Sense> {
         let header = |length: u32| {
             let mut data = self.generation.to_be_bytes().to_vec();
             data.extend(length.to_be_bytes());
@@ -89,7 +89,10 @@ impl Reservations {
                 }
             },
             // CRH, PTPL_C; ATP_C is not claimed: there is one port.
-            0x02 => vec![0, 8, 0x11, 0x80 | u8::from(self.aptpl), 0xea, 0x01, 0, 0],
+            0x02 => {
+                let capable = 0x10 | u8::from(can_persist);
+                vec![0, 8, capable, 0x80 | u8::from(self.aptpl), 0xea, 0x01, 0, 0]
+            }
             0x03 => match self.key {
                 None => header(0),
                 Some(key) => {
@@ -214,16 +217,16 @@ mod tests {
     #[test]
     fn register_reserve_release() {
         let mut unit = registered();
-        assert_eq!(unit.read(0, 100).unwrap().data[..8], [0, 0, 0, 1, 0, 0, 0, 8]);
-        assert_eq!(unit.read(0, 100).unwrap().data[8..], KEY.to_be_bytes());
+        assert_eq!(unit.read(0, 100, true).unwrap().data[..8], [0, 0, 0, 1, 0, 0, 0, 8]);
+        assert_eq!(unit.read(0, 100, true).unwrap().data[8..], KEY.to_be_bytes());
         assert_eq!(unit.write(1, 3, &parameters(KEY, 0)), Ok(Reply::good()));
-        assert_eq!(unit.read(1, 100).unwrap().data[21], 3);
+        assert_eq!(unit.read(1, 100, true).unwrap().data[21], 3);
         assert_eq!(
             unit.write(2, 1, &parameters(KEY, 0)),
             Err(Sense::INVALID_RELEASE_OF_PERSISTENT_RESERVATION)
         );
         assert_eq!(unit.write(2, 3, &parameters(KEY, 0)), Ok(Reply::good()));
-        assert_eq!(unit.read(1, 100).unwrap().data.len(), 8);
+        assert_eq!(unit.read(1, 100, true).unwrap().data.len(), 8);
     }
 
     #[test]
@@ -240,8 +243,8 @@ mod tests {
         let mut unit = registered();
         unit.write(1, 1, &parameters(KEY, 0)).unwrap();
         unit.write(0, 0, &parameters(KEY, 0)).unwrap();
-        assert_eq!(unit.read(1, 100).unwrap().data.len(), 8);
-        assert_eq!(unit.read(0, 100).unwrap().data.len(), 8);
+        assert_eq!(unit.read(1, 100, true).unwrap().data.len(), 8);
+        assert_eq!(unit.read(0, 100, true).unwrap().data.len(), 8);
     }
 
     #[test]
@@ -251,6 +254,6 @@ mod tests {
         assert_eq!(unit.write(1, 2, &parameters(KEY, 0)), Err(Sense::INVALID_FIELD_IN_CDB));
         assert_eq!(unit.write(1, 0x11, &parameters(KEY, 0)), Err(Sense::INVALID_FIELD_IN_CDB));
         assert_eq!(unit.write(9, 1, &parameters(KEY, 0)), Err(Sense::INVALID_FIELD_IN_CDB));
-        assert_eq!(unit.read(9, 100), Err(Sense::INVALID_FIELD_IN_CDB));
+        assert_eq!(unit.read(9, 100, true), Err(Sense::INVALID_FIELD_IN_CDB));
     }
 }

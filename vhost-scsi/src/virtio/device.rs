@@ -7,7 +7,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use serde::{Deserialize, Serialize};
 use serde_json::json;
 use vhost_runtime::control::Events;
 use vhost_runtime::device::{ConfigError, Device, QueueWorker, Queues};
@@ -18,6 +17,7 @@ use vhost_runtime::state::StateError;
 use super::control::{ControlWorker, EventQueue};
 use super::layout::{CDB_SIZE, EVENT, Event, SENSE_SIZE};
 use super::request::{Remote, RequestWorker};
+use super::state;
 use crate::image::Image;
 use crate::image::engine::EngineKind;
 use crate::image::pool::Pool;
@@ -171,6 +171,9 @@ impl Controller {
     /// Its image is locked by another process.
     pub fn add(&self, address: Address, unit: Arc<dyn LogicalUnit>) -> io::Result<bool> {
         let active = self.lock(unit.image().as_ref())?;
+        if *active {
+            unit.taken_into_use()?;
+        }
         let added = self.bus.insert(address, unit);
         drop(active);
         if added {
@@ -301,15 +304,22 @@ impl Controller {
             while let Err(error) = image.acquire() {
                 if is_over(deadline, &error) {
                     release_all(&held);
-                    let Address { target, lun } = address;
-                    return Err(format!("target {target} lun {lun}: its image: {error}").into());
+                    return Err(refused(address, &error).into());
                 }
                 std::thread::sleep(LOCK_PAUSE);
             }
             held.push(image);
+            if let Err(error) = unit.taken_into_use() {
+                release_all(&held);
+                return Err(refused(address, &error).into());
+            }
         }
         Ok(())
     }
+}
+
+fn refused(Address { target, lun }: Address, error: &io::Error) -> String {
+    format!("target {target} lun {lun}: its image: {error}")
 }
 
 /// A lock that is not waited for any longer.
@@ -335,22 +345,6 @@ fn release_all(images: &[Arc<dyn Image>]) {
         if let Err(error) = image.release() {
             log::error!("an image cannot be flushed or unlocked: {error}");
         }
-    }
-}
-
-/// Device state: which units there are. The rest is in the rings, or beside the images.
-#[derive(Serialize, Deserialize)]
-struct State {
-    version: u32,
-    units: Vec<(u8, u16, u8)>,
-}
-
-const STATE_VERSION: u32 = 1;
-
-impl Controller {
-    fn units(&self) -> Vec<(u8, u16, u8)> {
-        let snapshot = self.bus.snapshot();
-        snapshot.iter().map(|(at, unit)| (at.target, at.lun, unit.device_type().0)).collect()
     }
 }
 
@@ -441,27 +435,11 @@ impl Device for Controller {
     }
 
     fn save(&self) -> Result<serde_json::Value, StateError> {
-        Ok(serde_json::to_value(State { version: STATE_VERSION, units: self.units() })?)
+        state::save(&self.bus.snapshot())
     }
 
     fn load(&self, state: serde_json::Value) -> Result<(), StateError> {
-        let state: State = serde_json::from_value(state)?;
-        if state.version != STATE_VERSION {
-            return Err(StateError::Mismatch(format!("version {}", state.version)));
-        }
-        let here = self.units();
-        let differs = |a: &[(u8, u16, u8)], b: &[(u8, u16, u8)]| {
-            a.iter().find(|unit| !b.contains(unit)).copied()
-        };
-        if let Some((target, lun, _)) = differs(&state.units, &here) {
-            let what = format!("target {target} lun {lun} is missing here, or of another type");
-            return Err(StateError::Mismatch(what));
-        }
-        if let Some((target, lun, _)) = differs(&here, &state.units) {
-            let what = format!("target {target} lun {lun} is here, but not in the source");
-            return Err(StateError::Mismatch(what));
-        }
-        Ok(())
+        state::load(&self.bus.snapshot(), state)
     }
 
     fn connected(&self, _frontend: Frontend) {

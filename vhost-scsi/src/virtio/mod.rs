@@ -3,6 +3,7 @@
 //! - [`device`]: features, configuration space, which worker serves which queue;
 //! - [`layout`]: the bytes of requests and responses;
 //! - [`request`]: the workers of the request queues;
+//! - [`state`]: what moves with a guest to another process;
 //! - [`control`]: task management, and the events that tell of units that come and go.
 
 #![cfg_attr(
@@ -19,4 +20,5 @@ mod control;
 pub mod device;
 pub mod layout;
 mod request;
+mod state;
 mod tmf;

@@ -158,6 +158,14 @@ impl Chain {
         Header::read(&top.part.storage(self.cache)?, top.part.writable)
     }
 
+    /// The image's own file.
+    ///
+    /// # Errors
+    /// There is none.
+    pub(super) fn file(&self) -> io::Result<&File> {
+        self.layers.first().map(|top| &top.part.file).ok_or_else(|| io::ErrorKind::NotFound.into())
+    }
+
     /// The file with the data of the image itself.
     ///
     /// # Errors

@@ -11,6 +11,8 @@ use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
+use serde::{Deserialize, Serialize};
+
 use crate::image::Image;
 use crate::lun::disk::sense_of;
 use crate::lun::identity::{Identity, vpd};
@@ -45,6 +47,14 @@ struct State {
     prevent_removal: bool,
     /// What START STOP UNIT took out of the drive, to be loaded again by it.
     ejected: Option<Arc<dyn Image>>,
+}
+
+/// What moves with the guest to another process.
+#[derive(Serialize, Deserialize)]
+struct Saved {
+    attentions: VecDeque<UnitAttention>,
+    tray_open: bool,
+    prevent_removal: bool,
 }
 
 /// An emulated drive.
@@ -357,6 +367,27 @@ impl LogicalUnit for Cd {
     fn reset(&self) {
         self.state().prevent_removal = false;
         self.attention(UnitAttention::UnitReset);
+    }
+
+    fn save(&self) -> Result<serde_json::Value, serde_json::Error> {
+        let state = self.state();
+        serde_json::to_value(Saved {
+            attentions: state.attentions.clone(),
+            tray_open: state.tray_open,
+            prevent_removal: state.prevent_removal,
+        })
+    }
+
+    fn load(&self, state: serde_json::Value) -> Result<(), serde_json::Error> {
+        let saved: Saved = serde_json::from_value(state)?;
+        let medium = if saved.tray_open { self.set_medium(None) } else { None };
+        let mut state = self.state();
+        self.attention.store(!saved.attentions.is_empty(), Ordering::Release);
+        state.attentions = saved.attentions;
+        state.tray_open = saved.tray_open;
+        state.prevent_removal = saved.prevent_removal;
+        state.ejected = medium.or(state.ejected.take());
+        Ok(())
     }
 
     fn image(&self) -> Option<Arc<dyn Image>> {

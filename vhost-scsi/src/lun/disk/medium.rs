@@ -49,7 +49,7 @@ impl Disk {
             }
             Command::ModeSelect { ten, .. } => return self.mode_select(ten, parameters),
             Command::PersistentReserveOut { action, scope_type, .. } => {
-                return self.state().reservations.write(action, scope_type, parameters);
+                return self.reserve(action, scope_type, parameters);
             }
             Command::SanitizeOverwrite { immediate, .. } => {
                 return self.sanitize_overwrite(immediate, parameters);

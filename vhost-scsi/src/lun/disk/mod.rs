@@ -6,6 +6,7 @@ mod inquiry;
 mod logs;
 mod medium;
 mod mode;
+mod persist;
 mod sanitize;
 
 use std::collections::VecDeque;
@@ -113,17 +114,6 @@ impl Disk {
             gate: Gate::default(),
             statistics: Statistics::default(),
         })
-    }
-
-    /// Its reservations, as they are to outlive the process.
-    #[must_use]
-    pub fn reservations(&self) -> Reservations {
-        self.state().reservations.clone()
-    }
-
-    /// Takes reservations of a former life.
-    pub fn set_reservations(&self, reservations: Reservations) {
-        self.state().reservations = reservations;
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -356,7 +346,7 @@ impl Disk {
                 data(logs::no_defects(ten, format), allocation)
             }
             Command::PersistentReserveIn { action, allocation } => {
-                self.state().reservations.read(action, allocation)
+                self.state().reservations.read(action, allocation, self.can_persist())
             }
             Command::ReportSupportedOperationCodes { query, allocation } => {
                 let report = opcode::report(opcode::DISK, query);
@@ -552,6 +542,19 @@ impl LogicalUnit for Disk {
         self.set(DESCRIPTOR_SENSE | SOFTWARE_WRITE_PROTECT | WRITE_THROUGH | STOPPED, false);
         drop(state);
         self.attention(UnitAttention::UnitReset);
+    }
+
+    fn taken_into_use(&self) -> io::Result<()> {
+        self.read_reservations()
+    }
+
+    fn save(&self) -> Result<serde_json::Value, serde_json::Error> {
+        serde_json::to_value(self.saved())
+    }
+
+    fn load(&self, state: serde_json::Value) -> Result<(), serde_json::Error> {
+        self.restore(serde_json::from_value(state)?);
+        Ok(())
     }
 
     fn image(&self) -> Option<Arc<dyn Image>> {

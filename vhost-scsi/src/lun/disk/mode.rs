@@ -1,5 +1,7 @@
 //! Mode parameters (SPC-5 7.5, SBC-4 6.5).
 
+use serde::{Deserialize, Serialize};
+
 use super::{DESCRIPTOR_SENSE, Disk, SOFTWARE_WRITE_PROTECT};
 use crate::scsi::bytes::{Fields, put};
 use crate::scsi::{Reply, Sense};
@@ -11,7 +13,7 @@ const INFORMATIONAL_EXCEPTIONS: u8 = 0x1c;
 const ALL: u8 = 0x3f;
 
 /// What the initiator can change.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct ModeParameters {
     /// WCE: writes may be acknowledged before they are durable.
     write_cache: bool,
@@ -161,10 +163,14 @@ impl Disk {
             mode = mode.with(page, content).ok_or(Sense::INVALID_FIELD_IN_PARAMETER_LIST)?;
             pages = pages.get(2 + length..).unwrap_or_default();
         }
+        self.set_mode(mode);
+        Ok(Reply::good())
+    }
+
+    pub(super) fn set_mode(&self, mode: ModeParameters) {
         self.state().mode = mode;
         self.set(super::WRITE_THROUGH, !mode.write_cache);
         self.set(DESCRIPTOR_SENSE, mode.descriptor_sense);
         self.set(SOFTWARE_WRITE_PROTECT, mode.write_protect);
-        Ok(Reply::good())
     }
 }

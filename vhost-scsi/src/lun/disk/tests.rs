@@ -327,3 +327,82 @@ proptest! {
         prop_assert!(disk.image.len() == 64 * 512);
     }
 }
+
+/// PERSISTENT RESERVE OUT with these keys.
+fn reserve_out(disk: &Disk, action: u8, kind: u8, keys: (u64, u64), flags: u8) -> Reply {
+    let mut parameters = [keys.0.to_be_bytes(), keys.1.to_be_bytes()].concat();
+    parameters.extend([0, 0, 0, 0, flags, 0, 0, 0]);
+    send(disk, &[0x5f, action, kind, 0, 0, 0, 0, 0, 24, 0], &parameters, 0)
+}
+
+#[test]
+fn reservations_outlive_the_process() {
+    let scratch = Scratch::new(64 << 10);
+    let first = Disk::new(scratch.image(CacheMode::Writeback), options());
+    first.taken_into_use().unwrap();
+    first.next_attention();
+    good(&reserve_out(&first, 0, 0, (0, 7), 0));
+    good(&reserve_out(&first, 1, 3, (7, 0), 0));
+    drop(first);
+
+    let second = Disk::new(scratch.image(CacheMode::Writeback), options());
+    second.taken_into_use().unwrap();
+    second.next_attention();
+    let held = send(&second, &[0x5e, 1, 0, 0, 0, 0, 0, 0, 64, 0], &[], 64);
+    assert_eq!((held.data[15], held.data[21]), (7, 3));
+    good(&reserve_out(&second, 0, 0, (7, 0), 0));
+    drop(second);
+
+    let third = Disk::new(scratch.image(CacheMode::Writeback), options());
+    third.taken_into_use().unwrap();
+    third.next_attention();
+    assert_eq!(send(&third, &[0x5e, 0, 0, 0, 0, 0, 0, 0, 64, 0], &[], 64).data.len(), 8);
+}
+
+#[test]
+fn a_note_that_is_not_understood_keeps_the_disk_from_being_used() {
+    let scratch = Scratch::new(64 << 10);
+    let image = scratch.image(CacheMode::Writeback);
+    let disk = Disk::new(Arc::clone(&image), options());
+    for note in [&b"{\"version\":99,\"reservations\":{}}"[..], b"nonsense", b""] {
+        image.set_note(Some(note)).unwrap();
+        let error = disk.taken_into_use().unwrap_err().to_string();
+        assert!(error.starts_with("its reservations: "), "{error}");
+    }
+}
+
+#[test]
+fn a_read_only_disk_can_not_keep_reservations_and_says_so() {
+    let disk = disk_with(64, options(), true);
+    disk.next_attention();
+    assert_eq!(send(&disk, &[0x5e, 2, 0, 0, 0, 0, 0, 0, 8, 0], &[], 8).data[2], 0x10);
+    let aptpl = reserve_out(&disk, 0, 0, (0, 7), 1);
+    check(&aptpl, Sense::INVALID_FIELD_IN_PARAMETER_LIST);
+    good(&reserve_out(&disk, 0, 0, (0, 7), 0));
+    assert!(disk.image.note().unwrap().is_none());
+}
+
+#[test]
+fn what_the_initiator_knows_moves_with_it() {
+    let scratch = Scratch::new(64 << 10);
+    let removable = || DiskOptions { removable: true, ..options() };
+    let source = Disk::new(scratch.image(CacheMode::Writeback), removable());
+    source.next_attention();
+    good(&send(&source, &[0x15, 0x10, 0, 0, 16, 0], &mode_select_descriptor_sense(), 0));
+    good(&send(&source, &[0x1e, 0, 0, 0, 1, 0], &[], 0));
+    source.attention(UnitAttention::CapacityChanged);
+
+    let destination = Disk::new(scratch.image(CacheMode::Writeback), removable());
+    destination.load(source.save().unwrap()).unwrap();
+    let told = send(&destination, &[0; 6], &[], 0);
+    assert_eq!(told.sense[..4], [0x72, 0x06, 0x2a, 0x09], "no power on, descriptor format");
+    good(&send(&destination, &[0; 6], &[], 0));
+    let eject = send(&destination, &[0x1b, 0, 0, 0, 2, 0], &[], 0);
+    assert_eq!(eject.sense[1..4], [0x05, 0x53, 0x02], "removal is prevented");
+    assert!(destination.load(serde_json::Value::Null).is_err());
+}
+
+/// The control mode page with D_SENSE.
+fn mode_select_descriptor_sense() -> Vec<u8> {
+    vec![0, 0, 0, 0, 0x0a, 0x0a, 0x04, 0x10, 0, 0, 0, 0, 0, 0, 0, 0]
+}
