@@ -2,6 +2,7 @@
 
 mod check;
 mod demo;
+mod dist;
 mod fuzz;
 
 use std::process::ExitCode;
@@ -29,6 +30,8 @@ enum Command {
     Bench,
     /// Build the guest's root filesystem, and unpack all versions of QEMU, if not done yet
     Build,
+    /// Make a tree of all that a package has: program, manual page, completions, units
+    Dist,
     /// Boot the guest with a shell on this terminal (leave it with `exit`, or Ctrl-A X)
     Shell {
         /// More arguments for QEMU, after `--`
@@ -44,6 +47,10 @@ fn main() -> ExitCode {
         Command::Soak => check::soak(),
         Command::Bench => bench(),
         Command::Build => build().map(|()| true),
+        Command::Dist => dist::run().map(|folder| {
+            println!("{}", folder.display());
+            true
+        }),
         Command::Shell { qemu } => Guest::builder().args(qemu).shell().map(|()| true),
     };
     match result {

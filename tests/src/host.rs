@@ -1,8 +1,10 @@
 //! The host: what must be installed on it, and where things are.
 
+use std::collections::BTreeSet;
 use std::env;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::{Mutex, PoisonError};
 
 use crate::{Error, Machine, Step};
 
@@ -29,13 +31,21 @@ pub(crate) fn target() -> PathBuf {
     }
 }
 
-/// A program of this workspace, as it ships: built, if need be, in the release profile.
+/// A program of this workspace, as it ships: built, if need be, in the release profile, once by
+/// each process that asks.
 pub fn program(name: &str) -> Result<PathBuf, Error> {
+    static BUILT: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
+    let mut built = BUILT.lock().unwrap_or_else(PoisonError::into_inner);
+    let binary = target().join("release").join(name);
+    if built.contains(name) {
+        return Ok(binary);
+    }
     let mut build = cargo();
     build.args(["build", "--release", "--package", name]);
     let log = Machine::dir().join("build.log");
     Step::new(format!("building {name}"), log).run(build)?;
-    Ok(target().join("release").join(name))
+    built.insert(name.to_owned());
+    Ok(binary)
 }
 
 /// Cargo, at the workspace's root.

@@ -4,10 +4,9 @@ use std::os::fd::AsFd;
 
 use serde_json::{Map, Value, json};
 use vhost_runtime::control::client::{Client, ClientError};
+use vhost_scsi::options::{CtlArgs, CtlCommand, UnitArgs};
 use vhost_scsi::scsi::target::Address;
 use vhost_scsi::units::{Kind, Texts, Unit, UnitError};
-
-use crate::options::{CtlArgs, CtlCommand, UnitArgs};
 
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum CtlError {

@@ -5,11 +5,14 @@
 //! - [`lun`]: what can stand behind a logical unit number: disk, CD/DVD, a physical unit passed through;
 //! - [`image`]: what a disk or a CD stores to, and the engines that move its data;
 //! - [`virtio`]: the virtio-scsi device over it.
-//! - [`units`], [`control`]: units as the command line and control clients name them.
+//! - [`units`], [`control`]: units as the command line and control clients name them;
+//! - [`options`], [`manual`]: the program's command line, and what is generated from it.
 
 pub mod control;
 pub mod image;
 pub mod lun;
+pub mod manual;
+pub mod options;
 pub mod scsi;
 pub mod units;
 pub mod virtio;

@@ -1,7 +1,6 @@
 //! `vhost-scsi`: a SCSI controller in a process of its own.
 
 mod ctl;
-mod options;
 
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -10,11 +9,11 @@ use clap::Parser;
 use vhost_runtime::control::{self, Events};
 use vhost_runtime::program::{self, ProgramError, Shutdown, Socket};
 use vhost_scsi::control::Manager;
+use vhost_scsi::options::{Options, UnitArgs, Verb};
 use vhost_scsi::units::{Texts, Unit, UnitError};
 use vhost_scsi::virtio::device::{Controller, ControllerOptions};
 
 use ctl::CtlError;
-use options::{Options, UnitArgs, Verb};
 
 #[derive(Debug, thiserror::Error)]
 enum Failure {

@@ -2,37 +2,40 @@
 
 use std::path::PathBuf;
 
+use crate::image::engine::EngineKind;
+use crate::scsi::target::{Address, LUNS};
+use crate::units::Kind;
 use clap::{ArgGroup, Args, Parser, Subcommand};
 use vhost_runtime::program::ProgramArgs;
-use vhost_scsi::image::engine::EngineKind;
-use vhost_scsi::scsi::target::{Address, LUNS};
-use vhost_scsi::units::Kind;
 
 /// A SCSI controller in a process of its own, for any VMM that speaks vhost-user
 #[derive(Debug, Parser)]
 #[command(version, max_term_width = 100, args_conflicts_with_subcommands = true)]
-pub(crate) struct Options {
+pub struct Options {
+    /// What every device program has.
     #[command(flatten)]
-    pub(crate) program: ProgramArgs,
+    pub program: ProgramArgs,
 
+    /// Its units.
     #[command(flatten)]
-    pub(crate) units: UnitArgs,
+    pub units: UnitArgs,
 
     /// Request queues that the VMM may use
     #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u16).range(1..=254))]
-    pub(crate) num_queues: u16,
+    pub num_queues: u16,
 
     /// What moves the data
     #[arg(long, value_enum, default_value_t)]
-    pub(crate) aio: EngineKind,
+    pub aio: EngineKind,
 
+    /// Something else than to serve
     #[command(subcommand)]
-    pub(crate) verb: Option<Verb>,
+    pub verb: Option<Verb>,
 }
 
 /// Units, when the program starts or later.
 #[derive(Debug, Args)]
-pub(crate) struct UnitArgs {
+pub struct UnitArgs {
     /// A disk on an image, a block device, or each file in a folder: PATH[,key=value…]
     #[arg(long, value_name = "PATH[,…]")]
     disk: Vec<String>,
@@ -48,7 +51,7 @@ pub(crate) struct UnitArgs {
 
 impl UnitArgs {
     /// All of them, in the order in which they get addresses.
-    pub(crate) fn texts(&self) -> impl Iterator<Item = (Kind, &str)> {
+    pub fn texts(&self) -> impl Iterator<Item = (Kind, &str)> {
         fn of(kind: Kind, texts: &[String]) -> impl Iterator<Item = (Kind, &str)> {
             texts.iter().map(move |text| (kind, text.as_str()))
         }
@@ -60,27 +63,30 @@ impl UnitArgs {
 
 /// What else the program does.
 #[derive(Debug, Subcommand)]
-pub(crate) enum Verb {
+pub enum Verb {
     /// Look at and change a running controller, by its --control socket
     Ctl(CtlArgs),
 }
 
+/// `vhost-scsi ctl`.
 #[derive(Debug, Args)]
-pub(crate) struct CtlArgs {
+pub struct CtlArgs {
     /// The running controller's socket
     #[arg(long, value_name = "PATH")]
-    pub(crate) control: PathBuf,
+    pub control: PathBuf,
 
     /// Print JSON, for scripts
     #[arg(long, global = true)]
-    pub(crate) json: bool,
+    pub json: bool,
 
+    /// What to do
     #[command(subcommand)]
-    pub(crate) command: CtlCommand,
+    pub command: CtlCommand,
 }
 
+/// What is done to a running controller.
 #[derive(Debug, Subcommand)]
-pub(crate) enum CtlCommand {
+pub enum CtlCommand {
     /// List the units
     List,
     /// Show what each unit has done so far

@@ -142,10 +142,10 @@ pub struct Opened {
     make: Box<dyn FnOnce(Address) -> Arc<dyn LogicalUnit> + Send>,
 }
 
-const DISK_KEYS: &str = "target, lun, format, readonly, cache, discard, serial, wwn, product, \
+pub(crate) const DISK_KEYS: &str = "target, lun, format, readonly, cache, discard, serial, wwn, product, \
                          block-size, physical-block-size, solid-state, removable, werror, rerror";
-const CD_KEYS: &str = "target, lun, format, serial, product, rerror";
-const PASS_THROUGH_KEYS: &str = "target, lun";
+pub(crate) const CD_KEYS: &str = "target, lun, format, serial, product, rerror";
+pub(crate) const PASS_THROUGH_KEYS: &str = "target, lun";
 
 impl Unit {
     /// Reads a unit's text.
