@@ -57,7 +57,8 @@ impl DirtyLog {
     }
 
     /// As the protocol describes it.
-    pub(super) fn region(&self) -> Option<VhostUserDirtyLogRegion> {
+    #[must_use]
+    pub fn region(&self) -> Option<VhostUserDirtyLogRegion> {
         let mmap_handle = self.map.file_offset()?.file().as_raw_fd();
         Some(VhostUserDirtyLogRegion { mmap_size: self.size, mmap_offset: 0, mmap_handle })
     }

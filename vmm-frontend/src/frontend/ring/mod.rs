@@ -11,7 +11,7 @@ use std::io;
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::sync::atomic::{Ordering, fence};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use virtio_bindings::bindings::virtio_ring::{
     VRING_AVAIL_F_NO_INTERRUPT, VRING_DESC_F_INDIRECT, VRING_DESC_F_NEXT, VRING_DESC_F_WRITE,
@@ -464,12 +464,20 @@ impl Ring {
     /// # Errors
     /// The host refuses to wait.
     pub fn wait(&mut self, limit: Duration) -> io::Result<bool> {
-        if !self.enable_calls() {
-            wait_readable(&self.events.call, limit)?;
+        let end = Instant::now() + limit;
+        let mut come = self.enable_calls();
+        while !come {
+            // The event may still be set for completions that were taken before it was looked at.
+            let left = end.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                break;
+            }
+            wait_readable(&self.events.call, left)?;
             let _ = self.events.call.read(); // the used index tells
+            come = self.enable_calls();
         }
         self.disable_calls();
-        Ok(self.shared.used_index() != self.used)
+        Ok(come)
     }
 
     /// The device said that the ring is broken, since this was asked last.
@@ -502,11 +510,10 @@ impl Ring {
         self.available = self.available.wrapping_add(1);
     }
 
-    /// Shows the device any available index.
-    pub fn set_available_raw(&mut self, index: u16) {
-        self.available = index;
-        self.published = index;
-        self.shared.set_available_index(index);
+    /// Shows the device what was offered, and so many more that were not, without a kick.
+    pub fn show_raw(&mut self, more: u16) {
+        self.available = self.available.wrapping_add(more);
+        self.show();
     }
 
     /// The next used element, unchecked: `id` and `len`.
@@ -522,7 +529,9 @@ impl Ring {
 
 fn wait_readable(event: &EventFd, limit: Duration) -> io::Result<()> {
     let mut poll = libc::pollfd { fd: event.as_raw_fd(), events: libc::POLLIN, revents: 0 };
-    let limit = libc::c_int::try_from(limit.as_millis()).unwrap_or(libc::c_int::MAX);
+    // Rounded up: a wait of nothing would be a busy loop.
+    let limit = limit.as_nanos().div_ceil(1_000_000);
+    let limit = libc::c_int::try_from(limit).unwrap_or(libc::c_int::MAX);
     // SAFETY: one pollfd, which outlives the call.
     if unsafe { libc::poll(&raw mut poll, 1, limit) } >= 0 {
         return Ok(());

@@ -139,6 +139,25 @@ fn the_driver_is_called_when_it_wants_to_be() {
 }
 
 #[test]
+fn a_wait_is_not_ended_by_an_event_for_nothing() {
+    let mut pair = Pair::new(8, BOTH[3]);
+    pair.ring.add(&[OUT], &[], 0).unwrap();
+    pair.ring.publish().unwrap();
+    let call = pair.ring.events().call.clone();
+    call.write(1).unwrap();
+    assert!(!pair.ring.wait(Duration::ZERO).unwrap());
+    let head = pair.pop().unwrap().head_index();
+    let (memory, mut device) = (pair.memory.clone(), pair.device);
+    let late = std::thread::spawn(move || {
+        std::thread::sleep(Duration::from_millis(20));
+        device.add_used(memory.space(), head, 0).unwrap();
+        call.write(1).unwrap();
+    });
+    assert!(pair.ring.wait(Duration::from_secs(20)).unwrap());
+    late.join().unwrap();
+}
+
+#[test]
 fn what_a_hostile_device_uses_is_refused() {
     let pair = |id, written| {
         let mut pair = Pair::new(4, BOTH[0]);
