@@ -196,13 +196,13 @@ impl QueueRecord {
     }
 
     /// Reads what a former process left, given the ring's used index, and returns the heads of the
-    /// requests that were under way, oldest first. A fresh record is initialised.
-    pub fn recover(&mut self, used: u16) -> Vec<u16> {
+    /// requests that were under way, oldest first. A fresh record is initialised: `None`.
+    pub fn recover(&mut self, used: u16) -> Option<Vec<u16>> {
         if self.version().load(Ordering::Acquire) != VERSION {
             self.descriptors().store(self.size, Ordering::Relaxed);
             self.used_index().store(used, Ordering::Relaxed);
             self.version().store(VERSION, Ordering::Release);
-            return Vec::new();
+            return None;
         }
         if self.used_index().load(Ordering::Acquire) != used {
             // The request completed last was told to the guest, and then the process died.
@@ -221,7 +221,7 @@ impl QueueRecord {
             .collect();
         under_way.sort_unstable();
         self.counter = under_way.last().map_or(0, |(counter, _)| counter.wrapping_add(1));
-        under_way.into_iter().map(|(_, head)| head).collect()
+        Some(under_way.into_iter().map(|(_, head)| head).collect())
     }
 
     /// A request is taken from the ring.
@@ -250,6 +250,13 @@ impl QueueRecord {
         self.used_index().store(used, Ordering::Release);
         self.last_head = Some(head);
     }
+
+    /// Nothing is under way any more: what was taken and never completed belonged to a broken ring.
+    pub fn clear(&mut self) {
+        for entry in (0..self.size).filter_map(|head| self.entry(head)) {
+            entry.inflight.store(0, Ordering::Relaxed);
+        }
+    }
 }
 
 /// One descriptor's entry.
@@ -274,7 +281,7 @@ mod tests {
     fn requests_under_way_are_found_again_in_their_order() {
         let (file, first) = region(2, 8);
         let mut record = first.queue(1, 8).unwrap();
-        assert!(record.recover(0).is_empty());
+        assert_eq!(record.recover(0), None);
         for head in [5, 2, 7] {
             record.begin(head);
         }
@@ -282,8 +289,8 @@ mod tests {
         record.finished(2, 1);
         drop((record, first));
         let again = Region::map(&file, 2, 8, file.metadata().unwrap().len(), 0).unwrap();
-        assert_eq!(again.queue(1, 8).unwrap().recover(1), [5, 7]);
-        assert!(again.queue(0, 8).unwrap().recover(0).is_empty());
+        assert_eq!(again.queue(1, 8).unwrap().recover(1).unwrap(), [5, 7]);
+        assert_eq!(again.queue(0, 8).unwrap().recover(0), None);
     }
 
     #[test]
@@ -295,11 +302,11 @@ mod tests {
         record.begin(4);
         record.finishing(3);
         // the used index was stored, then the process was killed
-        assert_eq!(region.queue(0, 8).unwrap().recover(1), [4]);
+        assert_eq!(region.queue(0, 8).unwrap().recover(1).unwrap(), [4]);
         // …or it was killed before the used index was stored
         record.begin(3);
         record.finishing(3);
-        assert_eq!(region.queue(0, 8).unwrap().recover(1), [4, 3]);
+        assert_eq!(region.queue(0, 8).unwrap().recover(1).unwrap(), [4, 3]);
     }
 
     #[test]
@@ -323,7 +330,7 @@ mod tests {
             use std::os::unix::fs::FileExt;
             let (file, region) = region(1, 8);
             file.write_all_at(&bytes, 0).unwrap();
-            let mut heads = region.queue(0, 8).unwrap().recover(used);
+            let mut heads = region.queue(0, 8).unwrap().recover(used).unwrap_or_default();
             prop_assert!(heads.iter().all(|&head| head < 8));
             heads.sort_unstable();
             heads.dedup();

@@ -117,12 +117,15 @@ impl Queue {
             untold: false,
             broken: false,
         };
-        if let Some(record) = &mut queue.record {
-            queue.again = record.recover(used).into();
+        let mut base = setup.base;
+        if let Some(record) = &mut queue.record
+            && let Some(under_way) = record.recover(used)
+        {
+            // What a former process took from the ring and did not complete lies between the used
+            // index and the base. The frontend's own idea of the base may be where the driver is.
+            base = used.wrapping_add(u16::try_from(under_way.len()).unwrap_or(0));
+            queue.again = under_way.into();
         }
-        // What a former process took from the ring and did not complete lies between used and base.
-        let under_way = u16::try_from(queue.again.len()).unwrap_or(0);
-        let base = if under_way > 0 { used.wrapping_add(under_way) } else { setup.base };
         queue.ring.set_next_avail(base);
         queue.ring.set_next_used(used);
         queue.available = base;
@@ -140,6 +143,15 @@ impl Queue {
     #[must_use]
     pub fn base(&self) -> u16 {
         self.ring.next_avail()
+    }
+
+    /// Ends it, with everything taken completed; returns the available index to go on from.
+    pub(crate) fn close(mut self) -> u16 {
+        self.notify();
+        if let Some(record) = &mut self.record {
+            record.clear();
+        }
+        self.base()
     }
 
     /// It stopped because its driver broke the rules.

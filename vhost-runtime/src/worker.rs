@@ -365,10 +365,9 @@ impl<W: QueueWorker> Loop<W> {
                 return true;
             }
             if let Some(answer) = slot.stopping.take()
-                && let Some(mut queue) = queues.remove(slot.index)
+                && let Some(queue) = queues.remove(slot.index)
             {
-                queue.notify();
-                let _ = answer.send(queue.base());
+                let _ = answer.send(queue.close());
             }
             false
         });

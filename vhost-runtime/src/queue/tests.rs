@@ -162,6 +162,41 @@ fn a_killed_process_s_requests_are_done_again_and_only_those() {
     assert_eq!(queue.base(), 3);
 }
 
+/// cloud-hypervisor names the driver's available index after a reconnect.
+#[test]
+fn requests_that_a_killed_process_had_not_taken_are_done_whatever_the_base() {
+    let memory = memory();
+    offer(&memory, &[1]);
+    let (file, bytes) = Region::create(1, 4).unwrap();
+    let record = || Region::map(&file, 1, 4, bytes, 0).unwrap().queue(0, 4);
+    let mut queue = Queue::start(0, SETUP, Arc::clone(&memory), record()).unwrap();
+    let one = queue.pop().unwrap();
+    queue.complete(one, 0);
+    drop(queue); // killed
+    offer(&memory, &[1, 3, 0]);
+    let setup = RingSetup { base: 3, ..SETUP };
+    let mut queue = Queue::start(0, setup, Arc::clone(&memory), record()).unwrap();
+    let heads: Vec<u16> = std::iter::from_fn(|| queue.pop()).map(|chain| chain.head()).collect();
+    assert_eq!(heads, [3, 0]);
+}
+
+/// Frontends keep the region while the driver sets its rings up anew.
+#[test]
+fn a_request_that_broke_the_ring_is_not_done_again_in_the_next_ring() {
+    let memory = memory();
+    offer(&memory, &[2]);
+    let (file, bytes) = Region::create(1, 4).unwrap();
+    let record = || Region::map(&file, 1, 4, bytes, 0).unwrap().queue(0, 4);
+    let mut queue = Queue::start(0, SETUP, Arc::clone(&memory), record()).unwrap();
+    drop(queue.pop().unwrap());
+    queue.fail(&QueueError::Request("a request that is none"));
+    assert_eq!(queue.close(), 1);
+    offer(&memory, &[1]);
+    let mut queue = Queue::start(0, SETUP, Arc::clone(&memory), record()).unwrap();
+    let heads: Vec<u16> = std::iter::from_fn(|| queue.pop()).map(|chain| chain.head()).collect();
+    assert_eq!(heads, [1]);
+}
+
 #[test]
 fn the_event_index_suppresses_notifications() {
     let memory = memory();
