@@ -1,8 +1,11 @@
 //! vhost-scsi in a stock guest.
 
-use std::time::Duration;
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::process::Command;
+use std::time::{Duration, Instant};
 
-use lab::{Error, Guest, Scsi};
+use lab::{Error, Guest, Scsi, make};
 
 const MINUTES: fn(u64) -> Duration = |minutes| Duration::from_secs(60 * minutes);
 
@@ -18,6 +21,38 @@ fn a_guest_keeps_its_files_on_a_disk() -> Result<(), Error> {
                   fio --name=v --filename=/dev/sda --size=64M --rw=randwrite --bs=4k --iodepth=32 \
                   --ioengine=libaio --direct=1 --verify=crc32c --verify_fatal=1";
     guest.run_within(MINUTES(3), script)?.stdout_if_ok()?;
+    Ok(())
+}
+
+#[test]
+fn a_guest_keeps_its_files_on_a_qcow2_image() -> Result<(), Box<dyn std::error::Error>> {
+    let scsi = Scsi::new()?;
+    let (base, top) = (scsi.folder().join("base.img"), scsi.folder().join("top.qcow2"));
+    make(&base, 256 << 20)?;
+    File::options().write(true).open(&base)?.write_all_at(b"from below", 128 << 20)?;
+    let create = ["create", "-q", "-f", "qcow2", "-F", "raw", "-b", "base.img"];
+    assert!(Command::new("qemu-img").args(create).arg(&top).status()?.success());
+    let scsi = scsi.arg("--disk").arg(top.display().to_string()).start()?;
+    let guest = Guest::builder().vhost_user_scsi(scsi.controller().queues(2)).boot()?;
+    let seen = guest.run("dd if=/dev/sda bs=1M skip=128 count=1 | head -c 10")?.stdout_if_ok()?;
+    assert_eq!(seen, "from below");
+    let script = "set -e; mkfs.ext4 -q /dev/sda; mount /dev/sda /mnt; cp -r /usr/bin /mnt; sync; \
+                  echo 3 >/proc/sys/vm/drop_caches; diff -rq --no-dereference /usr/bin /mnt/bin; \
+                  rm -r /mnt/bin; fstrim -v /mnt; \
+                  fio --name=v --directory=/mnt --size=64M --rw=randwrite --bs=4k --iodepth=32 \
+                  --ioengine=libaio --direct=1 --verify=crc32c --verify_fatal=1; \
+                  umount /mnt; fsck.ext4 -fn /dev/sda; blockdev --flushbufs /dev/sda; sync";
+    guest.run_within(MINUTES(3), script)?.stdout_if_ok()?;
+    drop(guest);
+    // Its rings have stopped: the image is complete and unlocked.
+    let started = Instant::now();
+    let check = || Command::new("qemu-img").args(["check", "-f", "qcow2"]).arg(&top).output();
+    let mut checked = check()?;
+    while checked.status.code() == Some(1) && started.elapsed() < Duration::from_secs(20) {
+        std::thread::sleep(Duration::from_millis(100));
+        checked = check()?;
+    }
+    assert!(checked.status.success(), "{checked:?}");
     Ok(())
 }
 
