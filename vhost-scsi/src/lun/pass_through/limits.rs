@@ -35,20 +35,36 @@ impl Limits {
         }
     }
 
-    /// VPD page B0h with MAXIMUM TRANSFER LENGTH (and OPTIMAL, and those of prefetch and COMPARE AND
-    /// WRITE, which are no longer) within what SG_IO takes.
+    /// VPD page B0h (SBC-4 6.6.4) with the lengths of commands that move as much data within what
+    /// SG_IO takes. A length that is not reported (0) stays so, but for MAXIMUM TRANSFER LENGTH.
     pub(super) fn apply(&self, page: &[u8]) -> Vec<u8> {
         let most = u32::try_from(self.bytes / self.block).unwrap_or(u32::MAX).max(1);
         let mut page = page.to_vec();
-        let maximum = page.u32(8);
+        let mut keep_within = |at, most: u32| {
+            let claim = page.u32(at).min(most);
+            put(&mut page, at, &claim.to_be_bytes());
+        };
+        keep_within(OPTIMAL_TRANSFER_LENGTH, most);
+        keep_within(MAXIMUM_ATOMIC_TRANSFER_LENGTH, most);
+        keep_within(MAXIMUM_ATOMIC_TRANSFER_LENGTH_WITH_BOUNDARY, most);
+        let maximum = page.u32(MAXIMUM_TRANSFER_LENGTH);
         if maximum == 0 || maximum > most {
-            put(&mut page, 8, &most.to_be_bytes());
+            put(&mut page, MAXIMUM_TRANSFER_LENGTH, &most.to_be_bytes());
         }
-        let optimal = page.u32(12).min(most);
-        put(&mut page, 12, &optimal.to_be_bytes());
+        // COMPARE AND WRITE brings each block twice: what to compare with, and what to write.
+        let compare = u8::try_from(most / 2).unwrap_or(u8::MAX);
+        let compare = page.u8(MAXIMUM_COMPARE_AND_WRITE_LENGTH).min(compare);
+        put(&mut page, MAXIMUM_COMPARE_AND_WRITE_LENGTH, &[compare]);
         page
     }
 }
+
+/// Fields of VPD page B0h.
+const MAXIMUM_COMPARE_AND_WRITE_LENGTH: usize = 5;
+const MAXIMUM_TRANSFER_LENGTH: usize = 8;
+const OPTIMAL_TRANSFER_LENGTH: usize = 12;
+const MAXIMUM_ATOMIC_TRANSFER_LENGTH: usize = 44;
+const MAXIMUM_ATOMIC_TRANSFER_LENGTH_WITH_BOUNDARY: usize = 56;
 
 /// The block layer's folder for a device, which is there for disks and CDs only.
 fn queue_folder(file: &File) -> Option<PathBuf> {
@@ -78,5 +94,17 @@ mod tests {
         assert_eq!(limits.apply(&page(1 << 20, 1 << 20)), page(2048, 2048));
         assert_eq!(limits.apply(&page(100, 50)), page(100, 50));
         assert_eq!(limits.apply(&page(0, 0)[..10]).len(), 10, "a short answer stays short");
+    }
+
+    #[test]
+    fn atomic_writes_and_compare_and_write_are_kept_within_it_too() {
+        let limits = Limits { bytes: 1 << 20, segments: 128, block: 4096 };
+        let mut claims = page(256, 256);
+        put(&mut claims, MAXIMUM_COMPARE_AND_WRITE_LENGTH, &[255]);
+        put(&mut claims, MAXIMUM_ATOMIC_TRANSFER_LENGTH, &8192u32.to_be_bytes());
+        let kept = limits.apply(&claims);
+        assert_eq!(kept.u8(MAXIMUM_COMPARE_AND_WRITE_LENGTH), 128);
+        assert_eq!(kept.u32(MAXIMUM_ATOMIC_TRANSFER_LENGTH), 256);
+        assert_eq!(kept.u32(MAXIMUM_ATOMIC_TRANSFER_LENGTH_WITH_BOUNDARY), 0);
     }
 }
