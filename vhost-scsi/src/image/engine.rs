@@ -154,9 +154,15 @@ impl<T: Send + 'static> Engine<T> {
 
     /// Runs a job that may block.
     pub fn spawn(&mut self, token: u64, job: impl FnOnce() -> T + Send + 'static) {
+        let pool = self.pool.clone();
+        self.spawn_on(&pool, token, job);
+    }
+
+    /// Runs a job that may block, on other threads than those that all share.
+    pub fn spawn_on(&mut self, pool: &Pool, token: u64, job: impl FnOnce() -> T + Send + 'static) {
         let mailbox = Arc::clone(&self.mailbox);
         self.outside += 1;
-        self.pool.run(move || mailbox.put(token, Completed::Job(job())));
+        pool.run(move || mailbox.put(token, Completed::Job(job())));
     }
 
     /// Begins what was gathered, and takes what is done.

@@ -5,7 +5,7 @@ use std::io;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-/// Threads at most: commands of as many physical units can block at once.
+/// Threads of a pool at most, unless it is told otherwise.
 const MOST: usize = 64;
 /// How long a thread waits for more work.
 const IDLE: Duration = Duration::from_secs(5);
@@ -53,20 +53,39 @@ impl Shared {
     }
 }
 
-/// A pool of threads, shared by all workers of a process.
-#[derive(Clone, Default)]
+/// A pool of threads.
+#[derive(Clone)]
 pub struct Pool {
     shared: Arc<Shared>,
+    most: usize,
+}
+
+impl std::fmt::Debug for Pool {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(formatter, "Pool of at most {} threads", self.most)
+    }
+}
+
+impl Default for Pool {
+    fn default() -> Self {
+        Self::of(MOST)
+    }
 }
 
 impl Pool {
+    /// A pool of so many threads at most: more jobs than that wait for each other.
+    #[must_use]
+    pub fn of(most: usize) -> Self {
+        Self { shared: Arc::default(), most }
+    }
+
     /// Runs `job` on some thread, soon.
     pub fn run(&self, job: impl FnOnce() + Send + 'static) {
         let mut state = self.shared.state();
         state.jobs.push_back(Box::new(job));
         if state.jobs.len() <= state.idle {
             self.shared.work.notify_one();
-        } else if state.threads < MOST {
+        } else if state.threads < self.most {
             match self.spawn() {
                 Ok(()) => state.threads += 1,
                 Err(error) if state.threads > 0 => log::warn!("no further thread: {error}"),
@@ -93,6 +112,29 @@ impl Pool {
 mod tests {
     use super::*;
     use std::sync::mpsc::channel;
+
+    #[test]
+    fn no_more_jobs_run_at_once_than_threads() {
+        let pool = Pool::of(2);
+        let (enter, entered) = channel();
+        let (leave, left) = channel::<()>();
+        let left = Arc::new(Mutex::new(left));
+        for _ in 0..4 {
+            let (enter, left) = (enter.clone(), Arc::clone(&left));
+            pool.run(move || {
+                enter.send(()).unwrap();
+                left.lock().unwrap().recv().unwrap();
+            });
+        }
+        entered.recv().unwrap();
+        entered.recv().unwrap();
+        assert!(entered.recv_timeout(Duration::from_millis(50)).is_err());
+        for _ in 0..4 {
+            leave.send(()).unwrap();
+        }
+        entered.recv().unwrap();
+        entered.recv().unwrap();
+    }
 
     #[test]
     fn a_job_that_blocks_does_not_keep_others_waiting() {

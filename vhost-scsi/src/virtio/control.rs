@@ -3,17 +3,27 @@
 use std::collections::HashMap;
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use vhost_runtime::chain::Chain;
 use vhost_runtime::device::Queues;
 use vhost_runtime::queue::{Queue, QueueError};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+use vmm_sys_util::timerfd::TimerFd;
 
 use super::device::{CONTROL_QUEUE, Controller, EVENT_QUEUE};
 use super::layout::{Control, Event};
 use super::tmf::{Done, Function, Order, Selector};
-use crate::scsi::target::Address;
+use crate::scsi::LogicalUnit;
+use crate::scsi::target::{Address, Snapshot};
+
+/// How long a physical unit has to end its tasks. Then the driver is told that it does not, and takes
+/// a stronger measure.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// How often it is looked whose patience is over.
+const TICK: Duration = Duration::from_millis(500);
 
 /// Events that wait for the driver at most: what is more is told as missed.
 const EVENTS: usize = 256;
@@ -24,6 +34,7 @@ const EVENTS: usize = 256;
 enum FunctionResponse {
     Complete = 0,
     BadTarget = 3,
+    Failure = 9,
     Succeeded = 10,
     Rejected = 11,
     IncorrectLun = 12,
@@ -87,6 +98,9 @@ struct Waiter {
     selector: Selector,
     /// The resets have been done.
     reset: bool,
+    /// When to give up.
+    deadline: Option<Instant>,
+    given_up: Arc<AtomicBool>,
 }
 
 /// Serves the control and the event queue.
@@ -96,17 +110,20 @@ pub struct ControlWorker {
     done: Done,
     waiters: HashMap<u64, Waiter>,
     next_token: u64,
+    timer: TimerFd,
 }
 
 impl ControlWorker {
     pub(super) fn new(controller: Arc<Controller>) -> io::Result<Self> {
         let wake = Arc::new(EventFd::new(EFD_NONBLOCK)?);
         let done = Done::new(Arc::clone(&wake));
-        Ok(Self { controller, wake, done, waiters: HashMap::new(), next_token: 0 })
+        let timer = TimerFd::new().map_err(io::Error::from)?;
+        Ok(Self { controller, wake, done, waiters: HashMap::new(), next_token: 0, timer })
     }
 
     pub(super) fn events(&self) -> Vec<RawFd> {
-        vec![self.wake.as_raw_fd(), self.controller.events.wake.as_raw_fd()]
+        let events = &self.controller.events;
+        vec![self.wake.as_raw_fd(), events.wake.as_raw_fd(), self.timer.as_raw_fd()]
     }
 
     pub(super) fn process(&mut self, queue: &mut Queue) {
@@ -167,10 +184,46 @@ impl ControlWorker {
         let token = self.next_token;
         self.next_token = token.wrapping_add(1);
         let reset = !matches!(function, Function::NexusReset | Function::UnitReset);
-        self.waiters.insert(token, Waiter { chain, function, selector, reset });
         let order = Arc::new(Order::new(function, selector, token, self.done.clone()));
+        let physical = physical_units(&snapshot, selector);
+        let deadline = if physical.is_empty() { None } else { self.deadline() };
+        let given_up = order.given_up();
+        self.waiters.insert(token, Waiter { chain, function, selector, reset, deadline, given_up });
         for remote in self.controller.remotes().iter() {
             remote.order(Arc::clone(&order));
+        }
+        if !reset && !physical.is_empty() {
+            // What a physical unit is doing ends by its reset, so that comes first.
+            self.controller.pool.run(move || {
+                physical.iter().for_each(|unit| unit.reset());
+                drop(order); // it is carried out, as far as it is about these units
+            });
+        }
+    }
+
+    /// When patience with a physical unit is over. From now on it is looked for that moment.
+    fn deadline(&mut self) -> Option<Instant> {
+        if let Err(error) = self.timer.reset(TICK, Some(TICK)) {
+            log::error!("no timer for task management: {error}");
+        }
+        Instant::now().checked_add(PATIENCE)
+    }
+
+    fn give_up_in_time(&mut self, queue: &mut Queue) {
+        if self.waiters.values().all(|waiter| waiter.deadline.is_none()) {
+            return;
+        }
+        let now = Instant::now();
+        let over = self.waiters.extract_if(|_, waiter| waiter.deadline.is_some_and(|at| at <= now));
+        for (_, waiter) in over {
+            log::warn!("a physical unit does not end its tasks: task management failed");
+            waiter.given_up.store(true, Ordering::Relaxed);
+            complete(queue, waiter.chain, &[FunctionResponse::Failure as u8]);
+        }
+        if self.waiters.values().all(|waiter| waiter.deadline.is_none())
+            && let Err(error) = self.timer.clear()
+        {
+            log::error!("a timer cannot be stopped: {error}");
         }
     }
 
@@ -192,19 +245,22 @@ impl ControlWorker {
                 complete(queue, waiter.chain, &[response as u8]);
             }
         }
+        if let Some(queue) = queues.get_mut(CONTROL_QUEUE) {
+            self.give_up_in_time(queue);
+        }
         if let Some(queue) = queues.get_mut(EVENT_QUEUE) {
             self.controller.events.deliver(queue);
         }
     }
 
-    /// The tasks have ended; now the units themselves are reset, where a physical one may block.
+    /// The tasks have ended; now the units themselves are reset, but for physical ones.
     fn reset(&self, token: u64, waiter: &Waiter) {
         let selector = waiter.selector;
         let snapshot = self.controller.bus().snapshot();
         let done = self.done.clone();
         self.controller.pool.run(move || {
             for (address, unit) in snapshot.iter() {
-                if selector.matches(address, 0) {
+                if selector.matches(address, 0) && unit.pass_through().is_none() {
                     unit.reset();
                 }
             }
@@ -218,6 +274,13 @@ impl ControlWorker {
     pub(super) fn in_flight(&self, index: usize) -> usize {
         if index == CONTROL_QUEUE { self.waiters.len() } else { 0 }
     }
+}
+
+fn physical_units(snapshot: &Snapshot, selector: Selector) -> Vec<Arc<dyn LogicalUnit>> {
+    let tag = if let Selector::Task(_, tag) = selector { tag } else { 0 };
+    let selected = snapshot.iter().filter(|(address, _)| selector.matches(*address, tag));
+    let physical = selected.filter(|(_, unit)| unit.pass_through().is_some());
+    physical.map(|(_, unit)| Arc::clone(unit)).collect()
 }
 
 fn complete(queue: &mut Queue, chain: Chain, response: &[u8]) {

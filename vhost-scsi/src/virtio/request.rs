@@ -17,7 +17,7 @@ use super::tmf::Order;
 use crate::image::Image;
 use crate::image::engine::{Completed, Engine, IoVecs, Operation};
 use crate::image::gate::Entry;
-use crate::lun::pass_through::{self, HostStatus, PassThrough};
+use crate::lun::pass_through::{self, HostStatus, PassThrough, Ticket};
 use crate::scsi::bytes::Fields;
 use crate::scsi::target::{Address, Snapshot};
 use crate::scsi::{Action, Cdb, DataLengths, Direction, LogicalUnit, Reply, Status, Transfer};
@@ -90,9 +90,16 @@ struct Task {
     phase: Phase,
     /// The host could not do it once; it was said.
     waited: bool,
-    /// Orders that wait for its end, and what the driver is told instead of its result.
+    /// Orders that wait for its end.
     orders: Vec<Arc<Order>>,
-    ended_by: Option<Response>,
+}
+
+impl Task {
+    /// What the driver is told instead of its result.
+    fn ended_by(&self) -> Option<Response> {
+        let order = self.orders.iter().rfind(|order| !order.is_given_up());
+        order.map(|order| order.function.response())
+    }
 }
 
 /// Serves a request queue.
@@ -199,7 +206,6 @@ impl RequestWorker {
                     phase: Phase::Gate,
                     waited: false,
                     orders: Vec::new(),
-                    ended_by: None,
                 };
                 let index = self.insert(task);
                 self.proceed(queue, index);
@@ -324,7 +330,7 @@ impl RequestWorker {
         let reply = match (&task.phase, result) {
             (_, Ok(Some((reply, response)))) => return self.end(queue, index, response, &reply),
             (Phase::Transfer(transfer), Err(error))
-                if task.ended_by.is_none()
+                if task.ended_by().is_none()
                     && task.unit.error_policy().waits(transfer.direction, &error) =>
             {
                 if !std::mem::replace(&mut task.waited, true) {
@@ -358,12 +364,13 @@ impl RequestWorker {
         {
             self.controller.remotes().iter().for_each(|remote| remote.refresh());
         }
-        let failed = task.ended_by.is_some()
+        let ended_by = task.ended_by();
+        let failed = ended_by.is_some()
             || response != Response::Ok
             || !matches!(reply.status, GOOD | CONDITION_MET);
         task.unit.statistics().count(self.number, &task.command.cdb, reply.moved, failed);
         if let Some(chain) = task.chain {
-            match task.ended_by {
+            match ended_by {
                 Some(ended) => respond(queue, chain, ended, &Reply::good()),
                 None => respond(queue, chain, response, reply),
             }
@@ -390,7 +397,6 @@ impl RequestWorker {
         if order.function.is_query() {
             return;
         }
-        task.ended_by = Some(order.function.response());
         task.orders.push(Arc::clone(order));
         // What the host is doing can't be taken back: the order waits for it. The rest ends now.
         if let Some(queue) = queues.get_mut(task.queue) {
@@ -538,18 +544,20 @@ fn begin_job(engine: &mut Engine<Finished>, task: &mut Task, parameters: usize, 
 
 /// The unit gets the driver's own buffers.
 fn begin_pass_through(engine: &mut Engine<Finished>, task: &mut Task, token: u64) {
+    let Some(physical) = task.unit.pass_through() else { return fail_job(engine, task, token) };
     let Some(chain) = task.chain.take() else { return };
+    let (pool, ticket) = (physical.pool(), physical.ticket());
     let (unit, cdb) = (Arc::clone(&task.unit), task.command.cdb);
-    engine.spawn(token, move || {
+    engine.spawn_on(pool, token, move || {
         let result = match unit.pass_through() {
-            Some(physical) => pass_through(physical, &cdb, &chain),
+            Some(physical) => pass_through(physical, ticket, &cdb, &chain),
             None => (Reply::good(), Response::TargetFailure),
         };
         Finished { chain, result: Ok(result) }
     });
 }
 
-fn pass_through(unit: &PassThrough, cdb: &Cdb, chain: &Chain) -> (Reply, Response) {
+fn pass_through(unit: &PassThrough, ticket: Ticket, cdb: &Cdb, chain: &Chain) -> (Reply, Response) {
     let input = data_in(chain, u64::MAX);
     let output = data_out(chain, u64::MAX);
     let (way, data) = match (input.is_empty(), output.is_empty()) {
@@ -559,7 +567,7 @@ fn pass_through(unit: &PassThrough, cdb: &Cdb, chain: &Chain) -> (Reply, Respons
     };
     let iovecs: Vec<libc::iovec> = data.iovecs().collect();
     // SAFETY: the chain keeps the memory mapped until this returns.
-    let executed = unsafe { unit.execute(cdb, way, &iovecs) };
+    let executed = unsafe { unit.execute(ticket, cdb, way, &iovecs) };
     let mut reply = executed.reply;
     if way == pass_through::Direction::In {
         let moved = data.split_at(reply.moved).0;

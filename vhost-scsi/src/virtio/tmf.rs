@@ -1,6 +1,7 @@
 //! Task management (SAM-5 7): an order goes to every request worker; it is carried out when the last
 //! of the tasks that it is about has ended.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use vmm_sys_util::eventfd::EventFd;
@@ -73,7 +74,8 @@ pub(super) struct Order {
     pub(super) function: Function,
     pub(super) selector: Selector,
     /// There was such a task.
-    found: std::sync::atomic::AtomicBool,
+    found: AtomicBool,
+    given_up: Arc<AtomicBool>,
     done: Done,
     token: u64,
 }
@@ -104,12 +106,21 @@ impl Done {
 
 impl Order {
     pub(super) fn new(function: Function, selector: Selector, token: u64, done: Done) -> Self {
-        Self { function, selector, found: false.into(), done, token }
+        Self { function, selector, found: false.into(), given_up: Arc::default(), done, token }
+    }
+
+    /// To be set when the driver is told that the order can't be carried out: the tasks go on.
+    pub(super) fn given_up(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.given_up)
+    }
+
+    pub(super) fn is_given_up(&self) -> bool {
+        self.given_up.load(Ordering::Relaxed)
     }
 
     /// Such a task was found.
     pub(super) fn found(&self) {
-        self.found.store(true, std::sync::atomic::Ordering::Relaxed);
+        self.found.store(true, Ordering::Relaxed);
     }
 }
 

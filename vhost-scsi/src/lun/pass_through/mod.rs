@@ -1,6 +1,7 @@
 //! A physical SCSI unit, passed through: whatever it is, it gets the initiator's CDBs and gives its
 //! own answers. Nothing is tried again that the guest should see.
 
+mod calls;
 mod limits;
 mod sg;
 mod timeout;
@@ -9,15 +10,26 @@ use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI32, Ordering};
+use std::time::{Duration, Instant};
 
 use crate::image::Image;
+use crate::image::pool::Pool;
 use crate::scsi::bytes::Fields;
 use crate::scsi::{
     Action, Cdb, DataLengths, DeviceType, LogicalUnit, Reply, Sense, Statistics, Transfer,
     UnitAttention,
 };
+use calls::Calls;
+pub use calls::Ticket;
 use limits::Limits;
 pub use sg::{Direction, HostStatus};
+
+/// Commands that sg has under way at once for one open file (SG_MAX_QUEUE in its driver): one more is
+/// refused with EDOM.
+const COMMANDS: usize = 16;
+/// How often a command is sent again for which sg has no room.
+const AGAIN: Duration = Duration::from_millis(10);
 
 /// Why a unit can't be passed through.
 #[derive(Debug, thiserror::Error)]
@@ -59,6 +71,11 @@ pub struct PassThrough {
     device_type: u8,
     limits: Limits,
     statistics: Statistics,
+    /// Threads of its own: a unit that does not answer keeps no other waiting.
+    pool: Pool,
+    calls: Calls,
+    /// The last error of the host's that was told.
+    complained: AtomicI32,
 }
 
 impl PassThrough {
@@ -93,6 +110,9 @@ impl PassThrough {
             device_type: 0x1f,
             limits,
             statistics: Statistics::default(),
+            pool: Pool::of(COMMANDS),
+            calls: Calls::new(),
+            complained: AtomicI32::new(0),
         };
         unit.device_type = unit.inquire().map_err(not_scsi)?;
         Ok(Arc::new(unit))
@@ -105,34 +125,67 @@ impl PassThrough {
         let mut data = [0; 36];
         let iovec = libc::iovec { iov_base: data.as_mut_ptr().cast(), iov_len: data.len() };
         // SAFETY: `data` outlives the call.
-        let executed = unsafe { self.execute(&cdb, Direction::In, &[iovec]) };
+        let executed = unsafe { self.execute(self.ticket(), &cdb, Direction::In, &[iovec]) };
         if executed.host != HostStatus::Ok || executed.reply.status != 0 {
             return Err(io::Error::other("it does not answer INQUIRY"));
         }
         Ok(data.u8(0) & 0x1f)
     }
 
-    /// Hands a command to the unit and waits for it.
+    /// Where [`execute`](Self::execute) is to be called, in the order of arrival.
+    #[must_use]
+    pub fn pool(&self) -> &Pool {
+        &self.pool
+    }
+
+    /// For a command that arrives now: a reset later on ends it.
+    #[must_use]
+    pub fn ticket(&self) -> Ticket {
+        self.calls.ticket()
+    }
+
+    /// Hands a command to the unit and waits for it, or for a reset.
     ///
     /// # Safety
     /// The memory of `data` is mapped for as long as the call lasts.
     pub unsafe fn execute(
         &self,
+        ticket: Ticket,
         cdb: &Cdb,
         direction: Direction,
         data: &[libc::iovec],
     ) -> Executed {
+        let ended = |host| Executed { reply: Reply::good(), host };
+        let Some(call) = self.calls.enter(ticket) else { return ended(HostStatus::Reset) };
         let timeout = timeout::of(self.device_type, cdb.u8(0));
-        // SAFETY: as our caller promised.
-        let executed =
-            unsafe { sg::execute(&self.file, cdb, direction, data, self.limits.segments, timeout) };
-        match executed {
-            Ok(executed) => executed,
-            Err(error) => {
-                log::warn!("{}: {error}", self.name);
-                let host = HostStatus::of(&error);
-                Executed { reply: Reply::good(), host }
+        let started = Instant::now();
+        loop {
+            let segments = self.limits.segments;
+            // SAFETY: as our caller promised.
+            let executed =
+                unsafe { sg::execute(&self.file, cdb, direction, data, segments, timeout) };
+            match executed {
+                Ok(executed) => return executed,
+                _ if call.is_called_back() => return ended(HostStatus::Reset),
+                // Commands that were called back keep their places until the host gives them up.
+                Err(error)
+                    if error.raw_os_error() == Some(libc::EDOM) && started.elapsed() < timeout =>
+                {
+                    std::thread::sleep(AGAIN);
+                }
+                Err(error) => {
+                    self.complain(&error);
+                    return ended(HostStatus::of(&error));
+                }
             }
+        }
+    }
+
+    /// Once for each kind: a unit that is gone refuses every command.
+    fn complain(&self, error: &io::Error) {
+        let kind = error.raw_os_error().unwrap_or(0);
+        if self.complained.swap(kind, Ordering::Relaxed) != kind {
+            log::warn!("{}: {error}", self.name);
         }
     }
 
@@ -176,9 +229,11 @@ impl LogicalUnit for PassThrough {
         // The unit tells its own.
     }
 
+    /// Once it is reset, it executes none of the commands from before any more.
     fn reset(&self) {
-        if let Err(error) = sg::reset_device(&self.file) {
-            log::warn!("{}: logical unit reset: {error}", self.name);
+        match sg::reset_device(&self.file) {
+            Ok(()) => self.calls.call_back(),
+            Err(error) => log::warn!("{}: logical unit reset: {error}", self.name),
         }
     }
 

@@ -14,6 +14,8 @@ const SG_GET_VERSION_NUM: libc::c_ulong = 0x2282;
 const SG_SCSI_RESET: libc::c_ulong = 0x2284;
 const SG_IO: libc::c_ulong = 0x2285;
 const SG_SCSI_RESET_DEVICE: libc::c_int = 1;
+/// Fail rather than reset the target, the bus, or the adapter, where others have units too.
+const SG_SCSI_RESET_NO_ESCALATE: libc::c_int = 0x100;
 const SG_DXFER_NONE: libc::c_int = -1;
 const SG_DXFER_TO_DEV: libc::c_int = -2;
 const SG_DXFER_FROM_DEV: libc::c_int = -3;
@@ -104,6 +106,7 @@ impl HostStatus {
         match error.raw_os_error() {
             Some(libc::ENODEV | libc::ENXIO) => Self::NoConnect,
             Some(libc::EAGAIN | libc::EBUSY | libc::ENOMEM | libc::EDOM) => Self::Busy,
+            Some(libc::EINTR) => Self::Aborted, // by a signal of somebody else's
             _ => Self::Error,
         }
     }
@@ -132,7 +135,7 @@ pub(super) fn version(file: &File) -> io::Result<i32> {
 
 /// Logical unit reset.
 pub(super) fn reset_device(file: &File) -> io::Result<()> {
-    let mut what = SG_SCSI_RESET_DEVICE;
+    let mut what = SG_SCSI_RESET_DEVICE | SG_SCSI_RESET_NO_ESCALATE;
     // SAFETY: the request reads one int.
     match unsafe { libc::ioctl(file.as_raw_fd(), SG_SCSI_RESET, &raw mut what) } {
         0 => Ok(()),
@@ -161,7 +164,7 @@ fn vendor_length(cdb: &Cdb) -> u8 {
     [6, 10, 12, 16].into_iter().find(|&length| used <= usize::from(length)).unwrap_or(32)
 }
 
-/// Executes a command, zero-copy where the kernel takes as many segments.
+/// Executes a command; the kernel does the only copy where it takes as many segments.
 ///
 /// # Safety
 /// The memory of `data` is mapped for as long as the call lasts.
