@@ -209,11 +209,10 @@ impl ControlWorker {
         Instant::now().checked_add(PATIENCE)
     }
 
-    fn give_up_in_time(&mut self, queue: &mut Queue) {
+    fn give_up_in_time(&mut self, queue: &mut Queue, now: Instant) {
         if self.waiters.values().all(|waiter| waiter.deadline.is_none()) {
             return;
         }
-        let now = Instant::now();
         let over = self.waiters.extract_if(|_, waiter| waiter.deadline.is_some_and(|at| at <= now));
         for (_, waiter) in over {
             log::warn!("a physical unit does not end its tasks: task management failed");
@@ -246,7 +245,7 @@ impl ControlWorker {
             }
         }
         if let Some(queue) = queues.get_mut(CONTROL_QUEUE) {
-            self.give_up_in_time(queue);
+            self.give_up_in_time(queue, Instant::now());
         }
         if let Some(queue) = queues.get_mut(EVENT_QUEUE) {
             self.controller.events.deliver(queue);
@@ -291,3 +290,6 @@ fn complete(queue: &mut Queue, chain: Chain, response: &[u8]) {
     }
     queue.complete(chain, u32::try_from(written).unwrap_or(0));
 }
+
+#[cfg(test)]
+mod tests;

@@ -35,6 +35,14 @@ pub(super) struct Remote {
 }
 
 impl Remote {
+    pub(super) fn new() -> io::Result<Self> {
+        Ok(Self { mail: Mutex::default(), wake: EventFd::new(EFD_NONBLOCK)? })
+    }
+
+    pub(super) fn take_orders(&self) -> Vec<Arc<Order>> {
+        std::mem::take(&mut *self.mail.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
     /// Hands over an order of task management.
     pub(super) fn order(&self, order: Arc<Order>) {
         self.mail.lock().unwrap_or_else(PoisonError::into_inner).push(order);
@@ -121,8 +129,7 @@ pub struct RequestWorker {
 
 impl RequestWorker {
     pub(super) fn new(controller: Arc<Controller>, number: u16) -> io::Result<Self> {
-        let wake = EventFd::new(EFD_NONBLOCK)?;
-        let remote = Arc::new(Remote { mail: Mutex::default(), wake });
+        let remote = Arc::new(Remote::new()?);
         let engine = Engine::new(controller.engine(), controller.pool.clone())?;
         let timer = TimerFd::new().map_err(io::Error::from)?;
         controller.remotes().push(Arc::clone(&remote));
@@ -379,9 +386,7 @@ impl RequestWorker {
     }
 
     fn take_orders(&mut self, queues: &mut Queues) {
-        let orders =
-            std::mem::take(&mut *self.remote.mail.lock().unwrap_or_else(PoisonError::into_inner));
-        for order in orders {
+        for order in self.remote.take_orders() {
             for index in 0..self.tasks.len() {
                 self.apply(queues, index, &order);
             }
@@ -463,7 +468,7 @@ impl Drop for RequestWorker {
     fn drop(&mut self) {
         self.controller.remotes().retain(|remote| !Arc::ptr_eq(remote, &self.remote));
         // Orders that nobody reads any more are carried out by being dropped with the mailbox.
-        self.remote.mail.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        drop(self.remote.take_orders());
     }
 }
 

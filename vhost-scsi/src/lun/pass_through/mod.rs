@@ -103,19 +103,29 @@ impl PassThrough {
     pub fn new(file: File, path: &Path) -> Result<Arc<Self>, PassThroughError> {
         let not_scsi = |error| PassThroughError::NotScsi { path: path.to_owned(), error };
         sg::version(&file).map_err(not_scsi)?;
-        let limits = Limits::read(&file);
-        let mut unit = Self {
+        let mut unit = Self::unknown(file, path);
+        unit.device_type = unit.inquire().map_err(not_scsi)?;
+        Ok(Arc::new(unit))
+    }
+
+    fn unknown(file: File, path: &Path) -> Self {
+        Self {
+            limits: Limits::read(&file),
             file,
             name: path.display().to_string(),
             device_type: 0x1f,
-            limits,
             statistics: Statistics::default(),
             pool: Pool::of(COMMANDS),
             calls: Calls::new(),
             complained: AtomicI32::new(0),
-        };
-        unit.device_type = unit.inquire().map_err(not_scsi)?;
-        Ok(Arc::new(unit))
+        }
+    }
+
+    /// A unit whose host knows no command, for tests.
+    #[cfg(test)]
+    pub(crate) fn that_answers_nothing() -> Arc<Self> {
+        let path = Path::new("/dev/null");
+        Arc::new(Self::unknown(File::open(path).expect("/dev/null"), path))
     }
 
     /// PERIPHERAL DEVICE TYPE, by INQUIRY.
