@@ -10,6 +10,7 @@
 //! The machine (root filesystem, kernel, initrd, and three versions of QEMU) is built by apt and
 //! mmdebstrap when something first needs it, and kept under [`Machine::dir`].
 
+mod conformance;
 pub mod driver;
 mod error;
 mod guest;
@@ -19,8 +20,9 @@ mod process;
 mod progress;
 mod scsi;
 
+pub use conformance::Conformance;
 pub use error::Error;
-pub use guest::{Builder, Guest, Output, Qmp, Root, Task, VhostUserScsi};
+pub use guest::{Builder, Guest, Host, Nested, Output, Qmp, Root, Shell, Task, VhostUserScsi};
 pub use host::{Tool, cargo, ensure_tools, program, workspace};
 pub use machine::{Machine, Qemu, Version};
 pub use process::{Process, spawn, spawn_listening};

@@ -5,7 +5,7 @@ use std::os::unix::fs::FileExt;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use lab::{Error, Guest, Scsi, make};
+use lab::{Conformance, Error, Guest, Scsi, make};
 
 const MINUTES: fn(u64) -> Duration = |minutes| Duration::from_secs(60 * minutes);
 
@@ -56,46 +56,6 @@ fn a_guest_keeps_its_files_on_a_qcow2_image() -> Result<(), Box<dyn std::error::
     Ok(())
 }
 
-/// What `iscsi-test-cu` says of one unit.
-struct Conformance {
-    log: String,
-}
-
-impl Conformance {
-    fn test(guest: &Guest, device: &str, tests: &str) -> Result<Self, Error> {
-        let run = format!("iscsi-test-cu -t {tests} --dataloss -V {device} >/tmp/log 2>&1");
-        guest.run_within(MINUTES(4), &run)?; // its status tells nothing that the log does not
-        let log = String::from_utf8_lossy(&guest.pull("/tmp/log")?).into_owned();
-        Ok(Self { log })
-    }
-
-    /// Test by test ("Suite/Test"): passed, failed, or skipped in part or as a whole.
-    fn tests(&self) -> Vec<(String, &'static str)> {
-        let mut suite = "";
-        let mut tests: Vec<(String, &'static str)> = Vec::new();
-        for line in self.log.lines() {
-            if let Some(name) = line.strip_prefix("Suite: ") {
-                suite = name.trim();
-            } else if let Some(rest) = line.trim_start().strip_prefix("Test: ") {
-                let name = rest.split(" ...").next().unwrap_or(rest);
-                tests.push((format!("{suite}/{name}"), "passed"));
-            }
-            let Some((_, result)) = tests.last_mut() else { continue };
-            if line.contains("[SKIPPED]") && *result == "passed" {
-                *result = "skipped";
-            } else if line.contains("FAILED") {
-                *result = "failed";
-            }
-        }
-        tests
-    }
-
-    fn with(&self, wanted: &str) -> Vec<String> {
-        let tests = self.tests().into_iter();
-        tests.filter(|(_, result)| *result == wanted).map(|(name, _)| name).collect()
-    }
-}
-
 /// The 155 tests of libiscsi on three disks: what the plain one has no occasion for, a read-only one
 /// or one with larger physical blocks has.
 #[test]
@@ -106,9 +66,9 @@ fn disks_conform_to_the_standards() -> Result<(), Error> {
         .disk(128 << 20, ",serial=READONLY,readonly=on")?
         .start()?;
     let guest = Guest::builder().vhost_user_scsi(scsi.controller()).boot()?;
-    let plain = Conformance::test(&guest, "/dev/sg0", "LINUX")?;
-    let large = Conformance::test(&guest, "/dev/sg1", "LINUX")?;
-    let read_only = Conformance::test(&guest, "/dev/sg2", "LINUX.ReadOnly")?;
+    let plain = Conformance::test(&guest, MINUTES(4), "/dev/sg0", "LINUX")?;
+    let large = Conformance::test(&guest, MINUTES(4), "/dev/sg1", "LINUX")?;
+    let read_only = Conformance::test(&guest, MINUTES(4), "/dev/sg2", "LINUX.ReadOnly")?;
 
     assert_eq!(plain.with("failed"), [""; 0], "{}", plain.log);
     // Where physical blocks are larger, the tool asks for the status of one block and expects that

@@ -285,7 +285,7 @@ fn explain(mut error: Error, folder: &Path) -> Error {
 }
 
 /// An option of QEMU's with a path in it, whose commas are written twice.
-fn option(start: &str, path: &Path, end: &str) -> OsString {
+pub(super) fn option(start: &str, path: &Path, end: &str) -> OsString {
     let path = path.display().to_string().replace(',', ",,");
     let comma = if end.is_empty() { "" } else { "," };
     format!("{start}{path}{comma}{end}").into()

@@ -2,6 +2,7 @@
 
 mod builder;
 mod channel;
+mod nested;
 mod qmp;
 mod slot;
 mod task;
@@ -24,6 +25,7 @@ use slot::Slot;
 
 pub use builder::{Builder, Root, VhostUserScsi};
 pub use channel::Output;
+pub use nested::{Host, Nested, Shell};
 pub use qmp::Qmp;
 pub use task::Task;
 

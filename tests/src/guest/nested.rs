@@ -1,0 +1,193 @@
+//! A guest that is a host itself: it has physical units (to itself), a vhost-scsi process that
+//! passes them through, and a guest of its own. TCG's CPU has AMD's virtualization, so KVM works.
+
+use std::fs;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::sync::Mutex;
+use std::time::Duration;
+
+use tempfile::TempDir;
+
+use super::builder::option;
+use super::channel::Channel;
+use super::{Builder, Guest, Output, SCRIPT, Task, lock};
+use crate::error::Context;
+use crate::{Error, Machine, program};
+
+/// How long a guest's guest may take to boot.
+const BOOT: Duration = Duration::from_secs(240);
+const SOCKET: &str = "/run/scsi.sock";
+const CONSOLE: &str = "/run/nested.console";
+
+/// What runs scripts: a guest, or a guest's guest.
+pub trait Shell {
+    /// Runs a bash script as root, for at most `limit` (whole seconds).
+    ///
+    /// # Errors
+    /// The guest can't be reached. What the script says is in its output.
+    fn run_within(&self, limit: Duration, script: &str) -> Result<Output, Error>;
+
+    /// Runs a bash script as root, for at most 2 minutes.
+    ///
+    /// # Errors
+    /// As [`run_within`](Self::run_within).
+    fn run(&self, script: &str) -> Result<Output, Error> {
+        self.run_within(SCRIPT, script)
+    }
+}
+
+impl Shell for Guest {
+    fn run_within(&self, limit: Duration, script: &str) -> Result<Output, Error> {
+        Guest::run_within(self, limit, script)
+    }
+}
+
+/// A guest that can be a host.
+#[derive(Debug)]
+pub struct Host {
+    guest: Guest,
+    folder: TempDir,
+}
+
+impl Host {
+    /// Boots it with 2 GiB of memory, and with what `more` adds.
+    ///
+    /// # Errors
+    /// It does not boot, or vhost-scsi can't be built.
+    pub fn boot(more: impl FnOnce(Builder) -> Builder) -> Result<Host, Error> {
+        let folder = tempfile::Builder::new().prefix("lab-").tempdir();
+        let folder = folder.context(|| "cannot make a temporary folder".into())?;
+        let machine = Machine::ensure()?;
+        let shared = folder.path().join("shared");
+        fs::create_dir(&shared).context(|| format!("cannot make {}", shared.display()))?;
+        for (from, name) in [
+            (machine.kernel(), "vmlinuz"),
+            (machine.initrd(), "initrd"),
+            (program("vhost-scsi")?, "vhost-scsi"),
+        ] {
+            let copying = || format!("cannot copy {}", from.display());
+            fs::copy(&from, shared.join(name)).context(copying)?;
+        }
+        // The root filesystem of the guest's guest: the same again, as a disk of its own.
+        let root = option("file=", &machine.root_image(), "format=raw,if=virtio,snapshot=on");
+        let socket =
+            option("socket,id=nested,path=", &channel(folder.path()), "server=on,wait=off");
+        let builder = Guest::builder()
+            .memory(2048)
+            .shared_folder(&shared)
+            .args(["-drive".into(), root, "-chardev".into(), socket])
+            .args(["-device", "virtio-serial-pci,id=nested"])
+            .args(["-device", "virtserialport,bus=nested.0,chardev=nested,name=nested"]);
+        let guest = more(builder).boot()?;
+        guest.run("modprobe kvm_amd && [ -c /dev/kvm ]")?.stdout_if_ok()?;
+        Ok(Host { guest, folder })
+    }
+
+    /// The guest itself.
+    pub fn guest(&self) -> &Guest {
+        &self.guest
+    }
+
+    /// Starts vhost-scsi there, and waits until it listens.
+    ///
+    /// # Errors
+    /// It ends at once; the error has what it said.
+    pub fn serve(&self, arguments: &str) -> Result<Task, Error> {
+        let serve = format!("exec /job/vhost-scsi --socket-path {SOCKET} {arguments}");
+        self.guest.run(&format!("rm -f {SOCKET}"))?;
+        let task = self.guest.start(&serve)?;
+        let wait =
+            format!("for i in $(seq 50); do [ -S {SOCKET} ] && exit; sleep 0.1; done; exit 1");
+        match self.guest.run(&wait)?.status {
+            0 => Ok(task),
+            _ => Err(task.wait(&self.guest, Duration::ZERO)?.into_error()),
+        }
+    }
+
+    /// Boots its guest, with one CPU and 512 MiB, on the controller that [`serve`](Self::serve)
+    /// started.
+    ///
+    /// # Errors
+    /// It does not boot.
+    pub fn boot_guest(&self) -> Result<Nested<'_>, Error> {
+        let path = channel(self.folder.path());
+        let stream = UnixStream::connect(&path);
+        let stream = stream.context(|| format!("cannot connect to {}", path.display()))?;
+        let mut channel = Channel::new(stream);
+        let qemu = self.guest.start(QEMU)?;
+        if let Err(error) = channel.wait_ready(BOOT) {
+            let said = qemu.wait(&self.guest, Duration::ZERO)?;
+            let console = self.guest.run(&format!("tail -30 {CONSOLE}"))?.stdout();
+            eprintln!("{}{}{console}", said.stdout(), said.stderr());
+            return Err(error);
+        }
+        Ok(Nested { host: self, channel: Mutex::new(channel), qemu })
+    }
+}
+
+fn channel(folder: &Path) -> std::path::PathBuf {
+    folder.join("nested.sock")
+}
+
+/// The machine's own parts again. QEMU hands the channel on to the port that leads to the lab.
+const QEMU: &str = "
+for port in /sys/class/virtio-ports/*; do
+    [ $(<$port/name) = nested ] && port=/dev/${port##*/} && break
+done
+echo $$ >/run/nested.pid
+TMPDIR=/tmp exec qemu-system-x86_64 -accel kvm -cpu host -smp 1 -m 512M \
+    -object memory-backend-memfd,id=ram,size=512M,share=on -machine pc,memory-backend=ram \
+    -display none -nodefaults -no-user-config -no-reboot -serial file:/run/nested.console \
+    -kernel /job/vmlinuz -initrd /job/initrd -append 'console=ttyS0 panic=-1 quiet' \
+    -drive file=/dev/vdb,format=raw,if=virtio,snapshot=on \
+    -chardev pipe,id=channel,path=$port -device virtio-serial-pci \
+    -device virtserialport,chardev=channel,name=lab \
+    -chardev socket,id=scsi,path=/run/scsi.sock \
+    -device vhost-user-scsi-pci,chardev=scsi,num_queues=2";
+
+/// A guest's guest.
+#[derive(Debug)]
+pub struct Nested<'a> {
+    host: &'a Host,
+    channel: Mutex<Channel>,
+    qemu: Task,
+}
+
+impl Nested<'_> {
+    /// What its kernel printed on its console.
+    ///
+    /// # Errors
+    /// The guest can't be reached.
+    pub fn console(&self) -> Result<String, Error> {
+        Ok(self.host.guest.run(&format!("cat {CONSOLE}"))?.stdout())
+    }
+
+    /// Whether it still runs.
+    ///
+    /// # Errors
+    /// The guest can't be reached.
+    pub fn runs(&self) -> Result<bool, Error> {
+        Ok(self.qemu.poll(&self.host.guest)?.is_none())
+    }
+}
+
+impl Shell for Nested<'_> {
+    fn run_within(&self, limit: Duration, script: &str) -> Result<Output, Error> {
+        let answer = lock(&self.channel).run(limit, script, &[]);
+        match answer {
+            Err(error @ (Error::Timeout { .. } | Error::Ended { .. })) => {
+                eprintln!("{}", self.console()?);
+                Err(error)
+            }
+            other => other,
+        }
+    }
+}
+
+impl Drop for Nested<'_> {
+    fn drop(&mut self) {
+        // With the host it ends anyway.
+        let _ = self.host.guest.run("kill -9 $(</run/nested.pid)");
+    }
+}
