@@ -51,6 +51,7 @@ pub(crate) fn test() -> Result<bool, Error> {
     let mut summary = Summary::start();
     build()?;
     summary.stage("format", &["fmt", "--all", "--check"])?;
+    fuzz::ensure_compiler()?;
     let lints = ["clippy", "--workspace", "--all-targets", "--", "--deny", "warnings"];
     summary.stage("lints", &lints)?;
     summary.stage("tests", &["test", "--workspace", "--no-fail-fast"])?;

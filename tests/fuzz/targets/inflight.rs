@@ -1,0 +1,104 @@
+//! The record of requests under way: any bytes in the frontend's region, and a device process that
+//! dies at any moment.
+//!
+//! What was begun and not finished is what the next process finds, oldest first; hostile bytes give
+//! heads of the ring, each once.
+
+#![no_main]
+
+use std::os::unix::fs::FileExt;
+
+use arbitrary::{Result, Unstructured};
+use fuzz::memfd;
+use libfuzzer_sys::fuzz_target;
+use vhost_runtime::inflight::Region;
+
+fuzz_target!(|data: &[u8]| {
+    let _ = run(&mut Unstructured::new(data));
+});
+
+fn run(input: &mut Unstructured<'_>) -> Result<()> {
+    if input.arbitrary()? { hostile(input) } else { killed(input) }
+}
+
+fn hostile(input: &mut Unstructured<'_>) -> Result<()> {
+    let odd = input.ratio(1, 4)?;
+    let queues = if odd { input.arbitrary()? } else { input.int_in_range(1..=4)? };
+    let size: u16 = if odd { input.arbitrary()? } else { input.int_in_range(1..=64)? };
+    let file = memfd(input.int_in_range(0..=0x4000)?);
+    let offset = if odd { input.arbitrary()? } else { 16 * input.int_in_range(0..=16)? };
+    let length = if odd { input.arbitrary()? } else { 0x2000 };
+    let index = input.int_in_range(0..=4)?;
+    let ring = input.int_in_range(0..=size)?;
+    let used = input.arbitrary()?;
+    let version_is_ours = input.ratio(3, 4)?;
+    let bytes = input.bytes(input.len())?;
+    file.write_all_at(bytes, 0).expect("a memfd grows");
+    let Ok(region) = Region::map(&file, queues, size, length, offset) else { return Ok(()) };
+    let Some(mut record) = region.queue(index, ring) else { return Ok(()) };
+    if version_is_ours {
+        // Each queue's part begins with 8 bytes of features, then the version.
+        let stride = (16 * u64::from(size) + 16).next_multiple_of(64);
+        let at = offset + stride * u64::from(index) + 8;
+        file.write_all_at(&1u16.to_ne_bytes(), at).expect("within the region");
+    }
+    let mut heads = record.recover(used);
+    assert!(heads.iter().all(|&head| head < ring), "{heads:?} of {ring}");
+    let again = record.recover(used);
+    assert_eq!(again, heads, "read twice");
+    for &head in &heads {
+        record.begin(head);
+        record.finishing(head);
+        record.finished(head, used);
+    }
+    heads.sort_unstable();
+    heads.dedup();
+    assert_eq!(heads.len(), again.len(), "a head twice");
+    assert!(record.recover(used).is_empty(), "all were finished");
+    Ok(())
+}
+
+fn killed(input: &mut Unstructured<'_>) -> Result<()> {
+    const SIZE: u16 = 16;
+    let (file, bytes) = Region::create(2, SIZE).expect("a region");
+    let map = || Region::map(&file, 2, SIZE, bytes, 0).expect("its own region");
+    let index = input.int_in_range(0..=1)?;
+    let mut used: u16 = input.arbitrary()?;
+    let mut record = map().queue(index, SIZE).expect("a record");
+    assert!(record.recover(used).is_empty());
+    let mut under_way: Vec<u16> = Vec::new();
+    while !input.is_empty() {
+        match input.int_in_range(0..=3)? {
+            0 => {
+                let head = input.int_in_range(0..=SIZE - 1)?;
+                if !under_way.contains(&head) {
+                    record.begin(head);
+                    under_way.push(head);
+                }
+                continue;
+            }
+            1 if !under_way.is_empty() => {
+                let head = under_way[input.choose_index(under_way.len())?];
+                record.finishing(head);
+                if input.arbitrary()? {
+                    // The driver sees it…
+                    used = used.wrapping_add(1);
+                    under_way.retain(|&other| other != head);
+                    if input.arbitrary()? {
+                        // … and we live on.
+                        record.finished(head, used);
+                        continue;
+                    }
+                }
+            }
+            2 => {}
+            _ => continue,
+        }
+        drop(record);
+        record = map().queue(index, SIZE).expect("a record");
+        assert_eq!(record.recover(used), under_way, "after a kill");
+        // The next process takes them again, in the order in which they were found.
+        under_way.iter().for_each(|&head| record.begin(head));
+    }
+    Ok(())
+}
