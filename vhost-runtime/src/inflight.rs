@@ -196,9 +196,13 @@ impl QueueRecord {
     }
 
     /// Reads what a former process left, given the ring's used index, and returns the heads of the
-    /// requests that were under way, oldest first. A fresh record is initialised: `None`.
+    /// requests that were under way, oldest first. A fresh record is initialised,
+    /// whatever is in it: `None`.
     pub fn recover(&mut self, used: u16) -> Option<Vec<u16>> {
         if self.version().load(Ordering::Acquire) != VERSION {
+            for entry in (0..self.size).filter_map(|head| self.entry(head)) {
+                entry.inflight.store(0, Ordering::Relaxed);
+            }
             self.descriptors().store(self.size, Ordering::Relaxed);
             self.used_index().store(used, Ordering::Relaxed);
             self.version().store(VERSION, Ordering::Release);
@@ -307,6 +311,16 @@ mod tests {
         record.begin(3);
         record.finishing(3);
         assert_eq!(region.queue(0, 8).unwrap().recover(1).unwrap(), [4, 3]);
+    }
+
+    #[test]
+    fn a_record_of_another_version_leaves_nothing_behind() {
+        let (_file, region) = region(1, 8);
+        let mut record = region.queue(0, 8).unwrap();
+        record.begin(3);
+        record.version().store(VERSION + 1, Ordering::Relaxed);
+        assert_eq!(record.recover(0), None);
+        assert_eq!(region.queue(0, 8).unwrap().recover(0), Some(vec![]), "not after a kill either");
     }
 
     #[test]
