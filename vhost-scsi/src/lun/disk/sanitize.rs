@@ -93,7 +93,7 @@ impl Disk {
         for pass in 0..passes {
             let flip = if invert && pass % 2 == 1 { 0xff } else { 0 };
             let flipped: Vec<u8> = block.iter().map(|byte| byte ^ flip).collect();
-            let piece = flipped.repeat(PIECE as usize / block_size);
+            let piece = flipped.repeat((PIECE.min(length) as usize) / block_size);
             let mut offset = 0;
             while offset < length {
                 let count = PIECE.min(length - offset);
