@@ -29,6 +29,7 @@ pub fn memfd(size: u64) -> File {
 #[derive(Debug)]
 pub struct Ram {
     bytes: Mutex<Vec<u8>>,
+    note: Mutex<Option<Vec<u8>>>,
     read_only: bool,
 }
 
@@ -36,7 +37,7 @@ impl Ram {
     /// `size` zeroes.
     #[must_use]
     pub fn new(size: usize, read_only: bool) -> Self {
-        Self { bytes: Mutex::new(vec![0; size]), read_only }
+        Self { bytes: Mutex::new(vec![0; size]), note: Mutex::default(), read_only }
     }
 
     /// All of it.
@@ -110,6 +111,16 @@ impl Image for Ram {
         true
     }
 
+    fn note(&self) -> io::Result<Option<Vec<u8>>> {
+        Ok(self.note.lock().unwrap_or_else(PoisonError::into_inner).clone())
+    }
+
+    fn set_note(&self, note: Option<&[u8]>) -> io::Result<()> {
+        assert!(!self.read_only, "a read-only medium is written to");
+        *self.note.lock().unwrap_or_else(PoisonError::into_inner) = note.map(<[u8]>::to_vec);
+        Ok(())
+    }
+
     fn acquire(&self) -> io::Result<()> {
         Ok(())
     }
@@ -174,6 +185,14 @@ impl Image for Blank {
 
     fn durable(&self) -> bool {
         true
+    }
+
+    fn note(&self) -> io::Result<Option<Vec<u8>>> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    fn set_note(&self, _note: Option<&[u8]>) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
     }
 
     fn acquire(&self) -> io::Result<()> {

@@ -11,7 +11,7 @@ use std::sync::OnceLock;
 use fuzz::memfd;
 use libfuzzer_sys::fuzz_target;
 use vhost_scsi::scsi::target::LUNS;
-use vhost_scsi::units::{Addresses, cdrom, disk};
+use vhost_scsi::units::{Addresses, Kind, Unit};
 
 fuzz_target!(|data: &[u8]| {
     static PATH: OnceLock<String> = OnceLock::new();
@@ -38,9 +38,13 @@ fuzz_target!(|data: &[u8]| {
         if text.contains(",,") {
             continue; // a doubled comma would lengthen the path
         }
+        let kind = if is_disk { Kind::Disk } else { Kind::Cdrom };
         let option = if is_disk { "--disk " } else { "--cdrom " };
-        match if is_disk { disk(&text, &mut addresses) } else { cdrom(&text, &mut addresses) } {
-            Ok((address, _)) => assert!(address.lun < LUNS),
+        let placed = Unit::parse(kind, &text)
+            .and_then(|unit| unit.open(None))
+            .and_then(|opened| opened.place(&mut addresses));
+        match placed {
+            Ok(placed) => assert!(placed.address.lun < LUNS),
             Err(error) => {
                 let said = error.to_string();
                 assert!(said.starts_with(option), "{said}");
