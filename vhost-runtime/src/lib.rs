@@ -8,6 +8,7 @@
 //! - [`session`]: one frontend's connection, from its first message to its last;
 //! - [`program`]: what every device program does alike;
 //! - [`control`]: the control interface of every device program;
+//! - [`sandbox`], [`supervisor`]: what a program gives up before it serves, and who starts it again;
 //! - [`state`]: a device's state on its way to another process.
 
 #![cfg_attr(
@@ -28,6 +29,8 @@ pub mod inflight;
 pub mod memory;
 pub mod program;
 pub mod queue;
+pub mod sandbox;
 pub mod session;
 pub mod state;
+pub mod supervisor;
 pub mod worker;

@@ -2,18 +2,26 @@
 //! systemd's.
 
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
-use std::os::unix::fs::FileTypeExt;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use rustix::net::sockopt::socket_peercred;
+use rustix::net::{self, SocketAddrUnix};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use crate::control::Events;
 use crate::device::Device;
 use crate::session;
+use crate::supervisor::Link;
 
 /// Options that every device program has.
 #[derive(Clone, Debug, clap::Args)]
@@ -34,9 +42,23 @@ pub struct ProgramArgs {
     #[arg(long)]
     pub print_capabilities: bool,
 
+    /// Serve confined, and started again after a crash; or not, in one plain process, to debug
+    #[arg(long, value_name = "on|off", value_enum, default_value_t, hide_possible_values = true)]
+    pub sandbox: Confinement,
+
     /// Log more; twice for debugging (or set RUST_LOG)
     #[arg(short, long, action = clap::ArgAction::Count)]
     pub verbose: u8,
+}
+
+/// Whether a program is confined and watched while it serves.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum Confinement {
+    /// In a sandbox, under a supervisor.
+    #[default]
+    On,
+    /// Neither: one process, for debuggers.
+    Off,
 }
 
 /// Why a program can't serve.
@@ -69,6 +91,22 @@ pub enum ProgramError {
         /// What the host said.
         error: io::Error,
     },
+    /// It died at once, time after time.
+    #[error(
+        "it was killed by signal {signal} {times} times before a VMM was served, look for the cause with --sandbox=off"
+    )]
+    Crashes {
+        /// The last time's.
+        signal: i32,
+        /// How often.
+        times: u32,
+    },
+    /// It died, and can't be started again: the VMM's connection is gone with it.
+    #[error("it was killed by signal {0} while it served --fd, and cannot be started again")]
+    Killed(i32),
+    /// It can't be confined.
+    #[error(transparent)]
+    Sandbox(#[from] crate::sandbox::SandboxError),
     /// The host refuses something that every program needs.
     #[error("{what}: {error}")]
     Host {
@@ -113,18 +151,58 @@ pub fn raise_file_limit() -> Result<(), ProgramError> {
     Ok(())
 }
 
-/// Where the VMM comes from.
+/// How long the process of a supervisor that was killed may take to follow it.
+const DYING: Duration = Duration::from_secs(1);
+
+/// Connections that wait to be accepted.
+const BACKLOG: i32 = 128;
+
+/// Where a socket is to be.
+#[derive(Clone, Debug)]
+pub struct Place {
+    path: PathBuf,
+    /// Which option named it.
+    option: &'static str,
+    /// Only the same user may connect.
+    private: bool,
+}
+
+impl Place {
+    fn failed(&self, error: impl Into<io::Error>) -> ProgramError {
+        let (option, path) = (self.option, self.path.clone());
+        ProgramError::Listen { option, path, error: error.into() }
+    }
+
+    fn check_free(&self) -> Result<Found, ProgramError> {
+        let Self { path, option, .. } = self;
+        match std::fs::symlink_metadata(path) {
+            Ok(found) if !found.file_type().is_socket() => {
+                Err(ProgramError::NotASocket(option, path.clone()))
+            }
+            Ok(_) if is_served(path) => Err(ProgramError::InUse(option, path.clone())),
+            Ok(_) => Ok(Found::LeftBehind),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Found::Nothing),
+            Err(error) => Err(self.failed(error)),
+        }
+    }
+}
+
+/// Where the VMM comes from, or a client of the control interface.
 #[derive(Debug)]
 pub enum Socket {
     /// It connects; one after the other.
     Listening {
-        /// The socket.
+        /// The socket; one with a path listens only once it was [published](Self::publish).
         listener: UnixListener,
-        /// Where to remove it when the program ends.
-        path: Option<PathBuf>,
+        /// Where it is, or will be.
+        path: Option<Place>,
+        /// It is there, and is removed when the program ends.
+        published: bool,
     },
     /// It is connected, once.
     Connected(UnixStream),
+    /// It was connected; another process has the connection.
+    HandedOver,
 }
 
 impl Socket {
@@ -134,35 +212,78 @@ impl Socket {
     /// See [`ProgramError`].
     pub fn from_args(args: &ProgramArgs) -> Result<Self, ProgramError> {
         if let Some(path) = &args.socket_path {
-            return Self::listen("--socket-path", path);
+            return Self::listen("--socket-path", path, false);
         }
         if let Some(fd) = args.fd {
             return Self::from_fd(fd);
         }
         match listenfd::ListenFd::from_env().take_unix_listener(0) {
-            Ok(Some(listener)) => Ok(Self::Listening { listener, path: None }),
+            Ok(Some(listener)) => Ok(Self::passed(listener)),
             Ok(None) => Err(ProgramError::NoSocket),
             Err(error) => Err(ProgramError::Host { what: "LISTEN_FDS: not a Unix socket", error }),
         }
     }
 
-    /// Listens at the path that an option names.
-    pub(crate) fn listen(option: &'static str, path: &Path) -> Result<Self, ProgramError> {
-        let failed = |error| ProgramError::Listen { option, path: path.to_owned(), error };
-        match std::fs::symlink_metadata(path) {
-            Ok(found) if !found.file_type().is_socket() => {
-                return Err(ProgramError::NotASocket(option, path.to_owned()));
-            }
-            Ok(_) if UnixStream::connect(path).is_ok() => {
-                return Err(ProgramError::InUse(option, path.to_owned()));
-            }
-            // Left behind by a process that was killed.
-            Ok(_) => std::fs::remove_file(path).map_err(failed)?,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => return Err(failed(error)),
+    fn passed(listener: UnixListener) -> Self {
+        Self::Listening { listener, path: None, published: false }
+    }
+
+    /// A socket that will listen at `path`, which an option names.
+    ///
+    /// # Errors
+    /// It could not.
+    pub(crate) fn listen(
+        option: &'static str,
+        path: &Path,
+        private: bool,
+    ) -> Result<Self, ProgramError> {
+        let place = Place { path: path.to_owned(), option, private };
+        place.check_free()?;
+        let failed = |error: Errno| place.failed(error);
+        SocketAddrUnix::new(path).map_err(failed)?;
+        let (family, kind) = (net::AddressFamily::UNIX, net::SocketType::STREAM);
+        let socket =
+            net::socket_with(family, kind, net::SocketFlags::CLOEXEC, None).map_err(failed)?;
+        Ok(Self::Listening { listener: socket.into(), path: Some(place), published: false })
+    }
+
+    /// Lets others find the socket, now that they can be served.
+    ///
+    /// # Errors
+    /// See [`ProgramError`].
+    pub fn publish(&mut self) -> Result<(), ProgramError> {
+        let Self::Listening { listener, path: Some(place), published } = self else {
+            return Ok(());
+        };
+        if place.check_free()? == Found::LeftBehind {
+            std::fs::remove_file(&place.path).map_err(|error| place.failed(error))?;
         }
-        let listener = UnixListener::bind(path).map_err(failed)?;
-        Ok(Self::Listening { listener, path: Some(path.to_owned()) })
+        let address = SocketAddrUnix::new(&place.path).map_err(|error| place.failed(error))?;
+        net::bind(&*listener, &address).map_err(|error| place.failed(error))?;
+        *published = true;
+        if place.private {
+            // Nobody can connect before it listens.
+            let owner_only = std::fs::Permissions::from_mode(0o600);
+            std::fs::set_permissions(&place.path, owner_only)
+                .map_err(|error| place.failed(error))?;
+        }
+        net::listen(&*listener, BACKLOG).map_err(|error| place.failed(error))
+    }
+
+    /// Closes a connection that another process serves; `false`: it is not one.
+    pub(crate) fn hand_over(&mut self) -> bool {
+        let connected = matches!(self, Self::Connected(_));
+        if connected {
+            *self = Self::HandedOver;
+        }
+        connected
+    }
+
+    /// Leaves the socket where it is when this is dropped: it is another process's to remove.
+    pub(crate) fn disown(&mut self) {
+        if let Self::Listening { path, .. } = self {
+            *path = None;
+        }
     }
 
     fn from_fd(fd: RawFd) -> Result<Self, ProgramError> {
@@ -185,17 +306,43 @@ impl Socket {
         let listening = option(libc::SO_ACCEPTCONN).map_err(failed)? != 0;
         // SAFETY: it is open, and whoever started us gave it to us.
         let owned = unsafe { OwnedFd::from_raw_fd(fd) };
-        Ok(if listening {
-            Self::Listening { listener: owned.into(), path: None }
-        } else {
-            Self::Connected(owned.into())
-        })
+        Ok(if listening { Self::passed(owned.into()) } else { Self::Connected(owned.into()) })
+    }
+}
+
+/// What is where a socket is to be.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Found {
+    Nothing,
+    /// A socket of a process that was killed.
+    LeftBehind,
+}
+
+/// Whether a process listens there, and means to go on.
+fn is_served(path: &Path) -> bool {
+    let end = Instant::now().checked_add(DYING);
+    while let Ok(stream) = UnixStream::connect(path) {
+        let alive = socket_peercred(&stream).map_or(true, |peer| is_alive(peer.pid));
+        if alive || end.is_none_or(|end| Instant::now() > end) {
+            return true;
+        }
+        // A supervisor was killed, and the process that it started follows it.
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    false
+}
+
+/// `false`: it has ended, even if nobody has asked how.
+fn is_alive(pid: Pid) -> bool {
+    match pidfd_open(pid, PidfdFlags::empty()) {
+        Ok(fd) => poll(&mut [PollFd::new(&fd, PollFlags::IN)], Some(&Timespec::default())) == Ok(0),
+        Err(error) => error != Errno::SRCH,
     }
 }
 
 impl Drop for Socket {
     fn drop(&mut self) {
-        if let Self::Listening { path: Some(path), .. } = self
+        if let Self::Listening { path: Some(Place { path, .. }), published: true, .. } = self
             && let Err(error) = std::fs::remove_file(&*path)
         {
             log::debug!("{}: not removed: {error}", path.display());
@@ -203,7 +350,8 @@ impl Drop for Socket {
     }
 }
 
-/// SIGTERM and SIGINT, as a descriptor, and whoever else wants the program to end.
+/// SIGTERM and SIGINT, as a descriptor, and whoever else wants the program to end; a process that is
+/// forked gets its own signals from it.
 #[derive(Debug)]
 pub struct Shutdown {
     signals: OwnedFd,
@@ -222,6 +370,12 @@ impl Stop {
         if let Err(error) = self.asked.write(1) {
             log::error!("the program cannot be asked to end: {error}");
         }
+    }
+}
+
+impl AsFd for Shutdown {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.signals.as_fd()
     }
 }
 
@@ -258,9 +412,16 @@ impl Shutdown {
     pub fn stop(&self) -> io::Result<Stop> {
         Ok(Stop { asked: self.asked.try_clone()? })
     }
+
+    /// Takes the signal that has come, so that the next one is noticed.
+    pub(crate) fn take(&self) {
+        let mut signal = [0; size_of::<libc::signalfd_siginfo>()];
+        let _ = rustix::io::read(&self.signals, &mut signal); // whichever it is
+    }
 }
 
 /// Serves the device to one VMM after the other, until SIGTERM, or until the only connection ends.
+/// The sandbox has been entered, and the supervisor told that this is [ready](Link::ready).
 ///
 /// # Errors
 /// See [`ProgramError`].
@@ -268,11 +429,9 @@ pub fn serve<D: Device>(
     socket: &Socket,
     shutdown: &Shutdown,
     events: &Events,
+    link: &Link,
     device: &Arc<D>,
 ) -> Result<(), ProgramError> {
-    if let Err(error) = sd_notify::notify(&[sd_notify::NotifyState::Ready]) {
-        log::debug!("systemd is not told: {error}");
-    }
     loop {
         let stream = match socket {
             Socket::Listening { listener, .. } => {
@@ -290,8 +449,10 @@ pub fn serve<D: Device>(
             Socket::Connected(stream) => {
                 stream.try_clone().map_err(|error| ProgramError::Host { what: "--fd", error })?
             }
+            Socket::HandedOver => return Ok(()),
         };
         events.set_connected(true);
+        link.attached();
         let ended = serve_connection(stream, shutdown, device);
         events.set_connected(false);
         let ended = ended?;
@@ -372,15 +533,15 @@ mod tests {
     fn a_socket_left_behind_is_replaced_but_no_other() {
         let path = folder().join("left");
         drop(UnixListener::bind(&path).unwrap());
-        let socket = Socket::listen("--socket-path", &path).unwrap();
-        assert!(matches!(Socket::listen("--socket-path", &path), Err(ProgramError::InUse(..))));
+        let listen = || Socket::listen("--socket-path", &path, false);
+        let mut socket = listen().unwrap();
+        assert!(UnixStream::connect(&path).is_err(), "nobody is served yet");
+        socket.publish().unwrap();
+        assert!(matches!(listen(), Err(ProgramError::InUse(..))));
         drop(socket);
         assert!(!path.exists(), "removed at the end");
         std::fs::write(&path, "precious").unwrap();
-        assert!(matches!(
-            Socket::listen("--socket-path", &path),
-            Err(ProgramError::NotASocket(..))
-        ));
+        assert!(matches!(listen(), Err(ProgramError::NotASocket(..))));
         assert_eq!(std::fs::read(&path).unwrap(), b"precious");
     }
 

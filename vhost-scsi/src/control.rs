@@ -1,13 +1,17 @@
 //! What control clients can do with the controller: add, remove and resize units, change media, ask.
 
+mod changes;
+
 use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use vhost_runtime::control::{Arguments, Commands, ControlError, parse};
+use vhost_runtime::supervisor::Keeper;
 
+use self::changes::Change;
 use crate::image::open::OpenError;
 use crate::scsi::target::{Address, LUNS};
 use crate::units::{self, Addresses, Kind, Opened, Placed, Unit, UnitError};
@@ -17,6 +21,7 @@ use crate::virtio::device::Controller;
 pub struct Manager {
     controller: Arc<Controller>,
     addresses: Mutex<Addresses>,
+    keeper: Keeper,
 }
 
 const NAMES: [&str; 7] = [
@@ -30,12 +35,22 @@ const NAMES: [&str; 7] = [
 ];
 
 /// One of the three, as on the command line.
-#[derive(Deserialize)]
+#[derive(Deserialize, Serialize)]
 #[serde(deny_unknown_fields, rename_all = "lowercase")]
 enum Add {
     Disk(String),
     Cdrom(String),
     PassThrough(String),
+}
+
+impl Add {
+    fn parts(&self) -> (Kind, &str) {
+        match self {
+            Self::Disk(text) => (Kind::Disk, text),
+            Self::Cdrom(text) => (Kind::Cdrom, text),
+            Self::PassThrough(text) => (Kind::PassThrough, text),
+        }
+    }
 }
 
 /// A unit's address.
@@ -79,10 +94,10 @@ struct Load {
 }
 
 impl Manager {
-    /// Of a controller without units.
+    /// Of a controller without units. What clients change is kept by `keeper`.
     #[must_use]
-    pub fn new(controller: Arc<Controller>) -> Self {
-        Self { controller, addresses: Mutex::default() }
+    pub fn new(controller: Arc<Controller>, keeper: Keeper) -> Self {
+        Self { controller, addresses: Mutex::default(), keeper }
     }
 
     fn addresses(&self) -> MutexGuard<'_, Addresses> {
@@ -107,13 +122,13 @@ impl Manager {
     }
 
     fn unit_add(&self, add: Add, passed: Option<File>) -> Result<Value, ControlError> {
-        let (kind, text) = match add {
-            Add::Disk(text) => (Kind::Disk, text),
-            Add::Cdrom(text) => (Kind::Cdrom, text),
-            Add::PassThrough(text) => (Kind::PassThrough, text),
-        };
-        let opened = Unit::parse(kind, &text).and_then(|unit| unit.open(passed));
-        let Address { target, lun } = self.add(opened.map_err(explain)?).map_err(explain)?;
+        let copy =
+            passed.as_ref().map(File::try_clone).transpose().map_err(ControlError::failed)?;
+        let (kind, text) = add.parts();
+        let opened = Unit::parse(kind, text).and_then(|unit| unit.open(passed));
+        let address = self.add(opened.map_err(explain)?).map_err(explain)?;
+        self.keep(&Change::Added(add), address, copy.as_ref());
+        let Address { target, lun } = address;
         log::info!("target {target} lun {lun} was added");
         Ok(json!({ "target": target, "lun": lun }))
     }
@@ -125,6 +140,8 @@ impl Manager {
             return Err(missing(address));
         }
         addresses.free(address);
+        drop(addresses);
+        self.keep(&Change::Removed, address, None);
         log::info!("target {target} lun {lun} was removed");
         Ok(json!({}))
     }
@@ -180,11 +197,14 @@ impl Manager {
         if let Some(description) = addresses.get_mut(address) {
             description.path = None;
         }
+        self.keep(&Change::Ejected, address, None);
         Ok(json!({}))
     }
 
     fn medium_load(&self, load: Load, passed: Option<File>) -> Result<Value, ControlError> {
         let address = address(load.target, load.lun)?;
+        let copy =
+            passed.as_ref().map(File::try_clone).transpose().map_err(ControlError::failed)?;
         let (path, medium) = units::medium(&load.medium, passed).map_err(explain)?;
         let mut addresses = self.addresses();
         self.controller
@@ -193,6 +213,7 @@ impl Manager {
         if let Some(description) = addresses.get_mut(address) {
             description.path = Some(path);
         }
+        self.keep(&Change::Loaded(load.medium), address, copy.as_ref());
         Ok(json!({}))
     }
 

@@ -4,10 +4,12 @@
 //! - [`scsi`]: the SCSI target, free of any transport: CDB and data in, data and status out;
 //! - [`lun`]: what can stand behind a logical unit number: disk, CD/DVD, a physical unit passed through;
 //! - [`image`]: what a disk or a CD stores to, and the engines that move its data;
-//! - [`virtio`]: the virtio-scsi device over it.
+//! - [`virtio`]: the virtio-scsi device over it;
 //! - [`units`], [`control`]: units as the command line and control clients name them;
-//! - [`options`], [`manual`]: the program's command line, and what is generated from it.
+//! - [`options`], [`manual`]: the program's command line, and what is generated from it;
+//! - [`confinement`]: what its sandbox lets it do.
 
+pub mod confinement;
 pub mod control;
 pub mod image;
 pub mod lun;

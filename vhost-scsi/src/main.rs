@@ -7,7 +7,10 @@ use std::sync::Arc;
 
 use clap::Parser;
 use vhost_runtime::control::{self, Events};
-use vhost_runtime::program::{self, ProgramError, Shutdown, Socket};
+use vhost_runtime::program::{self, Confinement, ProgramError, Shutdown, Socket};
+use vhost_runtime::sandbox::Sandbox;
+use vhost_runtime::supervisor::{self, Role};
+use vhost_scsi::confinement;
 use vhost_scsi::control::Manager;
 use vhost_scsi::options::{Options, UnitArgs, Verb};
 use vhost_scsi::units::{Texts, Unit, UnitError};
@@ -30,40 +33,51 @@ enum Failure {
 fn main() -> ExitCode {
     let options = Options::parse();
     let result = match &options.verb {
-        Some(Verb::Ctl(args)) => ctl::run(args).map_err(Failure::from),
+        Some(Verb::Ctl(args)) => ctl::run(args).map(|()| ExitCode::SUCCESS).map_err(Failure::from),
         None => run(&options),
     };
-    match result {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(failure) => {
-            eprintln!("vhost-scsi: {failure}");
-            ExitCode::FAILURE
-        }
-    }
+    result.unwrap_or_else(|failure| {
+        eprintln!("vhost-scsi: {failure}");
+        ExitCode::FAILURE
+    })
 }
 
-fn run(options: &Options) -> Result<(), Failure> {
+fn run(options: &Options) -> Result<ExitCode, Failure> {
     if options.program.print_capabilities {
         println!("{{\n  \"type\": \"scsi\"\n}}");
-        return Ok(());
+        return Ok(ExitCode::SUCCESS);
     }
+    let sandbox = Sandbox::new(options.program.fd);
     program::start_logging(options.program.verbose);
     program::raise_file_limit()?;
     let shutdown = Shutdown::new()?;
-    let clients = control::Listener::from_args(&options.program)?;
+    let mut socket = Socket::from_args(&options.program)?;
+    let mut clients = control::Listener::from_args(&options.program)?;
+    let mut sockets = vec![&mut socket];
+    sockets.extend(clients.as_mut().map(control::Listener::socket));
+    let link = match supervisor::start(&mut sockets, &shutdown, options.program.sandbox)? {
+        Role::Serve(link) => link,
+        Role::Ended(code) => return Ok(ExitCode::from(code)),
+    };
+
     let events = Events::default();
     let settings = ControllerOptions { queues: options.num_queues, engine: options.aio };
     let controller = Controller::new(settings).map_err(Failure::Controller)?;
     let controller = Arc::new(controller.with_events(events.clone()));
-    let manager = Arc::new(Manager::new(Arc::clone(&controller)));
+    let manager = Arc::new(Manager::new(Arc::clone(&controller), link.keeper()));
     add_units(&manager, &options.units)?;
-    let socket = Socket::from_args(&options.program)?;
+    if options.program.sandbox == Confinement::On {
+        confine(sandbox, options)?;
+    }
+    // Confined already: whoever had this kept may have been taken over by a guest.
+    manager.restore(link.kept());
+    link.ready(&mut sockets)?;
     if let Some(clients) = &clients {
         let program = control::Program { name: "vhost-scsi", version: env!("CARGO_PKG_VERSION") };
         clients.serve(program, manager, &events, &shutdown)?;
     }
-    program::serve(&socket, &shutdown, &events, &controller)?;
-    Ok(())
+    program::serve(&socket, &shutdown, &events, &link, &controller)?;
+    Ok(ExitCode::SUCCESS)
 }
 
 fn add_units(manager: &Manager, units: &UnitArgs) -> Result<(), UnitError> {
@@ -76,4 +90,11 @@ fn add_units(manager: &Manager, units: &UnitArgs) -> Result<(), UnitError> {
         }
     }
     Ok(())
+}
+
+fn confine(mut sandbox: Sandbox, options: &Options) -> Result<(), ProgramError> {
+    let pass_through = options.units.pass_through();
+    let control = options.program.control.is_some();
+    confinement::allow(&mut sandbox, options.aio, pass_through, control);
+    Ok(sandbox.enter()?)
 }

@@ -50,6 +50,12 @@ pub struct UnitArgs {
 }
 
 impl UnitArgs {
+    /// There are physical units among them.
+    #[must_use]
+    pub fn pass_through(&self) -> bool {
+        !self.passthrough.is_empty()
+    }
+
     /// All of them, in the order in which they get addresses.
     pub fn texts(&self) -> impl Iterator<Item = (Kind, &str)> {
         fn of(kind: Kind, texts: &[String]) -> impl Iterator<Item = (Kind, &str)> {

@@ -31,7 +31,7 @@ fuzz_target!(|data: &[u8]| {
     }
     file.seek(SeekFrom::Start(0)).expect("a memfd is a file");
     let Ok(read) = state::read(file, "vhost-scsi") else { return };
-    if controller().load(read).is_ok() {
+    if Device::load(controller().as_ref(), read).is_ok() {
         assert!(controller().save().is_ok());
     }
 });

@@ -111,19 +111,18 @@ pub struct Listener {
 }
 
 impl Listener {
-    /// Makes the socket that `--control` names. While the process has one thread: it changes the
-    /// umask for a moment.
+    /// Makes the socket that `--control` names.
     ///
     /// # Errors
     /// See [`ProgramError`].
     pub fn from_args(args: &ProgramArgs) -> Result<Option<Self>, ProgramError> {
         let Some(path) = &args.control else { return Ok(None) };
-        // SAFETY: umask(2) takes and gives an integer.
-        let before = unsafe { libc::umask(0o177) };
-        let socket = Socket::listen("--control", path);
-        // SAFETY: as above.
-        unsafe { libc::umask(before) };
-        Ok(Some(Self { socket: socket? }))
+        Ok(Some(Self { socket: Socket::listen("--control", path, true)? }))
+    }
+
+    /// The socket itself, to be published.
+    pub fn socket(&mut self) -> &mut Socket {
+        &mut self.socket
     }
 
     /// Serves clients, on threads of its own, until the process ends.

@@ -47,6 +47,14 @@ pub struct ImageOptions {
     pub discard: bool,
 }
 
+impl ImageOptions {
+    /// Its format.
+    #[must_use]
+    pub fn format(&self) -> Format {
+        self.format.unwrap_or_else(|| Format::by_name(&self.path))
+    }
+}
+
 /// Why an image can't be used.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
@@ -105,8 +113,7 @@ pub fn take(options: &ImageOptions, file: File) -> Result<Arc<dyn Image>, OpenEr
 
 fn use_file(options: &ImageOptions, file: File) -> Result<Arc<dyn Image>, OpenError> {
     let ImageOptions { path, format: _, read_only, cache, discard } = options;
-    let format = options.format.unwrap_or_else(|| Format::by_name(&options.path));
-    let image: io::Result<Arc<dyn Image>> = match format {
+    let image: io::Result<Arc<dyn Image>> = match options.format() {
         Format::Raw => {
             Raw::new(file, *read_only, *cache, *discard).map(|raw| Arc::new(raw) as Arc<dyn Image>)
         }

@@ -1,0 +1,117 @@
+//! What a program gives up before it reads the first byte of a guest.
+//!
+//! A guest that takes over the process finds: no file but those that are open or were named
+//! ([`files`]), no network ([`files`], [`privileges`]), no capability but those that were named and
+//! no way to a new one ([`privileges`]), and only the system calls that serving takes ([`calls`]).
+//!
+//! io_uring does its work in the kernel, where seccomp does not look: a process that may use it can
+//! do by it what [`calls`] forbids (open, socket). Landlock, capabilities and the empty network
+//! still hold there, which is why none of the layers stands alone.
+
+mod calls;
+mod files;
+mod privileges;
+
+use std::ffi::OsStr;
+use std::io;
+use std::os::fd::RawFd;
+use std::path::PathBuf;
+
+pub use calls::Call;
+pub use files::Access;
+pub use privileges::Capabilities;
+
+/// Why a program can't confine itself.
+#[derive(Debug, thiserror::Error)]
+#[error("the sandbox cannot be entered ({what}), or use --sandbox=off: {error}")]
+pub struct SandboxError {
+    what: &'static str,
+    error: io::Error,
+}
+
+impl SandboxError {
+    fn new(what: &'static str, error: impl Into<io::Error>) -> Self {
+        Self { what, error: error.into() }
+    }
+}
+
+/// What a program needs while it serves, beyond what the runtime does itself.
+#[derive(Debug, Default)]
+pub struct Sandbox {
+    inherited: Vec<RawFd>,
+    paths: Vec<(PathBuf, Access)>,
+    calls: Vec<Call>,
+    capabilities: Capabilities,
+}
+
+impl Sandbox {
+    /// Nothing is needed yet. To be called before the program opens anything: what is open now was
+    /// inherited, and is closed when the sandbox is entered, except the standard streams, the
+    /// sockets of systemd, and `keep`.
+    #[must_use]
+    pub fn new(keep: Option<RawFd>) -> Self {
+        let passed = std::env::var("LISTEN_FDS").ok().and_then(|count| count.parse().ok());
+        let first = 3_i32.saturating_add(passed.unwrap_or(0));
+        let open = std::fs::read_dir("/proc/self/fd").into_iter().flatten();
+        let numbers: Vec<RawFd> = open
+            .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+            .filter(|&fd| fd >= first && Some(fd) != keep)
+            .collect();
+        // The folder itself was among them, and is closed by now.
+        let inherited = numbers.into_iter().filter(|&fd| is_open(fd)).collect();
+        Self { inherited, ..Self::default() }
+    }
+
+    /// A file or folder that will be opened by name while serving. What is open already needs none.
+    pub fn path(&mut self, path: impl AsRef<OsStr>, access: Access) {
+        self.paths.push((PathBuf::from(path.as_ref()), access));
+    }
+
+    /// System calls that the device makes.
+    pub fn calls(&mut self, calls: impl IntoIterator<Item = Call>) {
+        self.calls.extend(calls);
+    }
+
+    /// Privileges that its system calls take.
+    pub fn capabilities(&mut self, capabilities: Capabilities) {
+        self.capabilities |= capabilities;
+    }
+
+    /// Enters it, for ever. Before any thread is started, for Landlock and capabilities are a
+    /// thread's own.
+    ///
+    /// # Errors
+    /// See [`SandboxError`]. Landlock is used as far as the kernel has it; all else must succeed.
+    pub fn enter(mut self) -> Result<(), SandboxError> {
+        if threads() > 1 {
+            let error = io::Error::other("threads run already");
+            return Err(SandboxError::new("it is too late", error));
+        }
+        for fd in self.inherited {
+            log::debug!("descriptor {fd}, inherited from who started the program, is closed");
+            // SAFETY: it was open before this program opened anything: nothing here owns it.
+            unsafe { libc::close(fd) };
+        }
+        privileges::leave_network();
+        if !self.paths.is_empty() {
+            self.calls.extend(calls::OPENING);
+        }
+        let filters = calls::filters(&self.calls)?;
+        files::restrict(&self.paths)?;
+        privileges::drop_all_but(self.capabilities)?;
+        calls::restrict(&filters)
+    }
+}
+
+fn is_open(fd: RawFd) -> bool {
+    // SAFETY: F_GETFD only asks.
+    unsafe { libc::fcntl(fd, libc::F_GETFD) >= 0 }
+}
+
+/// Threads of this process; 1 where `/proc` is not there to tell.
+fn threads() -> usize {
+    std::fs::read_dir("/proc/self/task").map_or(1, Iterator::count)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,194 @@
+use std::io;
+use std::net::UdpSocket;
+
+use super::*;
+
+/// Runs `body` in a process of its own and returns how that ended: its exit status, or minus the
+/// signal that killed it. A test is a thread of many, so that the body must not wait for another.
+fn in_a_child(body: impl FnOnce() -> i32) -> i32 {
+    // SAFETY: the child takes no lock but the heap's, which the C library makes free in it, and ends
+    // by _exit.
+    unsafe {
+        match libc::fork() {
+            0 => libc::_exit(body()),
+            pid => {
+                let mut status = 0;
+                assert_eq!(libc::waitpid(pid, &raw mut status, 0), pid);
+                if libc::WIFEXITED(status) {
+                    libc::WEXITSTATUS(status)
+                } else {
+                    -libc::WTERMSIG(status)
+                }
+            }
+        }
+    }
+}
+
+fn errno(result: i64) -> i32 {
+    if result < 0 { io::Error::last_os_error().raw_os_error().unwrap_or(0) } else { 0 }
+}
+
+/// What a call answers behind the filters alone.
+fn filtered(calls: &[Call], call: impl FnOnce() -> i64) -> i32 {
+    let filters = calls::filters(calls).unwrap();
+    in_a_child(|| match calls::restrict(&filters) {
+        Ok(()) => errno(call()),
+        Err(_) => 255,
+    })
+}
+
+#[test]
+fn what_serving_takes_is_allowed_and_nothing_else() {
+    // SAFETY: system calls without pointers, or with such as outlive them.
+    unsafe {
+        assert_eq!(filtered(&[], || libc::getpid().into()), 0);
+        assert_eq!(filtered(&[], || libc::syscall(libc::SYS_getppid)), libc::ENOSYS);
+        let internet = || libc::socket(libc::AF_INET, libc::SOCK_STREAM, 0).into();
+        assert_eq!(filtered(&[], internet), libc::ENOSYS);
+        let open = || libc::open(c"/dev/null".as_ptr(), libc::O_RDONLY).into();
+        assert_eq!(filtered(&[], open), libc::ENOSYS);
+        assert_eq!(filtered(&calls::OPENING, open), 0);
+        let fork = || libc::syscall(libc::SYS_clone, libc::SIGCHLD, 0, 0, 0, 0);
+        assert_eq!(filtered(&[], fork), libc::ENOSYS);
+        assert_eq!(filtered(&[], || libc::syscall(libc::SYS_clone3, 0, 0)), libc::ENOSYS);
+    }
+}
+
+#[test]
+fn arguments_are_looked_at() {
+    let map = |protection| {
+        // SAFETY: a fresh private mapping that nothing uses.
+        move || unsafe {
+            let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
+            libc::mmap(std::ptr::null_mut(), 4096, protection, flags, -1, 0) as i64
+        }
+    };
+    assert_eq!(filtered(&[], map(libc::PROT_READ | libc::PROT_WRITE)), 0);
+    assert_eq!(filtered(&[], map(libc::PROT_READ | libc::PROT_EXEC)), libc::ENOSYS);
+    let mut count: libc::c_int = 0;
+    // SAFETY: the request writes one int, to one that outlives the call.
+    let mut available = || unsafe { libc::ioctl(0, libc::FIONREAD, &raw mut count).into() };
+    assert_eq!(filtered(&[], &mut available), libc::ENOSYS);
+    let allowed = filtered(&[Call::ioctl(libc::FIONREAD as u32)], &mut available);
+    assert_ne!(allowed, libc::ENOSYS);
+    // SAFETY: F_GETFD only asks, F_GETOWN too.
+    unsafe {
+        assert_eq!(filtered(&[], || libc::fcntl(2, libc::F_GETFD).into()), 0);
+        assert_eq!(filtered(&[], || libc::fcntl(2, libc::F_GETOWN).into()), libc::ENOSYS);
+    }
+    // Allowed whatever its arguments are, besides with some.
+    let any = [Call::Any(libc::SYS_fcntl)];
+    // SAFETY: as above.
+    assert_eq!(filtered(&any, || unsafe { libc::fcntl(2, libc::F_GETOWN).into() }), 0);
+}
+
+#[test]
+fn what_only_an_attacker_does_kills() {
+    let none = std::ptr::null::<libc::c_char>();
+    // SAFETY: null pointers are never followed: the kernel refuses before.
+    unsafe {
+        let execute = || libc::syscall(libc::SYS_execve, none, none, none);
+        assert_eq!(filtered(&[], execute), -libc::SIGSYS);
+        let trace = || libc::syscall(libc::SYS_ptrace, libc::PTRACE_TRACEME, 0, 0, 0);
+        assert_eq!(filtered(&[], trace), -libc::SIGSYS);
+        assert_eq!(filtered(&[], || libc::syscall(libc::SYS_setuid, 0)), -libc::SIGSYS);
+    }
+}
+
+/// A file that goes with the test.
+struct Scratch(PathBuf);
+
+impl Scratch {
+    fn new(name: &str) -> Self {
+        let path = std::env::temp_dir().join(format!("sandbox-{}-{name}", std::process::id()));
+        std::fs::write(&path, "here").unwrap();
+        Self(path)
+    }
+
+    fn open(&self, flags: libc::c_int) -> i32 {
+        let path = std::ffi::CString::new(self.0.to_str().unwrap()).unwrap();
+        // SAFETY: the path outlives the call.
+        errno(unsafe { libc::open(path.as_ptr(), flags) }.into())
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+#[test]
+fn files_are_those_that_were_named() {
+    let named = Scratch::new("named");
+    let read = Scratch::new("read");
+    let other = Scratch::new("other");
+    let missing = PathBuf::from("/nonexistent/disk.img");
+    let paths = [
+        (named.0.clone(), Access::ReadWrite),
+        (read.0.clone(), Access::Read),
+        (missing, Access::Read),
+    ];
+    let restricted = |check: &dyn Fn() -> i32| {
+        in_a_child(|| match files::restrict(&paths) {
+            Ok(()) => check(),
+            Err(_) => 255,
+        })
+    };
+    if restricted(&|| other.open(libc::O_RDONLY)) == 0 {
+        eprintln!("this kernel has no Landlock");
+        return;
+    }
+    assert_eq!(restricted(&|| other.open(libc::O_RDONLY)), libc::EACCES);
+    assert_eq!(restricted(&|| named.open(libc::O_RDWR | libc::O_TRUNC)), 0);
+    assert_eq!(restricted(&|| read.open(libc::O_RDONLY)), 0);
+    assert_eq!(restricted(&|| read.open(libc::O_RDWR)), libc::EACCES);
+    let unlink = || {
+        let path = std::ffi::CString::new(named.0.to_str().unwrap()).unwrap();
+        // SAFETY: the path outlives the call.
+        errno(unsafe { libc::unlink(path.as_ptr()) }.into())
+    };
+    assert_eq!(restricted(&unlink), libc::EACCES);
+}
+
+#[test]
+fn privileges_are_given_up() {
+    let left = |wanted: Capabilities| {
+        in_a_child(|| {
+            let Ok(()) = privileges::drop_all_but(wanted) else { return 255 };
+            let held = rustix::thread::capabilities(None).map_or(u64::MAX, |sets| {
+                (sets.effective | sets.permitted | sets.inheritable).bits()
+            });
+            // SAFETY: it only asks.
+            let dumpable = unsafe { libc::prctl(libc::PR_GET_DUMPABLE) };
+            if held & !wanted.bits() != 0 || dumpable != 0 { 254 } else { i32::from(held != 0) }
+        })
+    };
+    assert_eq!(left(Capabilities::empty()), 0);
+    let ours = rustix::thread::capabilities(None).unwrap().effective.bits();
+    let has = ours & Capabilities::RAW_IO.bits() != 0;
+    assert_eq!(left(Capabilities::RAW_IO), i32::from(has));
+}
+
+#[test]
+fn no_network_is_left() {
+    if rustix::process::geteuid().is_root() {
+        let target = "192.0.2.1:9".parse::<std::net::SocketAddr>().unwrap();
+        let outside = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let port = outside.local_addr().unwrap().port();
+        let reached = in_a_child(|| {
+            privileges::leave_network();
+            let Ok(socket) = UdpSocket::bind("0.0.0.0:0") else { return 1 };
+            let local = std::net::SocketAddr::from(([127, 0, 0, 1], port));
+            i32::from(socket.send_to(b"x", target).is_ok() || socket.send_to(b"x", local).is_ok())
+        });
+        assert_eq!(reached, 0);
+    }
+}
+
+#[test]
+fn it_is_not_entered_too_late() {
+    let error = Sandbox::new(None).enter().unwrap_err().to_string(); // the test's own threads
+    assert!(error.contains("it is too late"), "{error}");
+    assert!(error.contains("--sandbox=off"), "{error}");
+}
