@@ -25,6 +25,6 @@ pub use error::Error;
 pub use guest::{Builder, Guest, Host, Nested, Output, Qmp, Root, Shell, Task, VhostUserScsi};
 pub use host::{Tool, cargo, ensure_tools, program, workspace};
 pub use machine::{Machine, Qemu, Version};
-pub use process::{Process, spawn, spawn_listening};
+pub use process::{Process, serving, spawn, spawn_listening};
 pub use progress::{Step, during};
 pub use scsi::{Scsi, make};

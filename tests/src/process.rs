@@ -80,6 +80,13 @@ impl Drop for Process {
     }
 }
 
+/// The process that serves for a program of ours whose supervisor has this id; `None` if none does,
+/// or if the program was started without a supervisor.
+pub fn serving(supervisor: u32) -> Option<u32> {
+    let children = fs::read_to_string(format!("/proc/{supervisor}/task/{supervisor}/children"));
+    children.ok()?.split_whitespace().next()?.parse().ok()
+}
+
 /// A program to start, and whom to tell.
 type Request = (Command, Sender<io::Result<Child>>);
 

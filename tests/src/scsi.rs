@@ -1,12 +1,12 @@
 //! A vhost-scsi process of a test's own.
 
 use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
-use std::sync::OnceLock;
 use std::time::Duration;
 
-use crate::{Error, Process, VhostUserScsi, program, spawn_listening};
+use crate::{Error, Process, VhostUserScsi, program, serving, spawn_listening};
 
 /// A vhost-scsi process, with its images in a folder that goes with it.
 pub struct Scsi {
@@ -43,15 +43,26 @@ impl Scsi {
         self
     }
 
-    /// Resident memory of the process, in KiB.
+    /// Resident memory of the supervisor and the process that serves, in KiB.
     pub fn resident(&self) -> Result<u64, Error> {
-        let id = self.process.as_ref().map_or(0, Process::id);
-        let path = format!("/proc/{id}/status");
-        let status = fs::read_to_string(&path)
-            .map_err(|source| Error::Io { what: format!("cannot read {path}"), source })?;
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-        let number = line.and_then(|line| line.split_whitespace().next()?.parse().ok());
-        Ok(number.unwrap_or(0))
+        let supervisor = self.process.as_ref().map(Process::id);
+        let serving = supervisor.and_then(serving);
+        supervisor.into_iter().chain(serving).map(resident).sum()
+    }
+
+    /// Kills the process that serves, by SIGKILL, and leaves the rest to its supervisor.
+    pub fn kill_serving(&self) -> Result<(), Error> {
+        let serving = self.process.as_ref().and_then(|process| serving(process.id()));
+        let pid = serving.and_then(|pid| libc::pid_t::try_from(pid).ok());
+        // SAFETY: kill(2) takes two integers and touches no memory of ours; the supervisor starts a
+        // process for one that dies, so that the id is of the one or of none.
+        match pid.map(|pid| unsafe { libc::kill(pid, libc::SIGKILL) }) {
+            Some(0) => Ok(()),
+            _ => Err(Error::Io {
+                what: "no process serves".into(),
+                source: ErrorKind::NotFound.into(),
+            }),
+        }
     }
 
     /// Starts it, or starts it again.
@@ -63,7 +74,7 @@ impl Scsi {
     /// Kills the process, if it runs, by SIGKILL, and starts another in its place.
     pub fn restart(&mut self) -> Result<(), Error> {
         self.process = None;
-        let mut command = Command::new(built()?);
+        let mut command = Command::new(program("vhost-scsi")?);
         command.arg("--socket-path").arg(self.socket());
         command.arg("--control").arg(self.control()).args(&self.arguments);
         self.process = Some(spawn_listening(command, &self.socket())?);
@@ -105,7 +116,7 @@ impl Scsi {
 
     /// How `vhost-scsi ctl` ends when told `words`.
     pub fn try_ctl(&self, words: &[&str]) -> Result<Output, Error> {
-        let mut command = Command::new(built()?);
+        let mut command = Command::new(program("vhost-scsi")?);
         command.arg("ctl").arg("--control").arg(self.control()).args(words);
         let what = || format!("vhost-scsi ctl {words:?} does not start");
         command.output().map_err(|source| Error::Io { what: what(), source })
@@ -117,13 +128,13 @@ impl Scsi {
     }
 }
 
-/// The program, built once.
-fn built() -> Result<&'static Path, Error> {
-    static BUILT: OnceLock<PathBuf> = OnceLock::new();
-    match BUILT.get() {
-        Some(path) => Ok(path),
-        None => program("vhost-scsi").map(|path| BUILT.get_or_init(|| path).as_path()),
-    }
+fn resident(pid: u32) -> Result<u64, Error> {
+    let path = format!("/proc/{pid}/status");
+    let status = fs::read_to_string(&path)
+        .map_err(|source| Error::Io { what: format!("cannot read {path}"), source })?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let number = line.and_then(|line| line.split_whitespace().next()?.parse().ok());
+    Ok(number.unwrap_or(0))
 }
 
 /// A sparse file of this many bytes.

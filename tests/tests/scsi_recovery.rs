@@ -22,7 +22,7 @@ fn verify(seconds: u32) -> String {
 const MAKE: &str = "mkfs.ext4 -q /dev/sda && mount /dev/sda /mnt && dmesg -C";
 const CHECK: &str = "umount /mnt && fsck.ext4 -fn /dev/sda";
 
-fn killed(times: u32, seconds: u32) -> Result<(), Error> {
+fn killed(times: u32, seconds: u32, kill: fn(&mut Scsi) -> Result<(), Error>) -> Result<(), Error> {
     let mut scsi = Scsi::new()?.disk(128 << 20, "")?.start()?;
     let controller = scsi.controller().queues(2).reconnect(Duration::from_millis(200));
     let guest = Guest::builder().vhost_user_scsi(controller).boot()?;
@@ -32,7 +32,7 @@ fn killed(times: u32, seconds: u32) -> Result<(), Error> {
     for _ in 0..times {
         thread::sleep(pause);
         assert!(task.poll(&guest)?.is_none(), "the guest's I/O ended before its time");
-        scsi.restart()?;
+        kill(&mut scsi)?;
     }
     task.wait(&guest, 5 * MINUTE)?.stdout_if_ok()?;
     guest.run(CHECK)?.stdout_if_ok()?;
@@ -41,13 +41,18 @@ fn killed(times: u32, seconds: u32) -> Result<(), Error> {
 
 #[test]
 fn a_killed_process_is_replaced_under_load() -> Result<(), Error> {
-    killed(5, 25)
+    killed(5, 25, Scsi::restart)
+}
+
+#[test]
+fn a_supervisor_replaces_a_killed_process_under_load() -> Result<(), Error> {
+    killed(5, 25, |scsi| scsi.kill_serving())
 }
 
 #[test]
 #[ignore = "takes 3 minutes: cargo lab soak"]
 fn a_process_is_killed_twenty_times_in_three_minutes() -> Result<(), Error> {
-    killed(20, 180)
+    killed(20, 180, Scsi::restart)
 }
 
 fn migrate(times: u32) -> Result<(), Error> {
