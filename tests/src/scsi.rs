@@ -43,6 +43,11 @@ impl Scsi {
         self
     }
 
+    /// The arguments that describe its units, for a process that a test starts itself.
+    pub fn arguments(&self) -> &[String] {
+        &self.arguments
+    }
+
     /// Resident memory of the supervisor and the process that serves, in KiB.
     pub fn resident(&self) -> Result<u64, Error> {
         let supervisor = self.process.as_ref().map(Process::id);
@@ -87,6 +92,16 @@ impl Scsi {
         let ended = process.wait_within(limit);
         let ended = ended.map_err(|source| Error::Io { what: "cannot wait".into(), source })?;
         Ok(ended.is_some_and(|status| status.success()))
+    }
+
+    /// Kills the process by SIGKILL; [`restart`](Self::restart) starts another.
+    pub fn kill(&mut self) {
+        self.process = None;
+    }
+
+    /// The process has not ended.
+    pub fn runs(&mut self) -> bool {
+        self.process.as_mut().is_some_and(|process| matches!(process.try_wait(), Ok(None)))
     }
 
     /// Where its images are.

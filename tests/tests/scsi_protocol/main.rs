@@ -1,0 +1,12 @@
+//! A vhost-scsi process, driven over vhost-user without a guest.
+
+mod common;
+mod frontends;
+mod hostile;
+mod memory;
+mod messages;
+mod migration;
+mod recovery;
+mod rings;
+mod tasks;
+mod windows;
