@@ -46,7 +46,8 @@ impl Fixture {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let path = std::env::temp_dir().join(format!("control-{}-{number}", std::process::id()));
-        let socket = Socket::listen("--control", &path).unwrap();
+        let mut socket = Socket::listen("--control", &path, true).unwrap();
+        socket.publish().unwrap();
         let listener = Listener { socket };
         let (events, shutdown) = (Events::default(), Shutdown::new().unwrap());
         let program = Program { name: "fake", version: "1.2.3" };
