@@ -186,6 +186,29 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn a_passed_file_must_be_open_for_what_is_done() {
+        let scratch = Scratch::new(4096);
+        let options = |read_only, cache| ImageOptions {
+            path: scratch.path().to_owned(),
+            format: None,
+            read_only,
+            cache,
+            discard: true,
+        };
+        let passed =
+            |flags| File::options().read(true).custom_flags(flags).open(scratch.path()).unwrap();
+        let error = take(&options(false, CacheMode::Writeback), passed(0)).err().unwrap();
+        assert!(error.to_string().ends_with("it was not opened for reading and writing"));
+        let error = take(&options(true, CacheMode::Writeback), passed(libc::O_PATH)).err().unwrap();
+        assert!(error.to_string().ends_with("it was not opened for reading"));
+        take(&options(true, CacheMode::Writeback), passed(0)).unwrap();
+        let image = take(&options(true, CacheMode::None), passed(0)).unwrap();
+        let fd = image.direct().unwrap().fd.as_raw_fd();
+        // SAFETY: no memory is involved.
+        assert_ne!(unsafe { libc::fcntl(fd, libc::F_GETFL) } & libc::O_DIRECT, 0);
+    }
+
+    #[test]
     fn errors_name_the_path() {
         let missing = ImageOptions {
             path: "/nonexistent/disk.img".into(),

@@ -84,17 +84,22 @@ impl Bus {
 
     /// Adds a unit, unless there is one; the others of its target tell the initiator.
     pub fn insert(&self, address: Address, unit: Arc<dyn LogicalUnit>) -> bool {
-        let added = self.change(|units| match units.entry(address) {
+        let added = self.place(address, unit);
+        if added {
+            self.tell_of_change(address);
+        }
+        added
+    }
+
+    /// Adds a unit, unless there is one, before there is an initiator to be told.
+    pub fn place(&self, address: Address, unit: Arc<dyn LogicalUnit>) -> bool {
+        self.change(|units| match units.entry(address) {
             std::collections::btree_map::Entry::Occupied(_) => false,
             std::collections::btree_map::Entry::Vacant(place) => {
                 place.insert(unit);
                 true
             }
-        });
-        if added {
-            self.tell_of_change(address);
-        }
-        added
+        })
     }
 
     /// Takes a unit away; the others of its target tell the initiator.

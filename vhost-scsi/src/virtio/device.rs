@@ -3,7 +3,7 @@
 use std::error::Error;
 use std::io;
 use std::os::fd::RawFd;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -89,6 +89,8 @@ pub struct Controller {
     remotes: Mutex<Vec<Arc<Remote>>>,
     /// Rings run: media are locked.
     active: Mutex<bool>,
+    /// They have run at some time: there is, or was, an initiator.
+    begun: AtomicBool,
 }
 
 impl Controller {
@@ -106,6 +108,7 @@ impl Controller {
             events: EventQueue::new()?,
             remotes: Mutex::default(),
             active: Mutex::new(false),
+            begun: AtomicBool::new(false),
         })
     }
 
@@ -174,7 +177,11 @@ impl Controller {
         if *active {
             unit.taken_into_use()?;
         }
-        let added = self.bus.insert(address, unit);
+        let added = if self.begun.load(Ordering::Relaxed) {
+            self.bus.insert(address, unit)
+        } else {
+            self.bus.place(address, unit)
+        };
         drop(active);
         if added {
             self.tell(Event::Added(address));
@@ -415,6 +422,7 @@ impl Device for Controller {
     fn activate(&self) -> Result<(), Box<dyn Error + Send + Sync>> {
         let mut active = self.active();
         self.acquire_all()?;
+        self.begun.store(true, Ordering::Relaxed);
         *active = true;
         Ok(())
     }
