@@ -1,7 +1,5 @@
 //! How a device program is confined, watched and started again, seen from outside.
 
-mod ring;
-
 use std::fs;
 use std::io::{ErrorKind, Read, Write};
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -12,8 +10,8 @@ use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use lab::driver::{Command as Scsi, Data, Initiator, InitiatorOptions, Lun};
 use lab::{Error, Process, serving, spawn, spawn_listening};
-use ring::{Data, Driven};
 
 const SECONDS: fn(u64) -> Duration = Duration::from_secs;
 
@@ -287,8 +285,15 @@ fn every_engine_serves_in_the_sandbox() {
             let supervisor = spawn_listening(command, &socket).unwrap();
             let first = serving(supervisor.id());
             for _ in 0..2 {
-                let mut driven = Driven::start(&socket);
-                let mut run = |cdb: &[u8], data| driven.command(cdb, data);
+                let mut initiator =
+                    Initiator::connect(&socket, InitiatorOptions::default()).unwrap();
+                // A new start is told once, whatever is asked first.
+                let ask = Scsi { lun: Lun::new(0, 0), tag: 0, cdb: &[0; 6], data: Data::None };
+                initiator.queues[0].run(&ask).unwrap();
+                let mut run = |cdb: &[u8], data| {
+                    let command = Scsi { lun: Lun::new(0, 0), tag: 0, cdb, data };
+                    initiator.queues[0].run(&command).unwrap().good()
+                };
                 assert_eq!(run(&READ_CAPACITY_16, Data::In(32))[4..8], 2047u32.to_be_bytes());
                 let written: Vec<u8> = (0..4096u16).map(|number| number as u8).collect();
                 run(&ten(0x2a, 0), Data::Out(&written));
@@ -300,7 +305,7 @@ fn every_engine_serves_in_the_sandbox() {
                 assert_eq!(run(&ten(0x28, 0), Data::In(4096)), [0; 4096]);
                 run(&write_same(0), Data::Out(&[7; 512]));
                 assert_eq!(run(&ten(0x28, 0), Data::In(4096)), [7; 4096]);
-                driven.stop();
+                initiator.session.stop(2).unwrap();
             }
             assert_eq!(serving(supervisor.id()), first, "{engine}, {cache}: it died");
         }
