@@ -118,7 +118,10 @@ fn run(program: &Path, name: &str, folder: &Path, time: Duration) -> Result<bool
         eprintln!("  {name}: {}", figures(&said));
         return Ok(true);
     }
-    let what = said.lines().skip_while(|line| !line.contains("panicked at")).take(6);
+    // A panic, else libFuzzer's own word for it: a time-out, say.
+    let begins =
+        |line: &&str| ["panicked at", "ERROR: libFuzzer"].iter().any(|at| line.contains(at));
+    let what = said.lines().skip_while(|line| !begins(line)).take(3);
     let what: Vec<&str> = what.filter(|line| !line.starts_with("stack backtrace")).collect();
     let input = said.lines().find_map(|line| line.split_once("Test unit written to "));
     eprintln!("  {name}: FOUND {} ({})", what.join("\n    "), output.status);
