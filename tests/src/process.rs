@@ -61,10 +61,19 @@ impl Process {
         }
     }
 
-    /// Kills it (SIGKILL) and waits for its end.
+    /// Kills it (SIGKILL) and waits for its end, and for that of the process that it supervises,
+    /// which the kernel kills with it: until then that one still listens.
     pub fn kill(&mut self) -> io::Result<ExitStatus> {
+        let serving = serving(self.id());
         self.child.kill()?;
-        self.child.wait()
+        let status = self.child.wait()?;
+        if let Some(serving) = serving {
+            let end = Instant::now() + Duration::from_secs(10);
+            while Path::new(&format!("/proc/{serving}")).exists() && Instant::now() < end {
+                thread::sleep(Duration::from_millis(1));
+            }
+        }
+        Ok(status)
     }
 
     /// The pipes that the command asked for.

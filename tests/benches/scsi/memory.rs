@@ -6,7 +6,7 @@ use std::time::Instant;
 use lab::{Error, Machine, spawn_listening};
 
 use super::Bench;
-use super::subject::{Cache, children};
+use super::subject::{Cache, family};
 
 pub(crate) fn report(bench: &Bench) -> Result<String, Error> {
     let mut lines = String::from("memory when idle, supervisor and all, and time to listen\n");
@@ -17,17 +17,11 @@ pub(crate) fn report(bench: &Bench) -> Result<String, Error> {
         let started = Instant::now();
         let process = spawn_listening(command, &socket)?;
         let time = started.elapsed();
-        let family = children(process.id()).into_iter().chain([process.id()]);
-        let each: Vec<u64> = family.map(|pid| kibibytes(pid, "Rss:")).collect();
-        let shared: u64 = children(process.id())
-            .into_iter()
-            .chain([process.id()])
-            .map(|pid| kibibytes(pid, "Pss:"))
-            .sum();
+        let sum = |key| family(process.id()).map(|pid| kibibytes(pid, key)).sum::<u64>() as f64;
         lines += &format!(
             "  {units:5} units: {:.1} MiB resident ({:.1} MiB proportional), {:.2} s\n",
-            each.iter().sum::<u64>() as f64 / 1024.0,
-            shared as f64 / 1024.0,
+            sum("Rss:") / 1024.0,
+            sum("Pss:") / 1024.0,
             time.as_secs_f64(),
         );
     }

@@ -8,7 +8,7 @@ use lab::driver::{
     Block, BlockQueue, BlockRequest, Command as Scsi, Data, Initiator, InitiatorOptions, Lun,
     ScsiQueue,
 };
-use lab::{Error, Machine, Process, Version, spawn_listening};
+use lab::{Error, Machine, Process, Version, serving, spawn_listening};
 
 use super::load::{Load, Run};
 use super::{Bench, SIZE, fio};
@@ -276,19 +276,17 @@ fn work(queue: &mut impl Requests, load: &Load, number: u16) -> Result<u64, Erro
     Ok(counted)
 }
 
-/// User and system time of a process and of the children that it waits for in vain, in seconds.
-pub(crate) fn processor_time(pid: u32) -> f64 {
-    let family = children(pid).into_iter().chain([pid]);
-    let ticks: u64 = family.map(ticks).sum();
+/// A process, and the one that it supervises, if it does.
+pub(crate) fn family(pid: u32) -> impl Iterator<Item = u32> {
+    serving(pid).into_iter().chain([pid])
+}
+
+/// User and system time of a process, with the one that it supervises, in seconds.
+fn processor_time(pid: u32) -> f64 {
+    let ticks: u64 = family(pid).map(ticks).sum();
     // SAFETY: sysconf(3) takes a number and touches no memory of ours.
     let hertz = unsafe { libc::sysconf(libc::_SC_CLK_TCK) };
     ticks as f64 / hertz as f64
-}
-
-/// A supervisor's child does the work.
-pub(crate) fn children(pid: u32) -> Vec<u32> {
-    let text = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"));
-    text.unwrap_or_default().split_whitespace().filter_map(|word| word.parse().ok()).collect()
 }
 
 fn ticks(pid: u32) -> u64 {
