@@ -87,7 +87,8 @@ pub struct ConfigError {
 
 /// What serves some of a device's queues: it lives on one thread, which must never block.
 pub trait QueueWorker {
-    /// Descriptors that make a [`turn`](Self::turn) when they are readable. The same for all its life.
+    /// Descriptors that make a [`turn`](Self::turn) each time that they become readable, or are
+    /// written to again: they need not be read. The same for all its life.
     fn events(&self) -> Vec<RawFd>;
 
     /// Requests may have become available: take them all.

@@ -174,13 +174,17 @@ impl<W: QueueWorker> Loop<W> {
         };
         this.watch(this.wake.as_raw_fd(), MAILBOX)?;
         for event in this.worker.events() {
-            this.watch(event, WORKER)?;
+            this.watch_as(event, WORKER, Events::EPOLLIN | Events::EPOLLET)?;
         }
         Ok(this)
     }
 
     fn watch(&self, fd: i32, data: u64) -> io::Result<()> {
-        let event = Event::new(Events::EPOLLIN, data);
+        self.watch_as(fd, data, Events::EPOLLIN)
+    }
+
+    fn watch_as(&self, fd: i32, data: u64, events: Events) -> io::Result<()> {
+        let event = Event::new(events, data);
         epoll::ctl(self.epoll.as_raw_fd(), ControlOptions::EPOLL_CTL_ADD, fd, event)
     }
 

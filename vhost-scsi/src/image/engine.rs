@@ -171,7 +171,6 @@ impl<T: Send + 'static> Engine<T> {
             uring.turn(|token, result| done.push((token, Completed::Io(result))));
         }
         if self.outside > 0 {
-            let _ = self.mailbox.wake.read(); // nothing to read: nothing is done
             let mut finished = self.mailbox.done.lock().unwrap_or_else(PoisonError::into_inner);
             self.outside -= finished.len();
             done.append(&mut finished);

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
+use std::sync::atomic::{Ordering, fence};
 
 use io_uring::{IoUring, opcode, squeue, types};
 use smallvec::SmallVec;
@@ -36,8 +37,11 @@ pub(super) struct Uring {
     free: Vec<usize>,
     under_way: usize,
     /// Signalled by the kernel when there is something to take: with completions deferred to this
-    /// thread, the ring's own descriptor does not become readable.
+    /// thread, the ring's own descriptor does not become readable. Only while somebody may wait for
+    /// it: a signal costs as much as a small read from the page cache.
     wake: EventFd,
+    /// The kernel signals.
+    awake: bool,
 }
 
 impl Uring {
@@ -52,7 +56,26 @@ impl Uring {
             .or_else(|_| IoUring::builder().setup_cqsize(COMPLETIONS).build(ENTRIES))?;
         let wake = EventFd::new(EFD_NONBLOCK)?;
         ring.submitter().register_eventfd(wake.as_raw_fd())?;
-        Ok(Self { ring, slots: Vec::new(), free: Vec::new(), under_way: 0, wake })
+        let mut this =
+            Self { ring, slots: Vec::new(), free: Vec::new(), under_way: 0, wake, awake: true };
+        this.be_told(false);
+        Ok(this)
+    }
+
+    fn be_told(&mut self, told: bool) {
+        if self.awake == told {
+            return;
+        }
+        self.awake = told;
+        let completion = self.ring.completion();
+        if told {
+            completion.enable_eventfd();
+            // The kernel posts, then looks at this flag; this sets the flag, then looks at what was
+            // posted: one of the two sees the other.
+            fence(Ordering::SeqCst);
+        } else {
+            completion.disable_eventfd();
+        }
     }
 
     pub(super) fn fd(&self) -> RawFd {
@@ -149,7 +172,7 @@ impl Uring {
         if self.under_way == 0 {
             return;
         }
-        let _ = self.wake.read(); // whatever it says, the ring is looked at
+        self.be_told(false);
         loop {
             if self.must_enter() {
                 self.enter();
@@ -161,7 +184,12 @@ impl Uring {
                 .map(|entry| (entry.user_data(), entry.result()))
                 .collect();
             if completed.is_empty() {
-                return;
+                if self.under_way == 0 || self.awake {
+                    return;
+                }
+                // Somebody may go to sleep now; what came until here is not to be missed.
+                self.be_told(true);
+                continue;
             }
             for (index, result) in completed {
                 let index = index as usize;

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -31,12 +32,16 @@ const CONDITION_MET: u8 = Status::ConditionMet as u8;
 /// How others reach a request worker.
 pub(super) struct Remote {
     mail: Mutex<Vec<Arc<Order>>>,
+    /// There is something to look at. The worker asks here at each turn, which the event would make
+    /// a system call.
+    news: AtomicBool,
     wake: EventFd,
 }
 
 impl Remote {
     pub(super) fn new() -> io::Result<Self> {
-        Ok(Self { mail: Mutex::default(), wake: EventFd::new(EFD_NONBLOCK)? })
+        let wake = EventFd::new(EFD_NONBLOCK)?;
+        Ok(Self { mail: Mutex::default(), news: AtomicBool::new(false), wake })
     }
 
     pub(super) fn take_orders(&self) -> Vec<Arc<Order>> {
@@ -55,9 +60,16 @@ impl Remote {
     }
 
     fn wake(&self) {
+        if self.news.swap(true, Ordering::AcqRel) {
+            return; // nobody has looked since
+        }
         if let Err(error) = self.wake.write(1) {
             log::error!("a request worker cannot be woken: {error}");
         }
+    }
+
+    fn take_news(&self) -> bool {
+        self.news.load(Ordering::Relaxed) && self.news.swap(false, Ordering::AcqRel)
     }
 }
 
@@ -118,6 +130,8 @@ pub struct RequestWorker {
     remote: Arc<Remote>,
     engine: Engine<Finished>,
     timer: TimerFd,
+    /// It was set, and its end was not noticed yet.
+    timer_set: bool,
     snapshot: Snapshot,
     generation: u64,
     tasks: Vec<Option<Task>>,
@@ -140,6 +154,7 @@ impl RequestWorker {
             remote,
             engine,
             timer,
+            timer_set: false,
             snapshot,
             generation,
             tasks: Vec::new(),
@@ -307,12 +322,13 @@ impl RequestWorker {
             self.completed(queue, index, completed);
         }
         self.done = done;
-        if self.remote.wake.read().is_ok() {
+        if self.remote.take_news() {
             self.refresh();
             self.take_orders(queues);
             self.retry(queues, false);
         }
-        if self.waiting > 0 && self.timer.is_armed().unwrap_or(false) && self.timer_expired() {
+        if self.timer_set && self.timer_expired() {
+            self.timer_set = false;
             self.retry(queues, true);
         }
     }
@@ -445,6 +461,9 @@ impl RequestWorker {
     }
 
     fn arm(&mut self) {
+        if std::mem::replace(&mut self.timer_set, true) {
+            return;
+        }
         if let Err(error) = self.timer.reset(RETRY, None) {
             log::error!("no timer for commands that wait: {error}");
         }
