@@ -15,8 +15,8 @@ use super::{Builder, Guest, Output, SCRIPT, Task, lock};
 use crate::error::Context;
 use crate::{Error, Machine, program};
 
-/// How long a guest's guest may take to boot.
-const BOOT: Duration = Duration::from_secs(240);
+/// How long either guest may take to boot.
+const BOOT: Duration = Duration::from_secs(600);
 const SOCKET: &str = "/run/scsi.sock";
 const CONSOLE: &str = "/run/nested.console";
 
@@ -79,7 +79,7 @@ impl Host {
             .args(["-drive".into(), root, "-chardev".into(), socket])
             .args(["-device", "virtio-serial-pci,id=nested"])
             .args(["-device", "virtserialport,bus=nested.0,chardev=nested,name=nested"]);
-        let guest = more(builder).boot()?;
+        let guest = more(builder.boot_limit(BOOT)).boot()?;
         guest.run("modprobe kvm_amd && [ -c /dev/kvm ]")?.stdout_if_ok()?;
         Ok(Host { guest, folder })
     }

@@ -31,6 +31,10 @@ const COMMANDS: usize = 16;
 /// How often a command is sent again for which sg has no room.
 const AGAIN: Duration = Duration::from_millis(10);
 
+fn is_short_of_room(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EDOM | libc::ENOMEM | libc::EAGAIN | libc::EBUSY))
+}
+
 /// Why a unit can't be passed through.
 #[derive(Debug, thiserror::Error)]
 pub enum PassThroughError {
@@ -177,10 +181,9 @@ impl PassThrough {
             match executed {
                 Ok(executed) => return executed,
                 _ if call.is_called_back() => return ended(HostStatus::Reset),
-                // Commands that were called back keep their places until the host gives them up.
-                Err(error)
-                    if error.raw_os_error() == Some(libc::EDOM) && started.elapsed() < timeout =>
-                {
+                // No memory for the data, or commands that were called back keep their places. A
+                // driver that is told so tries a few times at once, and gives up.
+                Err(error) if is_short_of_room(&error) && started.elapsed() < timeout => {
                     std::thread::sleep(AGAIN);
                 }
                 Err(error) => {
