@@ -2,6 +2,7 @@
 
 mod common;
 mod frontends;
+mod full_disk;
 mod hostile;
 mod memory;
 mod messages;

@@ -313,15 +313,7 @@ impl RequestWorker {
     }
 
     pub(super) fn turn(&mut self, queues: &mut Queues) {
-        let mut done = std::mem::take(&mut self.done);
-        self.engine.turn(&mut done);
-        for (token, completed) in done.drain(..) {
-            let index = usize::try_from(token).unwrap_or(usize::MAX);
-            let Some(Some(task)) = self.tasks.get(index) else { continue };
-            let Some(queue) = queues.get_mut(task.queue) else { continue };
-            self.completed(queue, index, completed);
-        }
-        self.done = done;
+        // First what may begin operations, then the engine, which hands them to the kernel.
         if self.remote.take_news() {
             self.refresh();
             self.take_orders(queues);
@@ -331,6 +323,15 @@ impl RequestWorker {
             self.timer_set = false;
             self.retry(queues, true);
         }
+        let mut done = std::mem::take(&mut self.done);
+        self.engine.turn(&mut done);
+        for (token, completed) in done.drain(..) {
+            let index = usize::try_from(token).unwrap_or(usize::MAX);
+            let Some(Some(task)) = self.tasks.get(index) else { continue };
+            let Some(queue) = queues.get_mut(task.queue) else { continue };
+            self.completed(queue, index, completed);
+        }
+        self.done = done;
     }
 
     fn timer_expired(&mut self) -> bool {
