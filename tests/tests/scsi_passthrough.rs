@@ -62,11 +62,10 @@ fn serve(host: &Host, units: &[Unit]) -> Result<lab::Task, Error> {
     host.serve(&arguments)
 }
 
-/// The lab's guest with all units, vhost-scsi on them, and the guest's guest.
+/// The lab's guest with all units, and vhost-scsi on them.
 struct Setup {
     host: Host,
     process: lab::Task,
-    guest: Nested,
     _folder: tempfile::TempDir,
 }
 
@@ -91,12 +90,13 @@ impl Setup {
         eprintln!("{units}");
         refused_without_permission(&host)?;
         let process = serve(&host, &[QEMU_DISK, QEMU_CD, DEBUG, REMOVED, LIO])?;
-        let guest = host.boot_guest()?;
-        Ok(Setup { host, process, guest, _folder: folder })
+        Ok(Setup { host, process, _folder: folder })
     }
 
+    /// Boots the guest's guest, and does these parts one after the other.
     fn run(&self, parts: &[(&str, Part)]) -> Result<(), Error> {
-        let Setup { host, process, guest, .. } = self;
+        let Setup { host, process, .. } = self;
+        let guest = &host.boot_guest()?;
         for (name, part) in parts {
             let started = Instant::now();
             part(host, guest).inspect_err(|_| eprintln!("it was {name}"))?;

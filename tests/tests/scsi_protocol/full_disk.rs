@@ -56,7 +56,7 @@ impl Drop for Full {
     }
 }
 
-const BYTES: [u8; LARGE] = [7; LARGE];
+static BYTES: [u8; LARGE] = [7; LARGE];
 
 /// Sends a write for which there is no room, and sees that it is not answered.
 fn held(initiator: &mut Initiator) -> Result<(), Error> {
