@@ -15,6 +15,7 @@ block() { echo /dev/$(ls /sys/class/scsi_device/$1/device/block); }
 /// Three disks of scsi_debug (host 1), and LIO's file behind two loopback ports (hosts 2 and 3).
 const UNITS: &str = "
 modprobe scsi_debug dev_size_mb=64 max_luns=3 lbpu=1 lbpws=1 delay=0 opts=2
+mkdir -p /var/target/pr # where LIO keeps reservations
 modprobe -a target_core_mod target_core_file tcm_loop
 mount -t configfs none /sys/kernel/config
 cd /sys/kernel/config/target
@@ -111,10 +112,14 @@ impl Setup {
 #[test]
 fn physical_units_in_a_guest_s_guest() -> Result<(), Error> {
     Setup::boot()?.run(&[
-        ("a disk of QEMU's", |host, guest| same_answers(host, guest, QEMU_DISK, DISK)),
-        ("a CD of QEMU's", |host, guest| same_answers(host, guest, QEMU_CD, CD)),
-        ("a disk of scsi_debug's", |host, guest| same_answers(host, guest, DEBUG, DISK)),
-        ("reservations", |host, guest| same_answers(host, guest, LIO, PERSISTENT)),
+        ("a disk of QEMU's", |host, guest| same_answers(host, guest, QEMU_DISK, DISK).map(drop)),
+        ("a CD of QEMU's", |host, guest| same_answers(host, guest, QEMU_CD, CD).map(drop)),
+        ("a disk of scsi_debug's", |host, guest| same_answers(host, guest, DEBUG, DISK).map(drop)),
+        ("reservations", |host, guest| {
+            let said = same_answers(host, guest, LIO, PERSISTENT)?;
+            assert!(said.contains("Key=0x123abc"), "{said}");
+            Ok(())
+        }),
         ("errors", errors_are_the_unit_s),
         ("many commands", many_commands_at_once),
     ])
@@ -196,7 +201,12 @@ const PERSISTENT: &[&str] = &[
 ];
 
 /// What commands print in the guest's guest is what they print where the unit is.
-fn same_answers(host: &Host, guest: &Nested, unit: Unit, commands: &[&str]) -> Result<(), Error> {
+fn same_answers(
+    host: &Host,
+    guest: &Nested,
+    unit: Unit,
+    commands: &[&str],
+) -> Result<String, Error> {
     let mut script = String::new();
     for command in commands {
         let shown = command.replace("$sg", "UNIT");
@@ -223,7 +233,7 @@ fn same_answers(host: &Host, guest: &Nested, unit: Unit, commands: &[&str]) -> R
     }
     assert_eq!(outer.len(), inner.len());
     eprintln!("{}: {} commands, {} lines the same", unit.outer, commands.len(), outer.len());
-    Ok(())
+    Ok(inner.join("\n"))
 }
 
 /// Transfer lengths are kept within the host's; generations go on; and sg_sanitize prints memory as
