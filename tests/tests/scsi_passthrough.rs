@@ -266,10 +266,11 @@ fn errors_are_the_unit_s(host: &Host, guest: &Nested) -> Result<(), Error> {
 /// Another initiator reserves the unit: this one's writes end in RESERVATION CONFLICT.
 fn a_conflict_is_seen(host: &Host, guest: &Nested) -> Result<(), Error> {
     let reserve = format!(
-        "sg=$(sg {LIO_OTHER}); sg_turs $sg; sg_turs $sg; \
-         sg_persist --out --register --param-sark=1 $sg && \
-         sg_persist --out --reserve --param-rk=1 --prout-type=5 $sg"
+        "sg=$(sg {LIO_OTHER}); again() {{ \"$@\" || \"$@\" || \"$@\" || \"$@\"; }}; \
+         again sg_persist --out --register --param-sark=1 $sg && \
+         again sg_persist --out --reserve --param-rk=1 --prout-type=5 $sg"
     );
+    // Each attention that waits ends one command.
     host.guest().run(&format!("{FIND}{reserve}"))?.stdout_if_ok()?;
     let write = format!(
         "sg=$(sg {}); for i in 1 2; do \
