@@ -48,12 +48,15 @@ pub(super) fn mmdebstrap(
         Version::Sid => &["sid"],
     };
     command.arg(suites[0]).arg(target);
-    command.args(suites.iter().map(|suite| format!("deb {} {suite} main", mirror())));
+    // Without one, mmdebstrap knows where Debian is, but not its backports.
+    if let Some(mirror) = mirror() {
+        command.args(suites.iter().map(|suite| format!("deb {mirror} {suite} main")));
+    }
     command
 }
 
 /// The mirror that this host is set up with.
-fn mirror() -> String {
+fn mirror() -> Option<String> {
     let listed = Command::new("apt-get")
         .args(["indextargets", "--format", "$(CODENAME) $(COMPONENT) $(REPO_URI)"])
         .arg("Created-By: Packages")
@@ -61,5 +64,5 @@ fn mirror() -> String {
     let text = listed.map(|output| output.stdout).unwrap_or_default();
     let text = String::from_utf8_lossy(&text);
     let debian = text.lines().find_map(|line| line.strip_prefix("bookworm main "));
-    debian.unwrap_or("http://deb.debian.org/debian").to_owned()
+    debian.map(str::to_owned)
 }
