@@ -27,6 +27,31 @@ fn refusal(scsi: &Scsi, words: &[&str]) -> Result<String, Error> {
     Ok(text)
 }
 
+/// What clients changed is as it was when the process that serves was killed, by the file that they
+/// passed, not by its name.
+#[test]
+fn changes_outlive_the_process() -> Result<(), Error> {
+    let scsi = Scsi::new()?.disk(1 << 20, "")?.disk(1 << 20, "")?;
+    let scsi = scsi.arg("--cdrom").arg("empty").start()?;
+    let (disk, iso) = (scsi.folder().join("added.img"), scsi.folder().join("a.iso"));
+    make(&disk, 3 << 20)?;
+    make(&iso, 8 << 20)?;
+    scsi.ctl(&["add", "--disk", &format!("{},serial=NEW", disk.display())])?;
+    scsi.ctl(&["load", "2:0", &iso.display().to_string()])?;
+    scsi.ctl(&["remove", "1:0"])?;
+    let named = |unit: &Value| (unit["target"].clone(), unit["path"].clone(), unit["size"].clone());
+    let before: Vec<_> = units(&scsi)?.iter().map(named).collect();
+    assert_eq!(before.len(), 3);
+
+    fs::rename(&disk, scsi.folder().join("elsewhere")).expect("a folder of our own");
+    for _ in 0..2 {
+        scsi.kill_serving()?;
+        let after: Vec<_> = units(&scsi)?.iter().map(named).collect();
+        assert_eq!(after, before);
+    }
+    Ok(())
+}
+
 #[test]
 fn people_see_and_change_units() -> Result<(), Error> {
     let scsi = Scsi::new()?.disk(1 << 20, "")?.arg("--cdrom").arg("empty").start()?;
