@@ -8,7 +8,9 @@ use crate::scsi::bytes::{Fields, put};
 
 /// Bytes and segments of one SG_IO where the kernel does not tell.
 const BYTES: u64 = 512 << 10;
-const SEGMENTS: usize = 128;
+const SEGMENTS: u64 = 128;
+/// The smallest page that a host has.
+const PAGE: u64 = 4096;
 
 /// Limits of SG_IO on one device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,14 +25,19 @@ pub(super) struct Limits {
 
 impl Limits {
     pub(super) fn read(file: &File) -> Self {
-        let folder = queue_folder(file);
+        Self::in_folder(queue_folder(file))
+    }
+
+    fn in_folder(folder: Option<PathBuf>) -> Self {
         let number = |name: &str| -> Option<u64> {
             std::fs::read_to_string(folder.as_ref()?.join(name)).ok()?.trim().parse().ok()
         };
-        let segments = number("max_segments").and_then(|count| usize::try_from(count).ok());
+        let segments = number("max_segments").unwrap_or(SEGMENTS);
+        let bytes = number("max_sectors_kb").map_or(BYTES, |kib| kib.saturating_mul(1024));
         Self {
-            bytes: number("max_sectors_kb").map_or(BYTES, |kib| kib.saturating_mul(1024)),
-            segments: segments.unwrap_or(SEGMENTS).clamp(1, 1024),
+            // Where the adapter takes no piece across pages, as LIO's loopback does.
+            bytes: bytes.min(segments.saturating_mul(PAGE)),
+            segments: usize::try_from(segments).unwrap_or(usize::MAX).clamp(1, 1024),
             block: number("logical_block_size").unwrap_or(512).max(1),
         }
     }
@@ -85,6 +92,19 @@ mod tests {
         put(&mut page, 8, &maximum.to_be_bytes());
         put(&mut page, 12, &optimal.to_be_bytes());
         page
+    }
+
+    #[test]
+    fn a_transfer_fits_the_adapter_s_pieces_of_a_page_each() {
+        let folder = std::env::temp_dir().join(format!("limits-{}", std::process::id()));
+        std::fs::create_dir(&folder).unwrap();
+        let set = |name: &str, value: &str| std::fs::write(folder.join(name), value).unwrap();
+        set("max_sectors_kb", "8192\n");
+        set("max_segments", "256\n");
+        set("logical_block_size", "512\n");
+        let limits = Limits::in_folder(Some(folder.clone()));
+        std::fs::remove_dir_all(folder).unwrap();
+        assert_eq!(limits, Limits { bytes: 1 << 20, segments: 256, block: 512 });
     }
 
     #[test]
