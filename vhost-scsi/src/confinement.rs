@@ -52,6 +52,8 @@ pub fn allow(sandbox: &mut Sandbox, engine: EngineKind, pass_through: bool, cont
     }
     if pass_through || control {
         sandbox.calls(PASS_THROUGH.iter().copied());
+        // A reset interrupts this process's own threads in their calls.
+        sandbox.calls([Call::With(libc::SYS_tgkill, 0, std::process::id())]);
     }
     if pass_through {
         // The kernel asks for RAW_IO at each command that is not on its short list, and for both at
