@@ -139,16 +139,26 @@ impl Connection<'_> {
 
     fn answer(&mut self, bytes: &[u8]) -> io::Result<()> {
         let request = Request::read(bytes);
+        let mut quits = false;
         let result = match request.command {
-            Ok(command) if self.negotiated => self.execute(command),
+            Ok(command) if self.negotiated => {
+                quits = command.name == "quit";
+                self.execute(command)
+            }
             Ok(command) => self.negotiate(&command),
             Err(error) => Err(error),
         };
+        quits &= result.is_ok();
         let line = match result {
             Ok(value) => message::answer(value, request.id),
             Err(error) => message::error(&error, request.id),
         };
-        self.write(&line)
+        let written = self.write(&line);
+        if quits {
+            // Not before: nobody waits for this thread.
+            self.server.stop.ask();
+        }
+        written
     }
 
     fn negotiate(&mut self, command: &Command) -> Result<serde_json::Value, ControlError> {

@@ -192,10 +192,7 @@ impl Server {
             }
             "query-version" => Ok(self.version()),
             "query-status" => Ok(json!({ "connected": self.events.is_connected() })),
-            "quit" => {
-                self.stop.ask();
-                Ok(json!({}))
-            }
+            "quit" => Ok(json!({})),
             _ if self.commands.names().contains(&name) => {
                 self.commands.execute(name, arguments, fds)
             }
