@@ -254,7 +254,8 @@ fn only_its_user_may_connect() {
     }
     let path = std::env::temp_dir().join(format!("control-mode-{}", std::process::id()));
     let options = Options::parse_from(["x", "--control", &path.display().to_string()]);
-    let listener = Listener::from_args(&options.program).unwrap().unwrap();
+    let mut listener = Listener::from_args(&options.program).unwrap().unwrap();
+    listener.socket().publish().unwrap();
     assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
     let again = Listener::from_args(&options.program).err().unwrap().to_string();
     assert!(again.starts_with("--control ") && again.contains("another process listens"));
