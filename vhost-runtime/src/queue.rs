@@ -293,16 +293,41 @@ impl Queue {
         if self.broken {
             return false;
         }
-        let space = self.memory.space();
-        let enabled = self.ring.enable_notification(space);
-        let now = self.ring.avail_idx(space, Ordering::Acquire);
-        let (Ok(more), Ok(now)) = (enabled, now) else {
-            self.fail(&QueueError::Available);
-            return false;
-        };
-        let news = now.0 != self.seen;
-        self.seen = now.0;
-        more && news || !self.again.is_empty()
+        match self.try_enable_kicks() {
+            Ok(available) => {
+                let news = available != self.seen && available != self.ring.next_avail();
+                self.seen = available;
+                news || !self.again.is_empty()
+            }
+            Err(error) => {
+                self.fail(&error);
+                false
+            }
+        }
+    }
+
+    /// Returns the available index after that. With the event index the driver kicks when it passes
+    /// the one told here (virtio 1.2, 2.7.10): the newest one, since what was left in the ring on
+    /// purpose has been passed already.
+    fn try_enable_kicks(&mut self) -> Result<u16, QueueError> {
+        if self.ring.event_idx_enabled() {
+            let newest = self.newest()?;
+            let entries = u64::from(self.ring.size()).saturating_mul(8).saturating_add(4);
+            let event = GuestAddress(self.ring.used_ring().saturating_add(entries));
+            let space = self.memory.space();
+            space.store(newest.to_le(), event, Ordering::Relaxed).map_err(|_| QueueError::Used)?;
+            fence(Ordering::SeqCst);
+        } else {
+            let space = self.memory.space();
+            self.ring.enable_notification(space).map_err(|_| QueueError::Used)?;
+        }
+        self.newest()
+    }
+
+    /// The available index as it is now.
+    fn newest(&self) -> Result<u16, QueueError> {
+        let index = self.ring.avail_idx(self.memory.space(), Ordering::Acquire);
+        index.map(|index| index.0).map_err(|_| QueueError::Available)
     }
 
     /// Tells the driver that it need not kick for now.

@@ -230,3 +230,19 @@ fn what_a_device_leaves_in_the_ring_does_not_keep_its_worker_busy() {
     assert!(queue.enable_kicks());
     assert_eq!(queue.pop().unwrap().head(), 0);
 }
+
+/// As a driver of the event queue has it: its buffers wait in the ring until there is an event.
+#[test]
+fn the_driver_kicks_for_what_comes_after_what_was_left_in_the_ring() {
+    let memory = memory();
+    offer(&memory, &[0, 1]);
+    let setup = RingSetup { event_index: true, ..SETUP };
+    let mut queue = Queue::start(0, setup, Arc::clone(&memory), None).unwrap();
+    let _ = queue.enable_kicks();
+    assert_eq!(get(&memory, 0x204 + 32), 2, "kick me at the third");
+    let chain = queue.pop().unwrap();
+    queue.complete(chain, 0);
+    set(&memory, 0x102, 3);
+    assert!(queue.enable_kicks());
+    assert_eq!(get(&memory, 0x204 + 32), 3);
+}
