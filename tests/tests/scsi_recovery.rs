@@ -9,15 +9,17 @@ use serde_json::json;
 
 const MINUTE: Duration = Duration::from_secs(60);
 
-/// Random writes and reads, each block with its own checksum, for so many seconds.
-fn verify(seconds: u32) -> String {
-    format!(
-        "fio --name=verify --directory=/mnt --size=32M --rw=randrw --bs=4k-64k --iodepth=16 \
-         --ioengine=libaio --direct=1 --fsync=64 --verify=crc32c --verify_backlog=256 \
-         --verify_fatal=1 --time_based --runtime={seconds} && \
-         ! dmesg | grep -E 'I/O error|Buffer I/O|EXT4-fs error|blk_update_request'"
-    )
-}
+/// Random writes and reads, each block with its own checksum, a few seconds at a time until
+/// [`STOP`].
+const VERIFY: &str = "
+while [ ! -e /tmp/stop ]; do
+    fio --name=verify --directory=/mnt --size=32M --rw=randrw --bs=4k-64k --iodepth=16 \
+        --ioengine=libaio --direct=1 --fsync=64 --verify=crc32c --verify_backlog=256 \
+        --verify_fatal=1 --time_based --runtime=8 || exit 1
+done
+! dmesg | grep -E 'I/O error|Buffer I/O|EXT4-fs error|blk_update_request'
+";
+const STOP: &str = "touch /tmp/stop";
 
 const MAKE: &str = "mkfs.ext4 -q /dev/sda && mount /dev/sda /mnt && dmesg -C";
 const CHECK: &str = "umount /mnt && fsck.ext4 -fn /dev/sda";
@@ -27,13 +29,15 @@ fn killed(times: u32, seconds: u32, kill: fn(&mut Scsi) -> Result<(), Error>) ->
     let controller = scsi.controller().queues(2).reconnect(Duration::from_millis(200));
     let guest = Guest::builder().vhost_user_scsi(controller).boot()?;
     guest.run(MAKE)?.stdout_if_ok()?;
-    let task = guest.start(&verify(seconds))?;
+    let task = guest.start(VERIFY)?;
     let pause = Duration::from_secs(seconds.into()) / (times + 1);
     for _ in 0..times {
         thread::sleep(pause);
         assert!(task.poll(&guest)?.is_none(), "the guest's I/O ended before its time");
         kill(&mut scsi)?;
     }
+    thread::sleep(pause);
+    guest.run(STOP)?.stdout_if_ok()?;
     task.wait(&guest, 5 * MINUTE)?.stdout_if_ok()?;
     guest.run(CHECK)?.stdout_if_ok()?;
     Ok(())
@@ -61,7 +65,7 @@ fn migrate(times: u32) -> Result<(), Error> {
     let mut source =
         Guest::builder().vhost_user_scsi(source_scsi.controller().queues(2)).memory(512).boot()?;
     source.run(MAKE)?.stdout_if_ok()?;
-    let task = source.start(&verify(20 * times))?;
+    let task = source.start(VERIFY)?;
     let mut processes = vec![source_scsi];
     for number in 0..times {
         let Some(first) = processes.first() else { break };
@@ -81,6 +85,7 @@ fn migrate(times: u32) -> Result<(), Error> {
         source = destination;
         processes.push(next);
     }
+    source.run(STOP)?.stdout_if_ok()?;
     task.wait(&source, 5 * MINUTE)?.stdout_if_ok()?;
     source.run(CHECK)?.stdout_if_ok()?;
     Ok(())
