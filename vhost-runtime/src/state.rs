@@ -1,7 +1,6 @@
 //! A device's state on its way to another process (SET_DEVICE_STATE_FD): JSON in an envelope that
 //! names format, device and version, and is refused if any of them is not understood.
 
-use std::fs::File;
 use std::io::{self, Read, Write};
 
 use serde::{Deserialize, Serialize};
@@ -51,7 +50,7 @@ struct Envelope {
 ///
 /// # Errors
 /// See [`StateError`].
-pub fn write(mut pipe: File, device: &str, state: Value) -> Result<(), StateError> {
+pub fn write(mut pipe: impl Write, device: &str, state: Value) -> Result<(), StateError> {
     let envelope = Envelope { format: FORMAT, device: device.to_owned(), state };
     pipe.write_all(&serde_json::to_vec(&envelope)?)?;
     Ok(())
@@ -61,7 +60,7 @@ pub fn write(mut pipe: File, device: &str, state: Value) -> Result<(), StateErro
 ///
 /// # Errors
 /// See [`StateError`].
-pub fn read(pipe: File, device: &'static str) -> Result<Value, StateError> {
+pub fn read(pipe: impl Read, device: &'static str) -> Result<Value, StateError> {
     let mut bytes = Vec::new();
     pipe.take(LIMIT).read_to_end(&mut bytes)?;
     let envelope: Envelope = serde_json::from_slice(&bytes)?;
@@ -78,6 +77,7 @@ pub fn read(pipe: File, device: &'static str) -> Result<Value, StateError> {
 mod tests {
     use super::*;
     use crate::memory::tests::memfd;
+    use std::fs::File;
     use std::io::{Seek, SeekFrom};
 
     fn file(bytes: &[u8]) -> File {

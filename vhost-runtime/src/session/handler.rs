@@ -3,7 +3,6 @@
 use std::fs::File;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread::JoinHandle;
 
 use vhost::vhost_user::message::{
     VhostTransferStateDirection, VhostTransferStatePhase, VhostUserConfigFlags, VhostUserInflight,
@@ -18,11 +17,12 @@ use virtio_bindings::bindings::virtio_ring::{
 };
 
 use super::rings::{Addresses, RingError, Rings};
+use super::transfer::Transfer;
 use crate::device::Device;
 use crate::dirty_log::DirtyLog;
 use crate::inflight::Region;
 use crate::memory::{MAX_SLOTS, Memory, RegionSpec};
-use crate::state::{self, StateError};
+use crate::state::StateError;
 
 /// What the rings can do.
 const RING_FEATURES: u64 = 1 << VIRTIO_F_VERSION_1
@@ -63,9 +63,6 @@ enum Refusal {
     #[error("{0} is not supported")]
     Unsupported(&'static str),
 }
-
-/// A transfer of device state under way; a LOAD ends with the state itself.
-type Transfer = JoinHandle<std::result::Result<Option<serde_json::Value>, StateError>>;
 
 struct Connection<D: Device> {
     rings: Rings<D>,
@@ -115,6 +112,7 @@ impl<D: Device> Handler<D> {
         connection.rings.stop_all();
         connection.memory = Arc::new(Memory::empty(Arc::clone(&self.log)));
         connection.inflight = None;
+        connection.transfer = None;
         self.log.clear();
     }
 
@@ -323,13 +321,9 @@ impl<D: Device> VhostUserBackendReqHandler for Handler<D> {
         let name = self.device.name();
         let transfer = match direction {
             VhostTransferStateDirection::SAVE => {
-                let state = self.device.save().map_err(refused)?;
-                std::thread::Builder::new()
-                    .spawn(move || state::write(fd, name, state).map(|()| None))
+                Transfer::save(fd, name, self.device.save().map_err(refused)?)
             }
-            VhostTransferStateDirection::LOAD => {
-                std::thread::Builder::new().spawn(move || state::read(fd, name).map(Some))
-            }
+            VhostTransferStateDirection::LOAD => Transfer::load(fd, name),
         };
         connection.transfer = Some(transfer.map_err(refused)?);
         Ok(None)
@@ -338,8 +332,7 @@ impl<D: Device> VhostUserBackendReqHandler for Handler<D> {
     fn check_device_state(&self) -> Result<()> {
         let transfer = self.connection().transfer.take();
         let transfer = transfer.ok_or_else(|| refused(StateError::Interrupted))?;
-        let outcome = transfer.join().unwrap_or(Err(StateError::Interrupted));
-        match outcome.map_err(refused)? {
+        match transfer.finish().map_err(refused)? {
             Some(state) => self.device.load(state).map_err(refused),
             None => Ok(()),
         }

@@ -1,10 +1,11 @@
 //! One frontend's connection, from its first message to its last.
 //!
 //! `vhost`'s request handler decodes messages and calls [`handler`]; what it does not do is in
-//! [`wire`]; the rings' life is in [`rings`].
+//! [`wire`]; the rings' life is in [`rings`]; device state travels in [`transfer`].
 
 mod handler;
 mod rings;
+mod transfer;
 mod wire;
 
 use std::io;
