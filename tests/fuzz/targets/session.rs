@@ -53,6 +53,9 @@ fuzz_target!(|data: &[u8]| {
     let device = controller();
     static BEFORE: OnceLock<usize> = OnceLock::new();
     if BEFORE.get().is_none() {
+        // As Rust's own main does: to write to a pipe that nobody reads is an error.
+        // SAFETY: a plain setting of the process.
+        unsafe { libc::signal(libc::SIGPIPE, libc::SIG_IGN) };
         session(device, &[]);
     }
     let before = *BEFORE.get_or_init(descriptors);
@@ -99,13 +102,12 @@ fn descriptors() -> usize {
     std::fs::read_dir("/proc/self/fd").expect("/proc").count()
 }
 
-/// Threads of sessions: those that serve queues, and those that move device state, which have the
-/// name of the session that started them.
+/// Threads of sessions: those that serve queues, and those that move device state.
 fn workers() -> usize {
     let threads = std::fs::read_dir("/proc/self/task").expect("/proc");
     let is_worker = |thread: &std::fs::DirEntry| {
         let name = std::fs::read_to_string(thread.path().join("comm")).unwrap_or_default();
-        name.starts_with("worker-") || name.starts_with("serving")
+        ["worker-", "serving", "state"].iter().any(|ours| name.starts_with(ours))
     };
     threads.flatten().filter(is_worker).count()
 }
@@ -135,6 +137,7 @@ fn session(device: &Arc<Controller>, data: &[u8]) {
         memory: memfd(MEMORY),
         kicks: Vec::new(),
         other: Vec::new(),
+        stuck: false,
         published: [0; QUEUES as usize],
     };
     let _ = frontend.run(&mut Unstructured::new(data));
@@ -148,6 +151,8 @@ struct Frontend {
     memory: File,
     kicks: Vec<OwnedFd>,
     other: Vec<OwnedFd>,
+    /// Device state travels through something that is no state: to check it takes its time.
+    stuck: bool,
     /// Requests made available on each ring.
     published: [u16; QUEUES as usize],
 }
@@ -267,6 +272,10 @@ impl Frontend {
 
     fn any_message(&mut self, input: &mut Unstructured<'_>) -> Result<()> {
         let request = input.int_in_range(0..=46)?;
+        if request == 43 && self.stuck {
+            return Ok(());
+        }
+        self.stuck |= request == 42;
         let length = input.int_in_range(0..=64)?;
         let payload = input.bytes(length.min(input.len()))?.to_vec();
         let mut fds = Vec::new();
@@ -335,9 +344,22 @@ impl Frontend {
             let _ = file.write_all(&state[..input.int_in_range(0..=state.len())?]);
             let _ = file.seek(SeekFrom::Start(0));
         }
-        let fd = file.keep_for(&mut self.other);
+        let kind = input.int_in_range(0..=7)?;
+        self.stuck = kind < 2;
+        let fd = match kind {
+            0 => {
+                // Never readable, and its other end is the session's own.
+                // SAFETY: plain integers.
+                let fd = own(unsafe { libc::eventfd(0, libc::EFD_CLOEXEC) });
+                let raw = fd.as_raw_fd();
+                self.other.push(fd);
+                raw
+            }
+            1 => self.any_fd(input)?,
+            _ => file.keep_for(&mut self.other),
+        };
         self.send(42, &[u32::from(load).to_ne_bytes(), [0; 4]].concat(), &[fd]);
-        if input.ratio(3, 4)? {
+        if !self.stuck && input.ratio(3, 4)? {
             self.send(43, &[], &[]);
         }
         Ok(())
