@@ -115,11 +115,6 @@ fn physical_units_in_a_guest_s_guest() -> Result<(), Error> {
         ("a disk of QEMU's", |host, guest| same_answers(host, guest, QEMU_DISK, DISK).map(drop)),
         ("a CD of QEMU's", |host, guest| same_answers(host, guest, QEMU_CD, CD).map(drop)),
         ("a disk of scsi_debug's", |host, guest| same_answers(host, guest, DEBUG, DISK).map(drop)),
-        ("reservations", |host, guest| {
-            let said = same_answers(host, guest, LIO, PERSISTENT)?;
-            assert!(said.contains("Key=0x123abc"), "{said}");
-            Ok(())
-        }),
         ("errors", errors_are_the_unit_s),
         ("many commands", many_commands_at_once),
     ])
@@ -130,6 +125,11 @@ fn physical_units_in_a_guest_s_guest() -> Result<(), Error> {
 #[ignore = "takes 5 minutes: cargo lab soak"]
 fn physical_units_that_are_disturbed() -> Result<(), Error> {
     Setup::boot()?.run(&[
+        ("reservations", |host, guest| {
+            let said = same_answers(host, guest, LIO, PERSISTENT)?;
+            assert!(said.contains("Key=0x123abc"), "{said}");
+            Ok(())
+        }),
         ("a conflict", a_conflict_is_seen),
         ("large transfers", large_transfers),
         ("a reset", a_reset_ends_what_the_unit_forgot),
