@@ -25,10 +25,10 @@ pub(super) enum Change {
 }
 
 #[derive(Serialize, Deserialize)]
-struct Record {
+struct Record<C> {
     target: u8,
     lun: u16,
-    change: Change,
+    change: C,
 }
 
 impl Change {
@@ -58,7 +58,7 @@ impl Manager {
             failed(&error);
         }
         let fds: Vec<_> = file.iter().map(|file| file.as_fd()).collect();
-        match serde_json::to_vec(&RecordRef { target, lun, change }) {
+        match serde_json::to_vec(&Record { target, lun, change }) {
             Ok(record) => {
                 if let Err(error) = self.keeper.keep(&change.key(address), &record, &fds) {
                     failed(&error);
@@ -72,7 +72,7 @@ impl Manager {
     /// out: a guest may have had a hand in it.
     pub fn restore(&self, kept: Vec<Kept>) {
         let records = kept.into_iter().filter_map(|kept| {
-            let record: Record = serde_json::from_slice(&kept.description).ok()?;
+            let record: Record<Change> = serde_json::from_slice(&kept.description).ok()?;
             (record.lun < LUNS).then_some((record, kept.fds))
         });
         let (media, units): (Vec<_>, Vec<_>) =
@@ -117,12 +117,4 @@ impl Manager {
         }
         Ok(())
     }
-}
-
-/// As [`Record`], of a change that somebody else has.
-#[derive(Serialize)]
-struct RecordRef<'a> {
-    target: u8,
-    lun: u16,
-    change: &'a Change,
 }
