@@ -10,9 +10,9 @@ use virtio_bindings::bindings::virtio_ring::{
     VRING_DESC_F_INDIRECT, VRING_DESC_F_NEXT, VRING_DESC_F_WRITE,
 };
 use virtio_queue::desc::split::Descriptor;
-use vm_memory::{Bytes, GuestAddress, VolatileSlice};
+use vm_memory::{Bytes, GuestAddress, VolatileMemory, VolatileSlice};
 
-use crate::memory::Memory;
+use crate::memory::{GuestSlice, Memory};
 
 /// Descriptors that one chain may have, whatever the queue's size: what QEMU and Linux keep to.
 pub const MAX_DESCRIPTORS: usize = 1024;
@@ -59,10 +59,21 @@ struct Segment {
 }
 
 /// A chain of the guest's buffers: first those that the device reads, then those that it writes.
+///
+/// Its parts are on the heap, so that it moves about as a pointer; a queue uses them again.
 #[derive(Debug)]
-pub struct Chain {
+pub struct Chain(Box<Parts>);
+
+#[derive(Debug)]
+struct Parts {
     head: u16,
     memory: Arc<Memory>,
+    list: List,
+}
+
+/// The mapped pieces of all buffers, in their order.
+#[derive(Debug, Default)]
+struct List {
     segments: SmallVec<[Segment; 6]>,
     /// How many of `segments` are device-readable.
     readable: usize,
@@ -86,39 +97,100 @@ impl Chain {
         head: u16,
         indirect: bool,
     ) -> Result<Self, ChainError> {
-        let mut chain = Self {
-            head,
-            memory: Arc::clone(memory),
-            segments: SmallVec::new(),
-            readable: 0,
-            readable_length: 0,
-            writable_length: 0,
-        };
-        let mut table = Table { address: table, size: u32::from(size) };
+        let mut chain = Self::empty(memory);
+        chain.parse_again(table, size, head, indirect)?;
+        Ok(chain)
+    }
+
+    /// The place for a chain in `memory`.
+    pub(crate) fn empty(memory: &Arc<Memory>) -> Self {
+        Self(Box::new(Parts { head: 0, memory: Arc::clone(memory), list: List::default() }))
+    }
+
+    /// Its place may be used for another chain in `memory`: it holds on to no other memory, and is no
+    /// larger than most are.
+    pub(crate) fn is_reusable(&self, memory: &Arc<Memory>) -> bool {
+        Arc::ptr_eq(&self.0.memory, memory) && !self.0.list.segments.spilled()
+    }
+
+    /// As [`parse`](Self::parse), in the place of a chain that is done with.
+    pub(crate) fn parse_again(
+        &mut self,
+        table: u64,
+        size: u16,
+        head: u16,
+        indirect: bool,
+    ) -> Result<(), ChainError> {
+        let Parts { memory, list, .. } = self.0.as_mut();
+        list.parse(memory, table, size, head, indirect)?;
+        self.0.head = head;
+        Ok(())
+    }
+
+    /// Index of the first descriptor: the chain's name towards the guest.
+    #[must_use]
+    pub fn head(&self) -> u16 {
+        self.0.head
+    }
+
+    /// What the device reads.
+    #[must_use]
+    pub fn readable(&self) -> Buffers<'_> {
+        let Parts { memory, list, .. } = self.0.as_ref();
+        let segments = list.segments.get(..list.readable).unwrap_or_default();
+        Buffers { segments, skip: 0, length: list.readable_length, memory }
+    }
+
+    /// What the device writes.
+    #[must_use]
+    pub fn writable(&self) -> Buffers<'_> {
+        let Parts { memory, list, .. } = self.0.as_ref();
+        let segments = list.segments.get(list.readable..).unwrap_or_default();
+        Buffers { segments, skip: 0, length: list.writable_length, memory }
+    }
+}
+
+impl List {
+    fn parse(
+        &mut self,
+        memory: &Memory,
+        table: u64,
+        size: u16,
+        head: u16,
+        indirect: bool,
+    ) -> Result<(), ChainError> {
+        self.segments.clear();
+        (self.readable, self.readable_length, self.writable_length) = (0, 0, 0);
+        let mut table = Table::new(memory, table, u32::from(size));
         let mut inside = false;
         let mut index = head;
         for _ in 0..MAX_DESCRIPTORS {
-            let descriptor = table.read(memory, index)?;
+            let descriptor = table.read(index)?;
             let flags = u32::from(descriptor.flags());
             if flags & VRING_DESC_F_INDIRECT != 0 {
                 if inside || !indirect || flags & VRING_DESC_F_NEXT != 0 {
                     return Err(ChainError::Indirect);
                 }
-                table = Table::indirect(&descriptor)?;
+                table = Table::indirect(memory, &descriptor)?;
                 inside = true;
                 index = 0;
                 continue;
             }
-            chain.add(&descriptor, flags & VRING_DESC_F_WRITE != 0)?;
+            self.add(memory, &descriptor, flags & VRING_DESC_F_WRITE != 0)?;
             if flags & VRING_DESC_F_NEXT == 0 {
-                return Ok(chain);
+                return Ok(());
             }
             index = descriptor.next();
         }
         Err(ChainError::TooLong)
     }
 
-    fn add(&mut self, descriptor: &Descriptor, write: bool) -> Result<(), ChainError> {
+    fn add(
+        &mut self,
+        memory: &Memory,
+        descriptor: &Descriptor,
+        write: bool,
+    ) -> Result<(), ChainError> {
         let mut address = descriptor.addr().0;
         let mut rest = u64::from(descriptor.len());
         if !write && self.segments.len() > self.readable {
@@ -131,7 +203,7 @@ impl Chain {
         }
         while rest > 0 {
             let unmapped = ChainError::Unmapped { address, length: rest };
-            let slice = self.memory.slice(address, rest).ok_or(unmapped)?;
+            let slice = memory.slice(address, rest).ok_or(unmapped)?;
             let length = slice.len() as u64;
             let segment = Segment {
                 guest: address,
@@ -150,52 +222,45 @@ impl Chain {
         }
         Ok(())
     }
-
-    /// Index of the first descriptor: the chain's name towards the guest.
-    #[must_use]
-    pub fn head(&self) -> u16 {
-        self.head
-    }
-
-    /// What the device reads.
-    #[must_use]
-    pub fn readable(&self) -> Buffers<'_> {
-        let segments = self.segments.get(..self.readable).unwrap_or_default();
-        Buffers { segments, skip: 0, length: self.readable_length, memory: &self.memory }
-    }
-
-    /// What the device writes.
-    #[must_use]
-    pub fn writable(&self) -> Buffers<'_> {
-        let segments = self.segments.get(self.readable..).unwrap_or_default();
-        Buffers { segments, skip: 0, length: self.writable_length, memory: &self.memory }
-    }
 }
 
 /// A descriptor table.
-struct Table {
+struct Table<'a> {
+    memory: &'a Memory,
     address: u64,
     size: u32,
+    /// Where it is mapped; fewer bytes than it has if it goes on in another region.
+    mapped: Option<GuestSlice<'a>>,
 }
 
-impl Table {
+impl<'a> Table<'a> {
     const ENTRY: u64 = size_of::<Descriptor>() as u64;
 
-    fn indirect(descriptor: &Descriptor) -> Result<Self, ChainError> {
-        let length = u64::from(descriptor.len());
-        if length == 0 || !length.is_multiple_of(Self::ENTRY) {
-            return Err(ChainError::Indirect);
-        }
-        Ok(Self { address: descriptor.addr().0, size: descriptor.len() >> Self::ENTRY.ilog2() })
+    fn new(memory: &'a Memory, address: u64, size: u32) -> Self {
+        let mapped = memory.slice(address, u64::from(size).saturating_mul(Self::ENTRY));
+        Self { memory, address, size, mapped }
     }
 
-    fn read(&self, memory: &Memory, index: u16) -> Result<Descriptor, ChainError> {
+    fn indirect(memory: &'a Memory, descriptor: &Descriptor) -> Result<Self, ChainError> {
+        let length = descriptor.len();
+        if length == 0 || !u64::from(length).is_multiple_of(Self::ENTRY) {
+            return Err(ChainError::Indirect);
+        }
+        Ok(Self::new(memory, descriptor.addr().0, length >> Self::ENTRY.ilog2()))
+    }
+
+    fn read(&self, index: u16) -> Result<Descriptor, ChainError> {
         if u32::from(index) >= self.size {
             return Err(ChainError::Index { index, size: self.size });
         }
-        let offset = u64::from(index).saturating_mul(Self::ENTRY);
-        let address = self.address.saturating_add(offset);
-        memory
+        let offset = usize::from(index).saturating_mul(size_of::<Descriptor>());
+        if let Some(mapped) = &self.mapped
+            && let Ok(descriptor) = mapped.get_ref::<Descriptor>(offset)
+        {
+            return Ok(descriptor.load());
+        }
+        let address = self.address.saturating_add(offset as u64);
+        self.memory
             .space()
             .read_obj(GuestAddress(address))
             .map_err(|_| ChainError::Unmapped { address, length: Self::ENTRY })

@@ -85,14 +85,23 @@ pub struct ConfigError {
     pub length: usize,
 }
 
+/// How many of a queue's requests were taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Taken {
+    /// All that there were, or all that are wanted now: the driver kicks for the next.
+    All,
+    /// Not all: the others come in the next round, after this one's completions were told.
+    Some,
+}
+
 /// What serves some of a device's queues: it lives on one thread, which must never block.
 pub trait QueueWorker {
     /// Descriptors that make a [`turn`](Self::turn) each time that they become readable, or are
     /// written to again: they need not be read. The same for all its life.
     fn events(&self) -> Vec<RawFd>;
 
-    /// Requests may have become available: take them all.
-    fn process(&mut self, queue: &mut Queue);
+    /// Requests may have become available: take them, or as many as should begin together.
+    fn process(&mut self, queue: &mut Queue) -> Taken;
 
     /// Called once in each round, after all queues were processed or an event came: submit what was
     /// gathered, and complete what is done.

@@ -67,6 +67,8 @@ pub struct Queue {
     call: Option<EventFd>,
     error: Option<EventFd>,
     record: Option<QueueRecord>,
+    /// The places of completed requests, for the next ones.
+    spare: Vec<Chain>,
     /// Requests of a former process, to be done again before new ones.
     again: VecDeque<u16>,
     /// The available index as last read.
@@ -111,6 +113,7 @@ impl Queue {
             call: None,
             error: None,
             record,
+            spare: Vec::new(),
             again: VecDeque::new(),
             available: 0,
             seen: 0,
@@ -163,6 +166,7 @@ impl Queue {
     /// Takes the memory table that requests from now on are parsed with.
     pub fn set_memory(&mut self, memory: Arc<Memory>) {
         self.memory = memory;
+        self.spare.clear();
     }
 
     /// Takes the event by which the driver is told of completions, and tells it of those that it may
@@ -204,7 +208,9 @@ impl Queue {
             },
         };
         let table = self.ring.desc_table();
-        let chain = Chain::parse(&self.memory, table, self.ring.size(), head, self.indirect)
+        let mut chain = self.spare.pop().unwrap_or_else(|| Chain::empty(&self.memory));
+        chain
+            .parse_again(table, self.ring.size(), head, self.indirect)
             .map_err(|error| QueueError::Chain { head, error })?;
         if let Some(record) = &mut self.record {
             record.begin(head);
@@ -249,6 +255,9 @@ impl Queue {
         }
         if let Some(record) = &mut self.record {
             record.finished(head, self.ring.next_used());
+        }
+        if chain.is_reusable(&self.memory) {
+            self.spare.push(chain);
         }
         self.untold = true;
     }

@@ -9,7 +9,7 @@ use std::thread::JoinHandle;
 use epoll::{ControlOptions, Event, Events};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
-use crate::device::{Device, QueueWorker, Queues};
+use crate::device::{Device, QueueWorker, Queues, Taken};
 use crate::memory::Memory;
 use crate::queue::Queue;
 
@@ -143,6 +143,8 @@ struct Slot {
     enabled: bool,
     /// There may be requests that nobody has looked at.
     ready: bool,
+    /// There are requests that the worker left for the next round.
+    left: bool,
     /// Who waits for it to stop.
     stopping: Option<Sender<u16>>,
 }
@@ -258,10 +260,10 @@ impl<W: QueueWorker> Loop<W> {
             slot.ready |= slot.enabled && matches!(slot.kick, Kick::Poll);
         }
         for _ in 0..ROUNDS {
-            for slot in self.slots.iter().filter(|slot| slot.ready) {
+            for slot in self.slots.iter_mut().filter(|slot| slot.ready) {
                 if let Some(queue) = self.queues.get_mut(slot.index) {
                     queue.disable_kicks();
-                    self.worker.process(queue);
+                    slot.left = self.worker.process(queue) == Taken::Some;
                 }
             }
             self.worker.turn(&mut self.queues);
@@ -270,7 +272,7 @@ impl<W: QueueWorker> Loop<W> {
                 let Some(queue) = self.queues.get_mut(slot.index) else { continue };
                 queue.notify();
                 if slot.ready {
-                    slot.ready = queue.enable_kicks();
+                    slot.ready = std::mem::take(&mut slot.left) || queue.enable_kicks();
                     more |= slot.ready;
                 }
             }
@@ -330,7 +332,8 @@ impl<W: QueueWorker> Loop<W> {
         let index = queue.index();
         self.queues.insert(queue);
         self.slots.retain(|slot| slot.index != index);
-        let slot = Slot { index, kick: Kick::Poll, enabled, ready: enabled, stopping: None };
+        let slot =
+            Slot { index, kick: Kick::Poll, enabled, ready: enabled, left: false, stopping: None };
         self.slots.push(slot);
         self.set_kick(index, kick);
     }

@@ -4,8 +4,7 @@
 //! - qemu-storage-daemon's vhost-user-blk;
 //! - fio's io_uring straight on the file, with no device in between.
 //!
-//! `cargo bench --package tests -- [WORD…]` runs the loads whose names have one of the words in
-//! them. Each load is run in rounds, each subject once a round; ratios are of the same round. The
+//! `cargo bench --package tests -- [WORD…]` runs the loads with all of the words in their titles. Each load is run in rounds, each subject once a round; ratios are of the same round. The
 //! unit of what is compared is named in the table: operations or bytes a second, or time.
 
 mod fio;
@@ -47,9 +46,10 @@ struct Bench {
 
 fn run(words: &[String]) -> Result<(), Error> {
     let bench = prepare()?;
-    let wanted = |name: &str| words.is_empty() || words.iter().any(|word| name.contains(word));
-    for load in LOADS.iter().filter(|load| wanted(load.name)) {
-        for &cache in load.caches {
+    let wanted = |title: &str| words.iter().all(|word| title.contains(word));
+    for load in &LOADS {
+        let title = |cache: Cache| format!("{}, {}", load.name, cache.name());
+        for &cache in load.caches.iter().filter(|&&cache| wanted(&title(cache))) {
             let mut table = table::Table::new(load, cache);
             for round in 0..ROUNDS {
                 for peer in Peer::ALL {

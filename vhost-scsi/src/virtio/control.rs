@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use vhost_runtime::chain::Chain;
-use vhost_runtime::device::Queues;
+use vhost_runtime::device::{Queues, Taken};
 use vhost_runtime::queue::{Queue, QueueError};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 use vmm_sys_util::timerfd::TimerFd;
@@ -126,14 +126,15 @@ impl ControlWorker {
         vec![self.wake.as_raw_fd(), events.wake.as_raw_fd(), self.timer.as_raw_fd()]
     }
 
-    pub(super) fn process(&mut self, queue: &mut Queue) {
+    pub(super) fn process(&mut self, queue: &mut Queue) -> Taken {
         if queue.index() == EVENT_QUEUE {
             self.controller.events.deliver(queue);
-            return;
+            return Taken::All;
         }
         while let Some(chain) = queue.pop() {
             self.begin(queue, chain);
         }
+        Taken::All
     }
 
     fn begin(&mut self, queue: &mut Queue, chain: Chain) {

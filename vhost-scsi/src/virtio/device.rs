@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 use vhost_runtime::control::Events;
-use vhost_runtime::device::{ConfigError, Device, QueueWorker, Queues};
+use vhost_runtime::device::{ConfigError, Device, QueueWorker, Queues, Taken};
 use vhost_runtime::queue::Queue;
 use vhost_runtime::session::Frontend;
 use vhost_runtime::state::StateError;
@@ -471,7 +471,7 @@ impl QueueWorker for Worker {
         }
     }
 
-    fn process(&mut self, queue: &mut Queue) {
+    fn process(&mut self, queue: &mut Queue) -> Taken {
         match self {
             Self::Control(worker) => worker.process(queue),
             Self::Request(worker) => worker.process(queue),

@@ -67,21 +67,21 @@ fn field<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
     field
 }
 
-/// The head of a response.
+/// The head of a response. Of the room for sense data only as much is to be written as there is.
 #[must_use]
-pub fn response(response: Response, reply: &Reply, residual: u64) -> [u8; RESPONSE] {
+pub fn response(response: Response, reply: &Reply, residual: u64) -> ([u8; RESPONSE], usize) {
     let mut bytes = [0; RESPONSE];
-    let length = reply.sense.len().min(SENSE_SIZE);
+    let sense = reply.sense.get(..SENSE_SIZE).unwrap_or(&reply.sense);
     let mut put = |at: usize, field: &[u8]| {
         if let Some(place) = bytes.get_mut(at..).and_then(|rest| rest.get_mut(..field.len())) {
             place.copy_from_slice(field);
         }
     };
-    put(0, &u32::try_from(length).unwrap_or(0).to_le_bytes());
+    put(0, &u32::try_from(sense.len()).unwrap_or(0).to_le_bytes());
     put(4, &u32::try_from(residual).unwrap_or(u32::MAX).to_le_bytes());
     put(10, &[reply.status, response as u8]);
-    put(12, reply.sense.get(..length).unwrap_or_default());
-    bytes
+    put(12, sense);
+    (bytes, sense.len().saturating_add(12))
 }
 
 /// A request on the control queue.
@@ -181,7 +181,8 @@ mod tests {
     #[test]
     fn a_response_has_its_fields_where_the_standard_says() {
         let reply = Sense::WRITE_PROTECTED.reply(false);
-        let bytes = response(Response::Ok, &reply, 0x1234);
+        let (bytes, length) = response(Response::Ok, &reply, 0x1234);
+        assert_eq!(length, 12 + 18);
         assert_eq!(bytes[..12], [18, 0, 0, 0, 0x34, 0x12, 0, 0, 0, 0, 2, 0]);
         assert_eq!(bytes[12..14], [0x70, 0]);
         assert_eq!(bytes[24], 0x27);
@@ -190,7 +191,8 @@ mod tests {
     #[test]
     fn sense_beyond_its_field_is_cut() {
         let reply = Reply { sense: vec![1; 200], ..Reply::good() };
-        let bytes = response(Response::Ok, &reply, u64::MAX);
+        let (bytes, length) = response(Response::Ok, &reply, u64::MAX);
+        assert_eq!(length, RESPONSE);
         assert_eq!(bytes[..8], [96, 0, 0, 0, 0xff, 0xff, 0xff, 0xff]);
     }
 
