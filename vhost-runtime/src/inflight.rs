@@ -147,6 +147,7 @@ pub struct QueueRecord {
     region: Arc<Region>,
     start: usize,
     size: u16,
+    /// The request that was put into the used ring last, since the used index was last stored.
     last_head: Option<u16>,
     counter: u64,
 }
@@ -208,11 +209,14 @@ impl QueueRecord {
             self.version().store(VERSION, Ordering::Release);
             return None;
         }
-        if self.used_index().load(Ordering::Acquire) != used {
-            // The request completed last was told to the guest, and then the process died.
-            let last = self.last_batch_head().load(Ordering::Relaxed);
-            if let Some(entry) = self.entry(last) {
+        let recorded = self.used_index().load(Ordering::Acquire);
+        if recorded != used {
+            // The requests completed last were told to the guest, and then the process died.
+            let mut head = self.last_batch_head().load(Ordering::Relaxed);
+            for _ in 0..used.wrapping_sub(recorded).min(self.size) {
+                let Some(entry) = self.entry(head) else { break };
                 entry.inflight.store(0, Ordering::Relaxed);
+                head = entry.next.load(Ordering::Relaxed);
             }
             self.used_index().store(used, Ordering::Release);
         }
@@ -238,21 +242,25 @@ impl QueueRecord {
         }
     }
 
-    /// A request is about to be put into the used ring.
+    /// A request is put into the used ring, whose index does not count it yet.
     pub fn finishing(&mut self, head: u16) {
         if let Some(entry) = self.entry(head) {
+            // The list of a batch goes from the last to the first.
             entry.next.store(self.last_head.unwrap_or(head), Ordering::Relaxed);
         }
         self.last_batch_head().store(head, Ordering::Release);
+        self.last_head = Some(head);
     }
 
-    /// It was put there, and the used index is now `used`.
-    pub fn finished(&mut self, head: u16, used: u16) {
-        if let Some(entry) = self.entry(head) {
-            entry.inflight.store(0, Ordering::Release);
+    /// The used index is now `used`, and counts the requests that were put there since it last was.
+    pub fn finished(&mut self, heads: &[u16], used: u16) {
+        for &head in heads {
+            if let Some(entry) = self.entry(head) {
+                entry.inflight.store(0, Ordering::Release);
+            }
         }
         self.used_index().store(used, Ordering::Release);
-        self.last_head = Some(head);
+        self.last_head = None;
     }
 
     /// Nothing is under way any more: what was taken and never completed belonged to a broken ring.
@@ -290,7 +298,7 @@ mod tests {
             record.begin(head);
         }
         record.finishing(2);
-        record.finished(2, 1);
+        record.finished(&[2], 1);
         drop((record, first));
         let again = Region::map(&file, 2, 8, file.metadata().unwrap().len(), 0).unwrap();
         assert_eq!(again.queue(1, 8).unwrap().recover(1).unwrap(), [5, 7]);
@@ -311,6 +319,23 @@ mod tests {
         record.begin(3);
         record.finishing(3);
         assert_eq!(region.queue(0, 8).unwrap().recover(1).unwrap(), [4, 3]);
+    }
+
+    #[test]
+    fn requests_told_to_the_guest_together_just_before_death_are_not_repeated() {
+        let (_file, region) = region(1, 8);
+        let mut record = region.queue(0, 8).unwrap();
+        record.recover(0);
+        for head in [6, 1, 3, 4] {
+            record.begin(head);
+        }
+        record.finishing(6);
+        record.finished(&[6], 1);
+        record.begin(6);
+        record.finishing(3);
+        record.finishing(1);
+        // the used index was stored for both, then the process was killed
+        assert_eq!(region.queue(0, 8).unwrap().recover(3).unwrap(), [4, 6]);
     }
 
     #[test]

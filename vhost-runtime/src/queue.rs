@@ -75,6 +75,10 @@ pub struct Queue {
     available: u16,
     /// The available index at the last look whether there are new requests.
     seen: u16,
+    /// Heads that are in the used ring, past the index that the driver sees.
+    unpublished: Vec<u16>,
+    /// The used index when it was last decided whether to notify the driver.
+    notified: u16,
     /// Completions that the driver was not told yet.
     untold: bool,
     broken: bool,
@@ -117,6 +121,8 @@ impl Queue {
             again: VecDeque::new(),
             available: 0,
             seen: 0,
+            unpublished: Vec::new(),
+            notified: used,
             untold: false,
             broken: false,
         };
@@ -243,27 +249,51 @@ impl Queue {
     }
 
     /// Gives a request back to the driver: `written` bytes of its writable buffers were written.
-    /// The driver is told by the next [`notify`](Self::notify).
+    /// The driver sees it after the next [`publish`](Self::publish) or [`notify`](Self::notify):
+    /// it reads the used index all the time, so that each change of it costs both sides.
     pub fn complete(&mut self, chain: Chain, written: u32) {
         let head = chain.head();
+        let slot = self.ring.next_used().checked_rem(self.ring.size()).unwrap_or(0);
+        let offset = u64::from(slot).saturating_mul(8).saturating_add(4);
+        let address = GuestAddress(self.ring.used_ring().saturating_add(offset));
+        // `struct virtq_used_elem`: le32 id, le32 len.
+        let element = u64::from(head) | u64::from(written) << 32;
+        if self.memory.space().write_obj(element.to_le(), address).is_err() {
+            self.fail(&QueueError::Used);
+            return;
+        }
+        self.ring.set_next_used(self.ring.next_used().wrapping_add(1));
         if let Some(record) = &mut self.record {
             record.finishing(head);
         }
-        if self.ring.add_used(self.memory.space(), head, written).is_err() {
+        self.unpublished.push(head);
+        if chain.is_reusable(&self.memory) {
+            self.spare.push(chain);
+        }
+    }
+
+    /// Lets the driver see all that is completed.
+    pub fn publish(&mut self) {
+        if self.unpublished.is_empty() {
+            return;
+        }
+        let used = self.ring.next_used();
+        let address = GuestAddress(self.ring.used_ring().saturating_add(2));
+        if self.memory.space().store(used.to_le(), address, Ordering::Release).is_err() {
+            self.unpublished.clear();
             self.fail(&QueueError::Used);
             return;
         }
         if let Some(record) = &mut self.record {
-            record.finished(head, self.ring.next_used());
+            record.finished(&self.unpublished, used);
         }
-        if chain.is_reusable(&self.memory) {
-            self.spare.push(chain);
-        }
+        self.unpublished.clear();
         self.untold = true;
     }
 
-    /// Tells the driver of completions, if it wants to be told.
+    /// Lets the driver see all that is completed, and tells it, if it wants to be told.
     pub fn notify(&mut self) {
+        self.publish();
         if !std::mem::take(&mut self.untold) {
             return;
         }
@@ -276,11 +306,21 @@ impl Queue {
     }
 
     fn driver_wants_notification(&mut self) -> Result<bool, QueueError> {
-        let space = self.memory.space();
-        if self.ring.event_idx_enabled() {
-            return self.ring.needs_notification(space).map_err(|_| QueueError::Available);
-        }
+        // What was published comes before what the driver is found to want (virtio 1.2, 2.7.7.2).
         fence(Ordering::SeqCst);
+        let space = self.memory.space();
+        let used = self.ring.next_used();
+        let notified = std::mem::replace(&mut self.notified, used);
+        if self.ring.event_idx_enabled() {
+            let offset = u64::from(self.ring.size()).saturating_mul(2).saturating_add(4);
+            let address = GuestAddress(self.ring.avail_ring().saturating_add(offset));
+            let event: u16 =
+                space.load(address, Ordering::Relaxed).map_err(|_| QueueError::Available)?;
+            let event = u16::from_le(event);
+            // Whether the index passed the one after which the driver wants to be told.
+            let passed = used.wrapping_sub(event).wrapping_sub(1);
+            return Ok(passed < used.wrapping_sub(notified));
+        }
         let address = GuestAddress(self.ring.avail_ring());
         let flags: u16 =
             space.load(address, Ordering::Relaxed).map_err(|_| QueueError::Available)?;

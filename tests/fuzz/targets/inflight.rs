@@ -49,7 +49,7 @@ fn hostile(input: &mut Unstructured<'_>) -> Result<()> {
     for &head in &heads {
         record.begin(head);
         record.finishing(head);
-        record.finished(head, used);
+        record.finished(&[head], used);
     }
     heads.sort_unstable();
     heads.dedup();
@@ -78,15 +78,18 @@ fn killed(input: &mut Unstructured<'_>) -> Result<()> {
                 continue;
             }
             1 if !under_way.is_empty() => {
-                let head = under_way[input.choose_index(under_way.len())?];
-                record.finishing(head);
+                let mut left = under_way.clone();
+                let batch: Vec<u16> = (0..input.int_in_range(1..=under_way.len())?)
+                    .map(|_| Ok(left.swap_remove(input.choose_index(left.len())?)))
+                    .collect::<Result<_>>()?;
+                batch.iter().for_each(|&head| record.finishing(head));
                 if input.arbitrary()? {
-                    // The driver sees it…
-                    used = used.wrapping_add(1);
-                    under_way.retain(|&other| other != head);
+                    // The driver sees them…
+                    used = used.wrapping_add(batch.len() as u16);
+                    under_way.retain(|head| !batch.contains(head));
                     if input.arbitrary()? {
                         // … and we live on.
-                        record.finished(head, used);
+                        record.finished(&batch, used);
                         continue;
                     }
                 }

@@ -152,6 +152,7 @@ fn a_killed_process_s_requests_are_done_again_and_only_those() {
     let one = queue.pop().unwrap();
     let three = queue.pop().unwrap();
     queue.complete(three, 0);
+    queue.publish();
     drop((queue, one)); // killed
 
     // The frontend does not know how far the old process was.
@@ -160,6 +161,26 @@ fn a_killed_process_s_requests_are_done_again_and_only_those() {
     let heads: Vec<u16> = std::iter::from_fn(|| queue.pop()).map(|chain| chain.head()).collect();
     assert_eq!(heads, [1, 0]);
     assert_eq!(queue.base(), 3);
+}
+
+#[test]
+fn the_driver_sees_completions_together() {
+    let memory = memory();
+    offer(&memory, &[1, 3, 0]);
+    let (file, bytes) = Region::create(1, 4).unwrap();
+    let record = || Region::map(&file, 1, 4, bytes, 0).unwrap().queue(0, 4);
+    let mut queue = Queue::start(0, SETUP, Arc::clone(&memory), record()).unwrap();
+    for (number, head) in [1, 3].into_iter().enumerate() {
+        let chain = queue.pop().unwrap();
+        queue.complete(chain, 7);
+        assert_eq!(get(&memory, 0x204 + 8 * number as u64), head);
+        assert_eq!(get(&memory, 0x202), 0, "none yet");
+    }
+    queue.publish();
+    assert_eq!(get(&memory, 0x202), 2);
+    drop(queue); // killed
+    let mut queue = Queue::start(0, SETUP, Arc::clone(&memory), record()).unwrap();
+    assert_eq!(queue.pop().unwrap().head(), 0);
 }
 
 /// cloud-hypervisor names the driver's available index after a reconnect.
@@ -172,6 +193,7 @@ fn requests_that_a_killed_process_had_not_taken_are_done_whatever_the_base() {
     let mut queue = Queue::start(0, SETUP, Arc::clone(&memory), record()).unwrap();
     let one = queue.pop().unwrap();
     queue.complete(one, 0);
+    queue.publish();
     drop(queue); // killed
     offer(&memory, &[1, 3, 0]);
     let setup = RingSetup { base: 3, ..SETUP };

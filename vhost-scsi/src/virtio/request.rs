@@ -406,7 +406,11 @@ impl RequestWorker {
                 None => respond(queue, chain, response, reply),
             }
         }
-        // `task.orders` are let go of here, after the response is in the ring.
+        if !task.orders.is_empty() {
+            // The driver is not to see an order carried out before the command's response.
+            queue.publish();
+        }
+        // `task.orders` are let go of here.
     }
 
     fn take_orders(&mut self, queues: &mut Queues) {
