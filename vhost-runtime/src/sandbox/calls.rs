@@ -150,10 +150,6 @@ const RUNTIME: &[Call] = &[
     Call::Any(libc::SYS_exit_group),
 ];
 
-/// What opening a named path takes; which paths is Landlock's matter.
-pub(super) const OPENING: [Call; 3] =
-    [Call::Any(libc::SYS_openat), Call::Any(libc::SYS_readlinkat), Call::Any(libc::SYS_faccessat)];
-
 /// What kills.
 const DEADLY: &[c_long] = &[
     libc::SYS_execve,

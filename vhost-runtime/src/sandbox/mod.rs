@@ -1,7 +1,6 @@
 //! What a program gives up before it reads the first byte of a guest.
 //!
-//! A guest that takes over the process finds: no file but those that are open or were named
-//! ([`files`]), no network ([`files`], [`privileges`]), no capability but those that were named and
+//! A guest that takes over the process finds: no file but those that are open ([`files`]), no network ([`files`], [`privileges`]), no capability but those that were named and
 //! no way to a new one ([`privileges`]), and only the system calls that serving takes ([`calls`]).
 //!
 //! io_uring does its work in the kernel, where seccomp does not look: a process that may use it can
@@ -12,13 +11,10 @@ mod calls;
 mod files;
 mod privileges;
 
-use std::ffi::OsStr;
 use std::io;
 use std::os::fd::RawFd;
-use std::path::PathBuf;
 
 pub use calls::Call;
-pub use files::Access;
 pub use privileges::Capabilities;
 
 /// Why a program can't confine itself.
@@ -39,7 +35,6 @@ impl SandboxError {
 #[derive(Debug, Default)]
 pub struct Sandbox {
     inherited: Vec<RawFd>,
-    paths: Vec<(PathBuf, Access)>,
     calls: Vec<Call>,
     capabilities: Capabilities,
 }
@@ -62,11 +57,6 @@ impl Sandbox {
         Self { inherited, ..Self::default() }
     }
 
-    /// A file or folder that will be opened by name while serving. What is open already needs none.
-    pub fn path(&mut self, path: impl AsRef<OsStr>, access: Access) {
-        self.paths.push((PathBuf::from(path.as_ref()), access));
-    }
-
     /// System calls that the device makes.
     pub fn calls(&mut self, calls: impl IntoIterator<Item = Call>) {
         self.calls.extend(calls);
@@ -82,7 +72,7 @@ impl Sandbox {
     ///
     /// # Errors
     /// See [`SandboxError`]. Landlock is used as far as the kernel has it; all else must succeed.
-    pub fn enter(mut self) -> Result<(), SandboxError> {
+    pub fn enter(self) -> Result<(), SandboxError> {
         if threads() > 1 {
             let error = io::Error::other("threads run already");
             return Err(SandboxError::new("it is too late", error));
@@ -93,11 +83,8 @@ impl Sandbox {
             unsafe { libc::close(fd) };
         }
         privileges::leave_network();
-        if !self.paths.is_empty() {
-            self.calls.extend(calls::OPENING);
-        }
         let filters = calls::filters(&self.calls)?;
-        files::restrict(&self.paths)?;
+        files::restrict()?;
         privileges::drop_all_but(self.capabilities)?;
         calls::restrict(&filters)
     }
