@@ -27,8 +27,8 @@ impl Texts {
         if kind != Kind::Disk || !text.path.is_dir() {
             return Ok(Self { text, paths: None, done: false });
         }
-        let own = |(key, _): &&(String, String)| matches!(key.as_str(), "serial" | "wwn");
-        if let Some((key, value)) = text.pairs.iter().find(own) {
+        let own = |&(key, _): &(&str, &str)| matches!(key, "serial" | "wwn");
+        if let Some((key, value)) = text.pairs().find(own) {
             return Err(text.wrong(key, value, "left out: a folder's disks cannot share it"));
         }
         let (option, path) = (text.option, || text.path.clone());

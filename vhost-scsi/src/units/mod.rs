@@ -280,7 +280,7 @@ pub fn medium(text: &str, passed: Option<File>) -> Result<(PathBuf, Arc<dyn Imag
     let (Some(path), Parsed::Cdrom(Some(image), ..)) = (unit.path(), &unit.parsed) else {
         return Err(UnitError::NoPath { option, text: unit.text.text });
     };
-    if let Some((key, _)) = unit.text.pairs.iter().find(|(key, _)| key != "format") {
+    if let Some((key, _)) = unit.text.pairs().find(|&(key, _)| key != "format") {
         return Err(unit.text.unknown(key, "format"));
     }
     Ok((path, open_image(option, image, passed)?))
@@ -298,62 +298,6 @@ fn open_image(
     opened.map_err(|error| UnitError::Open { option, error })
 }
 
-fn target(text: &Text, pair: (&str, &str)) -> Result<Option<u8>, UnitError> {
-    text.number(pair, 0..=255).map(Some)
-}
-
-fn lun(text: &Text, pair: (&str, &str)) -> Result<Option<u16>, UnitError> {
-    text.number(pair, 0..=u64::from(LUNS) - 1).map(Some)
-}
-
-fn disk(text: Text) -> Result<Unit, UnitError> {
-    let mut place = Place::default();
-    let mut image = ImageOptions {
-        path: text.path.clone(),
-        format: None,
-        read_only: false,
-        cache: CacheMode::default(),
-        discard: true,
-    };
-    let mut options = DiskOptions {
-        identity: Identity {
-            product: String::from("VIRTUAL DISK"),
-            serial: None,
-            name: String::new(),
-            wwn: None,
-        },
-        block_size: 512,
-        physical_block_size: None,
-        solid_state: false,
-        removable: false,
-        error_policy: ErrorPolicy::default(),
-    };
-    for (key, value) in &text.pairs {
-        let pair = (key.as_str(), value.as_str());
-        match pair.0 {
-            "target" => place.target = target(&text, pair)?,
-            "lun" => place.lun = lun(&text, pair)?,
-            "format" => image.format = Some(text.choice::<Format>(pair)?),
-            "readonly" | "read-only" => image.read_only = text.switch(pair)?,
-            "cache" => image.cache = text.choice(pair)?,
-            "discard" => image.discard = text.discard(pair)?,
-            "serial" => options.identity.serial = Some(text.serial(pair)?),
-            "wwn" => options.identity.wwn = Some(text.wwn(pair)?),
-            "product" => options.identity.product = text.printable(pair, 16)?,
-            "block-size" | "logical_block_size" => options.block_size = text.block_size(pair)?,
-            "physical-block-size" | "physical_block_size" => {
-                options.physical_block_size = Some(text.block_size(pair)?);
-            }
-            "solid-state" => options.solid_state = text.switch(pair)?,
-            "removable" => options.removable = text.switch(pair)?,
-            "werror" => options.error_policy.write = text.choice::<OnError>(pair)?,
-            "rerror" => options.error_policy.read = text.choice::<OnError>(pair)?,
-            _ => return Err(text.unknown(key, DISK_KEYS)),
-        }
-    }
-    Ok(Unit { text, place, parsed: Parsed::Disk(image, options) })
-}
-
 fn check_blocks(text: &Text, medium: &dyn Image, block: u32) -> Result<(), UnitError> {
     let (option, path) = (text.option, text.path.clone());
     if medium.is_empty() || !medium.len().is_multiple_of(u64::from(block)) {
@@ -367,47 +311,113 @@ fn check_blocks(text: &Text, medium: &dyn Image, block: u32) -> Result<(), UnitE
     Ok(())
 }
 
+impl Place {
+    /// Takes a key of every unit; `false`: it is another.
+    fn take(&mut self, text: &Text, pair: (&str, &str)) -> Result<bool, UnitError> {
+        match pair.0 {
+            "target" => self.target = Some(text.number(pair, 0..=255)?),
+            "lun" => self.lun = Some(text.number(pair, 0..=u64::from(LUNS) - 1)?),
+            _ => return Ok(false),
+        }
+        Ok(true)
+    }
+}
+
+/// What disks and drives have alike.
+struct Emulated {
+    image: ImageOptions,
+    identity: Identity,
+    error_policy: ErrorPolicy,
+}
+
+impl Emulated {
+    fn new(text: &Text, product: &str) -> Self {
+        Self {
+            image: ImageOptions {
+                path: text.path.clone(),
+                format: None,
+                read_only: false,
+                cache: CacheMode::default(),
+                discard: false,
+            },
+            identity: Identity {
+                product: product.to_owned(),
+                serial: None,
+                name: String::new(),
+                wwn: None,
+            },
+            error_policy: ErrorPolicy::default(),
+        }
+    }
+
+    /// Takes a key of every emulated unit; `false`: it is another.
+    fn take(&mut self, text: &Text, pair: (&str, &str)) -> Result<bool, UnitError> {
+        match pair.0 {
+            "format" => self.image.format = Some(text.choice::<Format>(pair)?),
+            "serial" => self.identity.serial = Some(text.serial(pair)?),
+            "product" => self.identity.product = text.printable(pair, 16)?,
+            "rerror" => self.error_policy.read = text.choice::<OnError>(pair)?,
+            _ => return Ok(false),
+        }
+        Ok(true)
+    }
+}
+
+fn disk(text: Text) -> Result<Unit, UnitError> {
+    let mut place = Place::default();
+    let mut unit = Emulated::new(&text, "VIRTUAL DISK");
+    unit.image.discard = true;
+    let (mut block_size, mut physical_block_size) = (512, None);
+    let (mut solid_state, mut removable) = (false, false);
+    for pair in text.pairs() {
+        match pair.0 {
+            "readonly" | "read-only" => unit.image.read_only = text.switch(pair)?,
+            "cache" => unit.image.cache = text.choice(pair)?,
+            "discard" => unit.image.discard = text.discard(pair)?,
+            "wwn" => unit.identity.wwn = Some(text.wwn(pair)?),
+            "block-size" | "logical_block_size" => block_size = text.block_size(pair)?,
+            "physical-block-size" | "physical_block_size" => {
+                physical_block_size = Some(text.block_size(pair)?);
+            }
+            "solid-state" => solid_state = text.switch(pair)?,
+            "removable" => removable = text.switch(pair)?,
+            "werror" => unit.error_policy.write = text.choice::<OnError>(pair)?,
+            _ if place.take(&text, pair)? || unit.take(&text, pair)? => {}
+            key => return Err(text.unknown(key, DISK_KEYS)),
+        }
+    }
+    let Emulated { image, identity, error_policy } = unit;
+    let options = DiskOptions {
+        identity,
+        block_size,
+        physical_block_size,
+        solid_state,
+        removable,
+        error_policy,
+    };
+    Ok(Unit { text, place, parsed: Parsed::Disk(image, options) })
+}
+
 /// A path of `empty` stands for no medium.
 fn cdrom(text: Text) -> Result<Unit, UnitError> {
     let mut place = Place::default();
-    let mut image = ImageOptions {
-        path: text.path.clone(),
-        format: None,
-        read_only: true,
-        cache: CacheMode::default(),
-        discard: false,
-    };
-    let mut identity = Identity {
-        product: String::from("VIRTUAL CD-ROM"),
-        serial: None,
-        name: String::new(),
-        wwn: None,
-    };
-    let mut error_policy = ErrorPolicy::default();
-    for (key, value) in &text.pairs {
-        let pair = (key.as_str(), value.as_str());
-        match pair.0 {
-            "target" => place.target = target(&text, pair)?,
-            "lun" => place.lun = lun(&text, pair)?,
-            "format" => image.format = Some(text.choice::<Format>(pair)?),
-            "serial" => identity.serial = Some(text.serial(pair)?),
-            "product" => identity.product = text.printable(pair, 16)?,
-            "rerror" => error_policy.read = text.choice::<OnError>(pair)?,
-            _ => return Err(text.unknown(key, CD_KEYS)),
+    let mut unit = Emulated::new(&text, "VIRTUAL CD-ROM");
+    unit.image.read_only = true;
+    for pair in text.pairs() {
+        if !place.take(&text, pair)? && !unit.take(&text, pair)? {
+            return Err(text.unknown(pair.0, CD_KEYS));
         }
     }
+    let Emulated { image, identity, error_policy } = unit;
     let image = (text.path.as_os_str() != "empty").then_some(image);
     Ok(Unit { text, place, parsed: Parsed::Cdrom(image, identity, error_policy) })
 }
 
 fn pass_through(text: Text) -> Result<Unit, UnitError> {
     let mut place = Place::default();
-    for (key, value) in &text.pairs {
-        let pair = (key.as_str(), value.as_str());
-        match pair.0 {
-            "target" => place.target = target(&text, pair)?,
-            "lun" => place.lun = lun(&text, pair)?,
-            _ => return Err(text.unknown(key, PASS_THROUGH_KEYS)),
+    for pair in text.pairs() {
+        if !place.take(&text, pair)? {
+            return Err(text.unknown(pair.0, PASS_THROUGH_KEYS));
         }
     }
     Ok(Unit { text, place, parsed: Parsed::PassThrough })

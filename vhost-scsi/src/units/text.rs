@@ -10,7 +10,7 @@ pub(super) struct Text {
     pub(super) option: &'static str,
     pub(super) text: String,
     pub(super) path: PathBuf,
-    pub(super) pairs: Vec<(String, String)>,
+    pairs: Vec<(String, String)>,
 }
 
 impl Text {
@@ -44,12 +44,15 @@ impl Text {
         Ok(Self { option, text: text.to_owned(), path: path.into(), pairs })
     }
 
+    pub(super) fn pairs(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.pairs.iter().map(|(key, value)| (key.as_str(), value.as_str()))
+    }
+
     /// A text that says the same with another path; `more` pairs override what was there.
     pub(super) fn write(&self, path: &str, more: &[(&str, String)]) -> String {
-        let pairs = self.pairs.iter().map(|(key, value)| (key.as_str(), value.as_str()));
         let more = more.iter().map(|(key, value)| (*key, value.as_str()));
         let mut text = format!("file={}", path.replace(',', ",,"));
-        for (key, value) in pairs.chain(more) {
+        for (key, value) in self.pairs().chain(more) {
             text.push_str(&format!(",{key}={}", value.replace(',', ",,")));
         }
         text
@@ -160,8 +163,7 @@ mod tests {
     fn a_comma_in_a_path_is_doubled() {
         let text = Text::parse("--disk", "a,,b.img,readonly,serial=x,,y").unwrap();
         assert_eq!(text.path, PathBuf::from("a,b.img"));
-        let pairs: Vec<(&str, &str)> =
-            text.pairs.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect();
+        let pairs: Vec<(&str, &str)> = text.pairs().collect();
         assert_eq!(pairs, [("readonly", "on"), ("serial", "x,y")]);
         let written = text.write("/a,b.img", &[("lun", "3".into())]);
         assert_eq!(written, "file=/a,,b.img,readonly=on,serial=x,,y,lun=3");
