@@ -1,0 +1,148 @@
+//! What every device program does alike: QEMU's "Backend program conventions" (vhost-user.rst), and
+//! systemd's.
+//!
+//! - [`ProgramArgs`], [`ProgramError`]: its options, and why it can't serve;
+//! - [`Socket`]: where the VMM comes from;
+//! - [`Shutdown`]: what ends it;
+//! - [`serve`]: one VMM after the other.
+
+mod serve;
+mod shutdown;
+mod socket;
+
+use std::io;
+use std::os::fd::RawFd;
+use std::path::PathBuf;
+
+pub use serve::serve;
+pub(crate) use shutdown::wait;
+pub use shutdown::{Shutdown, Stop};
+pub use socket::{Place, Socket};
+
+/// Options that every device program has.
+#[derive(Clone, Debug, clap::Args)]
+pub struct ProgramArgs {
+    /// Listen on this Unix socket for the VMM
+    #[arg(long, value_name = "PATH", conflicts_with = "fd")]
+    pub socket_path: Option<PathBuf>,
+
+    /// Use this open socket, listening or connected
+    #[arg(long, value_name = "N")]
+    pub fd: Option<RawFd>,
+
+    /// Listen on this Unix socket for control commands (QMP)
+    #[arg(long, value_name = "PATH")]
+    pub control: Option<PathBuf>,
+
+    /// Print what this program is and can do, as JSON, and exit
+    #[arg(long)]
+    pub print_capabilities: bool,
+
+    /// Serve confined, and started again after a crash; or not, in one plain process, to debug
+    #[arg(long, value_name = "on|off", value_enum, default_value_t, hide_possible_values = true)]
+    pub sandbox: Confinement,
+
+    /// Log more; twice for debugging (or set RUST_LOG)
+    #[arg(short, long, action = clap::ArgAction::Count)]
+    pub verbose: u8,
+}
+
+/// Whether a program is confined and watched while it serves.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum Confinement {
+    /// In a sandbox, under a supervisor.
+    #[default]
+    On,
+    /// Neither: one process, for debuggers.
+    Off,
+}
+
+/// Why a program can't serve.
+#[derive(Debug, thiserror::Error)]
+pub enum ProgramError {
+    /// Nobody could connect.
+    #[error("no socket: give --socket-path PATH, or --fd N")]
+    NoSocket,
+    /// The socket can't be made.
+    #[error("{option} {path}: cannot listen there: {error}")]
+    Listen {
+        /// Which option.
+        option: &'static str,
+        /// Where.
+        path: PathBuf,
+        /// What the host said.
+        error: io::Error,
+    },
+    /// Somebody listens there already.
+    #[error("{0} {1}: another process listens there, choose another path")]
+    InUse(&'static str, PathBuf),
+    /// What is there is not a socket.
+    #[error("{0} {1}: there is a file that is not a socket, remove it or choose another path")]
+    NotASocket(&'static str, PathBuf),
+    /// Not a socket.
+    #[error("--fd {fd}: not an open Unix stream socket: {error}")]
+    Fd {
+        /// Which.
+        fd: RawFd,
+        /// What the host said.
+        error: io::Error,
+    },
+    /// It died at once, time after time.
+    #[error(
+        "it was killed by signal {signal} {times} times before a VMM was served, look for the cause with --sandbox=off"
+    )]
+    Crashes {
+        /// The last time's.
+        signal: i32,
+        /// How often.
+        times: u32,
+    },
+    /// It died, and can't be started again: the VMM's connection is gone with it.
+    #[error("it was killed by signal {0} while it served --fd, and cannot be started again")]
+    Killed(i32),
+    /// It can't be confined.
+    #[error(transparent)]
+    Sandbox(#[from] crate::sandbox::SandboxError),
+    /// The host refuses something that every program needs.
+    #[error("{what}: {error}")]
+    Host {
+        /// What was tried.
+        what: &'static str,
+        /// What the host said.
+        error: io::Error,
+    },
+}
+
+/// Starts logging to standard error.
+pub fn start_logging(verbose: u8) {
+    let level = match verbose {
+        0 => "info",
+        1 => "debug",
+        _ => "trace",
+    };
+    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or(level))
+        .format_target(false)
+        .init();
+}
+
+/// Lets a process open as many files as its hard limit allows: each image takes some.
+///
+/// # Errors
+/// The host refuses.
+pub fn raise_file_limit() -> Result<(), ProgramError> {
+    let failed = || ProgramError::Host {
+        what: "the limit of open files cannot be raised",
+        error: io::Error::last_os_error(),
+    };
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: `limit` outlives the call.
+    if unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) } != 0 {
+        return Err(failed());
+    }
+    limit.rlim_cur = limit.rlim_max;
+    // SAFETY: as above.
+    if unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) } != 0 {
+        return Err(failed());
+    }
+    Ok(())
+}
