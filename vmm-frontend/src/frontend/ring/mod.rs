@@ -2,24 +2,26 @@
 //!
 //! What the driver must remember it keeps outside guest memory, where no device process can change
 //! it. A request allocates nothing.
+//!
+//! Here are the books: [`Ring::add`], [`Ring::take`]. [`notify`] has who is told what when, [`raw`]
+//! what drivers do that break the rules.
 
+mod layout;
+mod notify;
+mod raw;
 mod shared;
 #[cfg(test)]
 mod tests;
 
 use std::io;
-use std::os::fd::AsRawFd;
-use std::sync::Arc;
-use std::sync::atomic::{Ordering, fence};
-use std::time::{Duration, Instant};
 
 use virtio_bindings::bindings::virtio_ring::{
-    VRING_AVAIL_F_NO_INTERRUPT, VRING_DESC_F_INDIRECT, VRING_DESC_F_NEXT, VRING_DESC_F_WRITE,
-    VRING_USED_F_NO_NOTIFY,
+    VRING_DESC_F_INDIRECT, VRING_DESC_F_NEXT, VRING_DESC_F_WRITE,
 };
-use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
-use super::memory::{Allocator, Memory};
+use super::memory::Memory;
+pub use layout::Layout;
+pub use notify::Events;
 pub use shared::Descriptor;
 use shared::{DESCRIPTOR, Shared};
 
@@ -77,49 +79,6 @@ pub enum RingError {
     },
 }
 
-/// Where a ring's areas lie, as guest addresses.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Layout {
-    /// Descriptors: a power of two, at most 2^15.
-    pub size: u16,
-    /// The descriptor table.
-    pub descriptors: u64,
-    /// The available ring.
-    pub available: u64,
-    /// The used ring.
-    pub used: u64,
-    /// The indirect tables: one of [`Layout::TABLE`] descriptors for each descriptor.
-    pub tables: u64,
-}
-
-impl Layout {
-    /// Descriptors of an indirect table.
-    pub const TABLE: u64 = 32;
-
-    /// Finds room for a ring of `size` descriptors.
-    ///
-    /// # Errors
-    /// [`RingError::Size`] or [`RingError::NoMemory`].
-    pub fn allocate(allocator: &mut Allocator, size: u16) -> Result<Self, RingError> {
-        if !size.is_power_of_two() {
-            return Err(RingError::Size(size));
-        }
-        let bytes = u64::from(size);
-        let mut take = |length| allocator.take(length, 4096).ok_or(RingError::NoMemory);
-        Ok(Self {
-            size,
-            descriptors: take(bytes * DESCRIPTOR)?,
-            available: take(bytes * 2 + 6)?,
-            used: take(bytes * 8 + 6)?,
-            tables: take(bytes * DESCRIPTOR * Self::TABLE)?,
-        })
-    }
-
-    fn table_bytes(&self) -> u64 {
-        u64::from(self.size) * DESCRIPTOR * Self::TABLE
-    }
-}
-
 /// The ring features that were negotiated.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct RingFeatures {
@@ -127,28 +86,6 @@ pub struct RingFeatures {
     pub event_index: bool,
     /// VIRTIO_F_RING_INDIRECT_DESC.
     pub indirect: bool,
-}
-
-/// The event descriptors of a ring.
-#[derive(Clone, Debug)]
-pub struct Events {
-    /// To the device: there are requests.
-    pub kick: Arc<EventFd>,
-    /// To the driver: there are completions.
-    pub call: Arc<EventFd>,
-    /// To the driver: the ring is broken.
-    pub error: Arc<EventFd>,
-}
-
-impl Events {
-    /// Fresh ones.
-    ///
-    /// # Errors
-    /// The host refuses.
-    pub fn new() -> io::Result<Self> {
-        let event = || EventFd::new(EFD_NONBLOCK).map(Arc::new);
-        Ok(Self { kick: event()?, call: event()?, error: event()? })
-    }
 }
 
 /// A buffer of a chain.
@@ -364,44 +301,6 @@ impl Ring {
         self.available = self.available.wrapping_add(1);
     }
 
-    /// Shows the device what was added, and kicks it if it wants to be kicked.
-    ///
-    /// # Errors
-    /// The kick event can't be written.
-    pub fn publish(&mut self) -> io::Result<()> {
-        if self.show() { self.kick() } else { Ok(()) }
-    }
-
-    /// Shows the device what was added, without a kick. `true`: it wants to be kicked.
-    pub fn show(&mut self) -> bool {
-        let (old, new) = (self.published, self.available);
-        if old == new {
-            return false;
-        }
-        self.shared.set_available_index(new);
-        self.published = new;
-        fence(Ordering::SeqCst);
-        if self.features.event_index {
-            // virtio 1.2, 2.7.7.2: the index passed the event's.
-            let event = self.shared.available_event();
-            new.wrapping_sub(event).wrapping_sub(1) < new.wrapping_sub(old)
-        } else {
-            u32::from(self.shared.used_flags()) & VRING_USED_F_NO_NOTIFY == 0
-        }
-    }
-
-    /// Kicks the device, whether it wants to be kicked or not.
-    ///
-    /// # Errors
-    /// The kick event can't be written.
-    pub fn kick(&self) -> io::Result<()> {
-        match self.events.kick.write(1) {
-            // The counter is full of kicks that nobody has read.
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(()),
-            result => result,
-        }
-    }
-
     /// A chain that the device is done with, if there is one.
     ///
     /// # Errors
@@ -436,108 +335,5 @@ impl Ring {
             self.free_count += chain.descriptors;
         }
         Ok(Some(Used { token: chain.token, written }))
-    }
-
-    /// Tells the device that the driver looks for completions by itself.
-    pub fn disable_calls(&mut self) {
-        if self.features.event_index {
-            // An index that the used index has just passed.
-            self.shared.set_used_event(self.used.wrapping_sub(1));
-        } else {
-            self.shared.set_available_flags(VRING_AVAIL_F_NO_INTERRUPT as u16);
-        }
-    }
-
-    /// Asks the device to tell of the next completion. `true`: there is one already.
-    pub fn enable_calls(&mut self) -> bool {
-        if self.features.event_index {
-            self.shared.set_used_event(self.used);
-        } else {
-            self.shared.set_available_flags(0);
-        }
-        fence(Ordering::SeqCst);
-        self.shared.used_index() != self.used
-    }
-
-    /// Waits on the call event until there are completions; `false` if there are none after `limit`.
-    ///
-    /// # Errors
-    /// The host refuses to wait.
-    pub fn wait(&mut self, limit: Duration) -> io::Result<bool> {
-        let end = Instant::now() + limit;
-        let mut come = self.enable_calls();
-        while !come {
-            // The event may still be set for completions that were taken before it was looked at.
-            let left = end.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                break;
-            }
-            wait_readable(&self.events.call, left)?;
-            let _ = self.events.call.read(); // the used index tells
-            come = self.enable_calls();
-        }
-        self.disable_calls();
-        Ok(come)
-    }
-
-    /// The device said that the ring is broken, since this was asked last.
-    #[must_use]
-    pub fn is_broken(&self) -> bool {
-        self.events.error.read().is_ok()
-    }
-
-    /// Waits until the device says that the ring is broken; `false` if it did not within `limit`.
-    ///
-    /// # Errors
-    /// The host refuses to wait.
-    pub fn wait_broken(&self, limit: Duration) -> io::Result<bool> {
-        wait_readable(&self.events.error, limit)?;
-        Ok(self.is_broken())
-    }
-}
-
-/// For drivers that break the rules: none of this keeps the books of [`add`](Ring::add) and
-/// [`take`](Ring::take). [`clear`](Ring::clear) ends it.
-impl Ring {
-    /// Writes a descriptor; one beyond the table is not written.
-    pub fn set_raw(&mut self, index: u16, descriptor: Descriptor) {
-        self.shared.set_descriptor(index, descriptor);
-    }
-
-    /// Puts any number into the available ring.
-    pub fn offer_raw(&mut self, head: u16) {
-        self.shared.set_available(self.available, head);
-        self.available = self.available.wrapping_add(1);
-    }
-
-    /// Shows the device what was offered, and so many more that were not, without a kick.
-    pub fn show_raw(&mut self, more: u16) {
-        self.available = self.available.wrapping_add(more);
-        self.show();
-    }
-
-    /// The next used element, unchecked: `id` and `len`.
-    pub fn take_raw(&mut self) -> Option<(u32, u32)> {
-        if self.used == self.shared.used_index() {
-            return None;
-        }
-        let element = self.shared.used(self.used);
-        self.used = self.used.wrapping_add(1);
-        Some(element)
-    }
-}
-
-fn wait_readable(event: &EventFd, limit: Duration) -> io::Result<()> {
-    let mut poll = libc::pollfd { fd: event.as_raw_fd(), events: libc::POLLIN, revents: 0 };
-    // Rounded up: a wait of nothing would be a busy loop.
-    let limit = limit.as_nanos().div_ceil(1_000_000);
-    let limit = libc::c_int::try_from(limit).unwrap_or(libc::c_int::MAX);
-    // SAFETY: one pollfd, which outlives the call.
-    if unsafe { libc::poll(&raw mut poll, 1, limit) } >= 0 {
-        return Ok(());
-    }
-    match io::Error::last_os_error() {
-        error if error.kind() == io::ErrorKind::Interrupted => Ok(()),
-        error => Err(error),
     }
 }

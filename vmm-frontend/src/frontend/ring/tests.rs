@@ -1,9 +1,11 @@
+use std::time::Duration;
+
 use super::*;
 use proptest::prelude::*;
 use virtio_queue::{DescriptorChain, Queue, QueueT};
 use vm_memory::{Bytes, GuestAddress};
 
-use crate::frontend::memory::AddressSpace;
+use crate::frontend::memory::{AddressSpace, Allocator};
 
 const BOTH: [RingFeatures; 4] = [
     RingFeatures { event_index: false, indirect: false },
