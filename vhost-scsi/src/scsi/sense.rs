@@ -1,7 +1,6 @@
 //! Sense data (SPC-5 4.4): what went wrong with a command.
 
-use super::Reply;
-use super::Status;
+use super::{Reply, Status, UnitAttention};
 
 /// SPC-5 4.4.8: the sense keys used here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -157,6 +156,21 @@ impl Sense {
     pub fn reply(&self, descriptor: bool) -> Reply {
         let sense = self.bytes(descriptor);
         Reply { status: Status::CheckCondition as u8, sense, data: Vec::new(), moved: 0 }
+    }
+}
+
+/// What tells of it.
+impl From<UnitAttention> for Sense {
+    fn from(attention: UnitAttention) -> Self {
+        match attention {
+            UnitAttention::Reset => Self::POWER_ON_OCCURRED,
+            UnitAttention::UnitReset => Self::BUS_DEVICE_RESET_FUNCTION_OCCURRED,
+            UnitAttention::CapacityChanged => Self::CAPACITY_DATA_HAS_CHANGED,
+            UnitAttention::MediumChanged => Self::NOT_READY_TO_READY_CHANGE_MEDIUM_MAY_HAVE_CHANGED,
+            UnitAttention::LunsChanged => Self::REPORTED_LUNS_DATA_HAS_CHANGED,
+            UnitAttention::CommandsCleared => Self::COMMANDS_CLEARED_BY_ANOTHER_INITIATOR,
+            UnitAttention::ModeParametersChanged => Self::MODE_PARAMETERS_CHANGED,
+        }
     }
 }
 

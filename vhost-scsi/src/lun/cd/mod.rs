@@ -14,7 +14,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use serde::{Deserialize, Serialize};
 
 use crate::image::Image;
-use crate::lun::disk::sense_of;
 use crate::lun::identity::{Identity, vpd};
 use crate::scsi::bytes::{Fields, put, truncated};
 use crate::scsi::{
@@ -160,7 +159,7 @@ impl Cd {
         let mut state = self.state();
         let attention = state.attentions.pop_front();
         self.attention.store(!state.attentions.is_empty(), Ordering::Release);
-        attention.map(sense_of)
+        attention.map(Sense::from)
     }
 
     fn begin(&self, command: Command, data: DataLengths) -> Result<Action, Sense> {

@@ -1,12 +1,17 @@
 //! An emulated disk (SBC-4).
 //!
 //! Reads and writes take no lock: what else there is to know of the unit is in one word of flags.
+//!
+//! A command is [refused for now](ready), or begun here: it moves data, is [answered](answer) at
+//! once, or is carried out later on the [medium].
 
+mod answer;
 mod inquiry;
 mod logs;
 mod medium;
 mod mode;
 mod persist;
+mod ready;
 mod sanitize;
 
 use std::collections::VecDeque;
@@ -17,12 +22,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use crate::image::Image;
 use crate::image::gate::Gate;
 use crate::lun::identity::Identity;
-use crate::scsi::bytes::{Fields, put, truncated};
+use crate::scsi::bytes::Fields;
 use crate::scsi::cdb::{self, Blocks, ByteCheck, Command};
 use crate::scsi::reservation::Reservations;
 use crate::scsi::{
     Action, Cdb, DataLengths, DeviceType, Direction, ErrorPolicy, LogicalUnit, Reply, Sense,
-    Statistics, Transfer, UnitAttention, opcode,
+    Statistics, Transfer, UnitAttention,
 };
 use mode::ModeParameters;
 
@@ -312,172 +317,6 @@ impl Disk {
             _ => return Ok(None),
         }))
     }
-
-    /// Commands that need neither the medium nor parameters.
-    fn answer(&self, command: Command) -> Result<Reply, Sense> {
-        let data = |bytes, allocation| Ok(Reply::with(truncated(bytes, allocation)));
-        match command {
-            Command::TestUnitReady | Command::Reserve | Command::Release => Ok(Reply::good()),
-            Command::SendDiagnostic { self_test: true } => Ok(Reply::good()),
-            Command::SendDiagnostic { self_test: false } => Err(Sense::INVALID_FIELD_IN_CDB),
-            Command::RequestSense { descriptor, allocation } => {
-                data(self.request_sense().bytes(descriptor), allocation)
-            }
-            Command::Inquiry { vpd_page: None, allocation } => data(self.inquiry(), allocation),
-            Command::Inquiry { vpd_page: Some(page), allocation } => {
-                data(self.vpd_page(page).ok_or(Sense::INVALID_FIELD_IN_CDB)?, allocation)
-            }
-            Command::ModeSense { ten, descriptors, control, page, subpage, allocation } => {
-                data(self.mode_sense(ten, descriptors, control, page, subpage)?, allocation)
-            }
-            Command::LogSense { page, subpage, allocation } => {
-                data(logs::page(page, subpage).ok_or(Sense::INVALID_FIELD_IN_CDB)?, allocation)
-            }
-            Command::StartStop { load_eject, start, power_condition, .. } => {
-                self.start_stop(load_eject, start, power_condition)
-            }
-            Command::PreventAllow { prevent } => {
-                self.state().prevent_removal = prevent & 1 != 0;
-                Ok(Reply::good())
-            }
-            Command::ReadCapacity10 => Ok(Reply::with(self.capacity10())),
-            Command::ReadCapacity16 { allocation } => data(self.capacity16(), allocation),
-            Command::ReadDefectData { ten, format, allocation } => {
-                data(logs::no_defects(ten, format), allocation)
-            }
-            Command::PersistentReserveIn { action, allocation } => {
-                self.state().reservations.read(action, allocation, self.can_persist())
-            }
-            Command::ReportSupportedOperationCodes { query, allocation } => {
-                let report = opcode::report(opcode::DISK, query);
-                // It is the reporting options that do not fit.
-                data(report.ok_or(Sense::INVALID_FIELD_IN_CDB.in_byte(2))?, allocation)
-            }
-            Command::ReportSupportedTaskManagement { extended, allocation } => {
-                data(logs::task_management(extended), allocation)
-            }
-            Command::SanitizeExitFailureMode => self.exit_failure_mode(),
-            _ => Err(Sense::INTERNAL_TARGET_FAILURE),
-        }
-    }
-
-    fn capacity10(&self) -> Vec<u8> {
-        let last = u32::try_from(self.capacity().saturating_sub(1)).unwrap_or(u32::MAX);
-        [last.to_be_bytes(), self.options.block_size.to_be_bytes()].concat()
-    }
-
-    fn capacity16(&self) -> Vec<u8> {
-        let mut data = vec![0; 32];
-        put(&mut data, 0, &self.capacity().saturating_sub(1).to_be_bytes());
-        put(&mut data, 8, &self.options.block_size.to_be_bytes());
-        let exponent = (self.physical_block_size() / self.options.block_size).max(1).ilog2();
-        put(&mut data, 13, &[exponent as u8]);
-        if self.image.limits().discard {
-            put(&mut data, 14, &[0xc0]); // LBPME, LBPRZ
-        }
-        data
-    }
-
-    /// START STOP UNIT (SBC-4 5.31).
-    fn start_stop(
-        &self,
-        load_eject: bool,
-        start: bool,
-        power_condition: u8,
-    ) -> Result<Reply, Sense> {
-        if power_condition != 0 {
-            return Ok(Reply::good()); // every power condition is the same here
-        }
-        if !load_eject {
-            self.set(STOPPED, !start);
-        } else if !self.options.removable {
-            return Err(Sense::INVALID_FIELD_IN_CDB);
-        } else if !start && self.state().prevent_removal {
-            return Err(Sense::MEDIUM_REMOVAL_PREVENTED);
-        } else {
-            self.set(EJECTED, !start);
-        }
-        Ok(Reply::good())
-    }
-
-    /// What REQUEST SENSE tells: a unit attention, which is over then, or why the unit is not ready.
-    fn request_sense(&self) -> Sense {
-        if let Some(attention) = self.next_attention() {
-            return attention;
-        }
-        self.not_ready().unwrap_or(Sense::NO_SENSE)
-    }
-
-    fn not_ready(&self) -> Option<Sense> {
-        if self.has(EJECTED) {
-            return Some(Sense::MEDIUM_NOT_PRESENT);
-        }
-        if self.has(SANITIZING) {
-            return Some(self.sanitize_state());
-        }
-        self.has(STOPPED).then_some(Sense::NOT_READY_INITIALIZING_COMMAND_REQUIRED)
-    }
-
-    fn next_attention(&self) -> Option<Sense> {
-        let mut state = self.state();
-        let attention = state.attentions.pop_front();
-        self.set(ATTENTION, !state.attentions.is_empty());
-        attention.map(sense_of)
-    }
-
-    /// What stands before a command while any of [`SPECIAL`] is set.
-    fn obstacle(&self, code: u8, command: &Result<Command, Sense>) -> Option<Sense> {
-        const INQUIRY: u8 = 0x12;
-        const REQUEST_SENSE: u8 = 0x03;
-        if code == INQUIRY || code == REQUEST_SENSE {
-            return None;
-        }
-        if self.has(ATTENTION)
-            && let Some(sense) = self.next_attention()
-        {
-            return Some(sense);
-        }
-        match command {
-            Ok(command) if !needs_medium(command) => None,
-            Ok(Command::SanitizeExitFailureMode) => None,
-            Ok(_) => self.not_ready(),
-            Err(_) => None,
-        }
-    }
-}
-
-/// The sense data that tells of it.
-#[must_use]
-pub fn sense_of(attention: UnitAttention) -> Sense {
-    match attention {
-        UnitAttention::Reset => Sense::POWER_ON_OCCURRED,
-        UnitAttention::UnitReset => Sense::BUS_DEVICE_RESET_FUNCTION_OCCURRED,
-        UnitAttention::CapacityChanged => Sense::CAPACITY_DATA_HAS_CHANGED,
-        UnitAttention::MediumChanged => Sense::NOT_READY_TO_READY_CHANGE_MEDIUM_MAY_HAVE_CHANGED,
-        UnitAttention::LunsChanged => Sense::REPORTED_LUNS_DATA_HAS_CHANGED,
-        UnitAttention::CommandsCleared => Sense::COMMANDS_CLEARED_BY_ANOTHER_INITIATOR,
-        UnitAttention::ModeParametersChanged => Sense::MODE_PARAMETERS_CHANGED,
-    }
-}
-
-/// Commands that an empty, stopped or sanitizing unit can't do.
-fn needs_medium(command: &Command) -> bool {
-    !matches!(
-        command,
-        Command::Inquiry { .. }
-            | Command::RequestSense { .. }
-            | Command::StartStop { .. }
-            | Command::PreventAllow { .. }
-            | Command::ModeSense { .. }
-            | Command::ModeSelect { .. }
-            | Command::LogSense { .. }
-            | Command::PersistentReserveIn { .. }
-            | Command::PersistentReserveOut { .. }
-            | Command::Reserve
-            | Command::Release
-            | Command::ReportSupportedOperationCodes { .. }
-            | Command::ReportSupportedTaskManagement { .. }
-    )
 }
 
 impl LogicalUnit for Disk {

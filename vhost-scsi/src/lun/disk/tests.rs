@@ -2,8 +2,8 @@ use super::*;
 use crate::image::open::tests::Scratch;
 use crate::image::open::{ImageOptions, open};
 use crate::image::raw::CacheMode;
-use crate::scsi::Status;
 use crate::scsi::bytes::Fields;
+use crate::scsi::{Status, opcode};
 use proptest::prelude::*;
 
 fn options() -> DiskOptions {
