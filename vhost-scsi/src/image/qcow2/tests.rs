@@ -1,4 +1,5 @@
 use std::fs;
+use std::io::Read;
 use std::path::PathBuf;
 use std::process::{Command, Output};
 use std::sync::Arc;
@@ -259,10 +260,12 @@ fn one_process_uses_an_image_at_a_time() {
     let mut holder = Command::new("qemu-io")
         .arg(folder.path("a.qcow2"))
         .stdin(std::process::Stdio::piped())
-        .stdout(std::process::Stdio::null())
+        .stdout(std::process::Stdio::piped())
         .spawn()
         .unwrap();
-    while write("a.qcow2") {}
+    // It asks for a command once it has the image.
+    holder.stdout.as_mut().unwrap().read_exact(&mut [0]).unwrap();
+    assert!(!write("a.qcow2"));
     let error = image.acquire().unwrap_err();
     assert_eq!(error.kind(), io::ErrorKind::ResourceBusy);
     assert!(error.to_string().ends_with("a.qcow2: another process holds it"), "{error}");
