@@ -1,5 +1,6 @@
 //! What a disk or a CD stores to: a raw file, a block device, a qcow2 image.
 
+#[allow(clippy::arithmetic_side_effects, reason = "not gone through yet")]
 pub mod engine;
 pub mod gate;
 mod lock;
@@ -8,6 +9,12 @@ pub mod open;
 pub mod pool;
 mod qcow2;
 pub mod raw;
+#[allow(
+    clippy::arithmetic_side_effects,
+    clippy::cast_possible_truncation,
+    clippy::indexing_slicing,
+    reason = "not gone through yet"
+)]
 mod uring;
 
 use std::io;
@@ -40,6 +47,15 @@ pub struct Direct<'a> {
     pub fd: BorrowedFd<'a>,
     /// Buffers must begin at a multiple of this and be as long, in bytes; 1 where it does not matter.
     pub alignment: usize,
+}
+
+/// A stretch cut into pieces of `most` bytes, but for the last: offset and length of each, in bytes.
+pub(crate) fn pieces(offset: u64, length: u64, most: usize) -> impl Iterator<Item = (u64, usize)> {
+    let end = offset.saturating_add(length);
+    (offset..end).step_by(most.max(1)).map(move |at| {
+        let left = usize::try_from(end.saturating_sub(at)).unwrap_or(usize::MAX);
+        (at, left.min(most))
+    })
 }
 
 /// A random-access medium. All methods may block and may be called by several threads at once.
@@ -139,4 +155,17 @@ pub trait Image: Send + Sync {
     /// # Errors
     /// What the host said.
     fn release(&self) -> io::Result<()>;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pieces_are_as_long_as_they_may_be_but_for_the_last() {
+        let cut = |offset, length, most| pieces(offset, length, most).collect::<Vec<_>>();
+        assert_eq!(cut(5, 10, 4), [(5, 4), (9, 4), (13, 2)]);
+        assert_eq!(cut(5, 8, 4), [(5, 4), (9, 4)]);
+        assert_eq!(cut(5, 0, 4), []);
+    }
 }

@@ -1,6 +1,6 @@
 //! Who a unit says it is: INQUIRY strings and the designators of VPD page 83h.
 
-use crate::scsi::bytes::ascii;
+use crate::scsi::bytes::{ascii, put_length};
 
 /// VENDOR IDENTIFICATION of emulated units.
 pub const VENDOR: &str = "VHOST";
@@ -35,8 +35,9 @@ impl Identity {
         let text = [ascii(VENDOR, 8), unique.as_bytes().iter().copied().take(200).collect()];
         let text = text.concat();
         // ASCII, associated with the logical unit, T10 vendor identification.
-        let mut page = vec![0x02, 0x01, 0, text.len() as u8];
+        let mut page = vec![0x02, 0x01, 0, 0];
         page.extend(text);
+        put_length::<1>(&mut page, 3);
         if let Some(wwn) = self.wwn {
             page.extend([0x01, 0x03, 0, 8]);
             page.extend(wwn.to_be_bytes());
@@ -54,6 +55,7 @@ impl Identity {
 /// A VPD page of a unit of this type.
 #[must_use]
 pub fn vpd(device_type: u8, page: u8, content: &[u8]) -> Vec<u8> {
-    let [high, low] = (content.len() as u16).to_be_bytes();
-    [&[device_type, page, high, low], content].concat()
+    let mut bytes = [&[device_type, page, 0, 0], content].concat();
+    put_length::<2>(&mut bytes, 2);
+    bytes
 }

@@ -25,26 +25,39 @@ impl Fields for [u8] {
     }
 
     fn u16(&self, at: usize) -> u16 {
-        u16::from_be_bytes([self.u8(at), self.u8(at + 1)])
+        u16::from_be_bytes(array(self, at))
     }
 
     fn u24(&self, at: usize) -> u32 {
-        u32::from_be_bytes([0, self.u8(at), self.u8(at + 1), self.u8(at + 2)])
+        let [high, middle, low] = array(self, at);
+        u32::from_be_bytes([0, high, middle, low])
     }
 
     fn u32(&self, at: usize) -> u32 {
-        u32::from(self.u16(at)) << 16 | u32::from(self.u16(at + 2))
+        u32::from_be_bytes(array(self, at))
     }
 
     fn u64(&self, at: usize) -> u64 {
-        u64::from(self.u32(at)) << 32 | u64::from(self.u32(at + 4))
+        u64::from_be_bytes(array(self, at))
     }
+}
+
+fn array<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
+    std::array::from_fn(|byte| bytes.u8(at.saturating_add(byte)))
 }
 
 /// Writes `field` into `bytes` at `at`.
 pub fn put(bytes: &mut [u8], at: usize, field: &[u8]) {
     if let Some(place) = bytes.get_mut(at..).and_then(|rest| rest.get_mut(..field.len())) {
         place.copy_from_slice(field);
+    }
+}
+
+/// Writes into a field of `N` bytes at `at` how many bytes follow it, as most lengths are told.
+pub fn put_length<const N: usize>(bytes: &mut [u8], at: usize) {
+    let length = bytes.len().saturating_sub(at.saturating_add(N)).to_be_bytes();
+    if let Some(field) = length.last_chunk::<N>() {
+        put(bytes, at, field);
     }
 }
 
@@ -61,4 +74,30 @@ pub fn ascii(text: &str, length: usize) -> Vec<u8> {
 pub fn truncated(mut bytes: Vec<u8>, allocation: usize) -> Vec<u8> {
     bytes.truncate(allocation);
     bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_lies_past_the_end_reads_as_zero_and_is_not_written() {
+        let mut bytes = [1, 2, 3];
+        assert_eq!((bytes.u16(1), bytes.u16(2), bytes.u16(usize::MAX)), (0x0203, 0x0300, 0));
+        assert_eq!((bytes.u24(0), bytes.u32(0), bytes.u64(2)), (0x01_0203, 0x0102_0300, 3 << 56));
+        put(&mut bytes, 2, &[4, 5]);
+        put(&mut bytes, usize::MAX, &[6]);
+        assert_eq!(bytes, [1, 2, 3]);
+    }
+
+    #[test]
+    fn a_length_counts_what_follows_it() {
+        let mut page = vec![0xff; 300];
+        put_length::<2>(&mut page, 2);
+        assert_eq!(page[..5], [0xff, 0xff, 0x01, 0x28, 0xff]);
+        put_length::<4>(&mut page, 296);
+        assert_eq!(page[296..], [0, 0, 0, 0]);
+        put_length::<4>(&mut page, 298); // there is no such field
+        assert_eq!(page[296..], [0, 0, 0, 0]);
+    }
 }

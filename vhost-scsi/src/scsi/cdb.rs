@@ -186,7 +186,7 @@ pub fn parse(cdb: &[u8]) -> Result<Command, Sense> {
     let Some(opcode) = opcode::find(opcode::DISK, cdb) else { return Err(unknown(cdb)) };
     let size = opcode.usage.len();
     // SAM-5 5.2: NACA, which is not supported (NORMACA is 0).
-    if cdb.bit(size - 1, 2) {
+    if cdb.bit(size.saturating_sub(1), 2) {
         return Err(Sense::INVALID_FIELD_IN_CDB);
     }
     match opcode.code {

@@ -1,7 +1,7 @@
 //! The commands of a disk: one table, from which CDBs are recognised and REPORT SUPPORTED OPERATION
 //! CODES (SPC-5 6.35) is answered.
 
-use super::bytes::Fields;
+use super::bytes::{Fields, put_length};
 
 /// A command: operation code, service action where it has one, and which bits of its CDB are looked at.
 #[derive(Clone, Copy, Debug)]
@@ -191,8 +191,9 @@ pub fn report(table: &[Opcode], query: Query) -> Option<Vec<u8>> {
     };
     let Some(opcode) = entry else { return Some(vec![0, 0x01, 0, 0]) };
     let support = 0x03 | u8::from(timeouts) << 7;
-    let mut data = vec![0, support, 0, opcode.usage.len() as u8];
+    let mut data = vec![0, support, 0, 0];
     data.extend(opcode.usage);
+    put_length::<2>(&mut data, 2);
     if timeouts {
         data.extend(TIMEOUTS);
     }
@@ -204,13 +205,13 @@ fn report_all(table: &[Opcode], timeouts: bool) -> Vec<u8> {
     for opcode in table {
         let flags = u8::from(opcode.action.is_some()) | u8::from(timeouts) << 1;
         let [high, low] = opcode.action.unwrap_or(0).to_be_bytes();
-        data.extend([opcode.code, 0, high, low, 0, flags, 0, opcode.usage.len() as u8]);
+        let length = u8::try_from(opcode.usage.len()).unwrap_or(u8::MAX);
+        data.extend([opcode.code, 0, high, low, 0, flags, 0, length]);
         if timeouts {
             data.extend(TIMEOUTS);
         }
     }
-    let length = (data.len() - 4) as u32;
-    data[..4].copy_from_slice(&length.to_be_bytes());
+    put_length::<4>(&mut data, 0);
     data
 }
 

@@ -1,5 +1,6 @@
 //! Sense data (SPC-5 4.4): what went wrong with a command.
 
+use super::bytes::{put, put_length};
 use super::{Reply, Status, UnitAttention};
 
 /// SPC-5 4.4.8: the sense keys used here.
@@ -136,17 +137,17 @@ impl Sense {
                 bytes.extend(specific);
                 bytes.push(0);
             }
-            bytes[7] = (bytes.len() - 8) as u8;
+            put_length::<1>(&mut bytes, 7);
             return bytes;
         }
         let mut bytes = vec![0x70, 0, key as u8, 0, 0, 0, 0, 10, 0, 0, 0, 0, asc, ascq, 0, 0, 0, 0];
         // The fixed format has room for 32 bits; what does not fit is not valid.
         if let Some(Ok(information)) = information.map(u32::try_from) {
-            bytes[0] |= 0x80;
-            bytes[3..7].copy_from_slice(&information.to_be_bytes());
+            put(&mut bytes, 0, &[0xf0]); // VALID
+            put(&mut bytes, 3, &information.to_be_bytes());
         }
         if let Some(specific) = specific {
-            bytes[15..].copy_from_slice(&specific);
+            put(&mut bytes, 15, &specific);
         }
         bytes
     }

@@ -181,8 +181,9 @@ impl Snapshot {
             _ => return Sense::INVALID_FIELD_IN_CDB.reply(false),
         };
         let mut data = vec![0; 8];
-        put(&mut data, 0, &u32::try_from(luns.len() * 8).unwrap_or(u32::MAX).to_be_bytes());
         data.extend(luns.iter().flatten());
+        let length = u32::try_from(luns.as_flattened().len()).unwrap_or(u32::MAX);
+        put(&mut data, 0, &length.to_be_bytes());
         Reply::with(truncated(data, allocation))
     }
 }

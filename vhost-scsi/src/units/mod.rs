@@ -18,7 +18,7 @@ pub use folder::Texts;
 use crate::image::Image;
 use crate::image::open::{self, Format, ImageOptions};
 use crate::image::raw::CacheMode;
-use crate::lun::cd::Cd;
+use crate::lun::cd::{self, Cd};
 use crate::lun::disk::{Disk, DiskOptions};
 use crate::lun::identity::Identity;
 use crate::lun::pass_through::PassThrough;
@@ -216,8 +216,7 @@ impl Unit {
                     Some(image) => Some(open_image(text.option, &image, passed)?),
                     None => None,
                 };
-                let block_size = crate::lun::cd::BLOCK as u32;
-                let description = Description { kind: Kind::Cdrom, path, block_size };
+                let description = Description { kind: Kind::Cdrom, path, block_size: cd::BLOCK };
                 let make = Box::new(move |address| {
                     identity.name = name(address);
                     Cd::new(medium, identity, error_policy) as Arc<dyn LogicalUnit>
@@ -316,7 +315,7 @@ impl Place {
     fn take(&mut self, text: &Text, pair: (&str, &str)) -> Result<bool, UnitError> {
         match pair.0 {
             "target" => self.target = Some(text.number(pair, 0..=255)?),
-            "lun" => self.lun = Some(text.number(pair, 0..=u64::from(LUNS) - 1)?),
+            "lun" => self.lun = Some(text.number(pair, 0..=u64::from(LUNS).saturating_sub(1))?),
             _ => return Ok(false),
         }
         Ok(true)

@@ -3,6 +3,7 @@
 use super::DVD;
 use super::command::Wanted;
 use crate::scsi::Sense;
+use crate::scsi::bytes::put_length;
 
 const PROFILE_CD_ROM: u16 = 0x0008;
 const PROFILE_DVD_ROM: u16 = 0x0010;
@@ -20,8 +21,9 @@ impl Feature {
     fn bytes(&self) -> Vec<u8> {
         let [high, low] = self.code.to_be_bytes();
         let flags = self.version << 2 | u8::from(self.persistent) << 1 | u8::from(self.current);
-        let mut bytes = vec![high, low, flags, self.data.len() as u8];
+        let mut bytes = vec![high, low, flags, 0];
         bytes.extend(&self.data);
+        put_length::<1>(&mut bytes, 3);
         bytes
     }
 }
@@ -89,9 +91,9 @@ pub(super) fn configuration(
         })
         .flat_map(Feature::bytes)
         .collect();
-    let mut data = (chosen.len() as u32 + 4).to_be_bytes().to_vec();
-    data.extend([0, 0]);
+    let mut data = vec![0; 6];
     data.extend(profile(blocks).to_be_bytes());
     data.extend(chosen);
+    put_length::<4>(&mut data, 0);
     Ok(data)
 }

@@ -24,7 +24,10 @@ use command::Command;
 use event::{MediaEvent, media_event};
 
 /// Bytes in a logical block.
-pub const BLOCK: u64 = 2048;
+pub const BLOCK: u32 = 2048;
+/// The same, as lengths of media are counted.
+const WIDE_BLOCK: u64 = BLOCK as u64;
+
 /// Bytes that one command reads at most.
 const MOST_TRANSFERRED: u64 = 16 << 20;
 /// Blocks from which on a medium is a DVD: what no CD holds (99 minutes).
@@ -149,7 +152,7 @@ impl Cd {
     /// Blocks of the medium; a last one that is not whole does not count.
     fn blocks(&self) -> Result<u64, Sense> {
         match self.medium() {
-            Some(medium) => Ok(medium.len() / BLOCK),
+            Some(medium) => Ok(medium.len() / WIDE_BLOCK),
             None if self.state().tray_open => Err(Sense::MEDIUM_NOT_PRESENT_TRAY_OPEN),
             None => Err(Sense::MEDIUM_NOT_PRESENT_TRAY_CLOSED),
         }
@@ -171,14 +174,15 @@ impl Cd {
             self.blocks()?;
             return Err(Sense::LOGICAL_BLOCK_ADDRESS_OUT_OF_RANGE);
         }
-        let length = u64::from(count) * BLOCK;
+        let bytes = |blocks: u64| blocks.saturating_mul(WIDE_BLOCK);
+        let length = bytes(count.into());
         Ok(match length {
             0 => Action::Complete(Reply::good()),
             _ if length > MOST_TRANSFERRED => return Err(Sense::INVALID_FIELD_IN_CDB),
             _ if data.room < length => Action::Overrun,
             _ => Action::Transfer(Transfer {
                 direction: Direction::Read,
-                offset: lba * BLOCK,
+                offset: bytes(lba),
                 length,
             }),
         })
@@ -211,8 +215,7 @@ impl Cd {
             }
             Command::ReadCapacity => {
                 let last = u32::try_from(self.blocks()?.saturating_sub(1)).unwrap_or(u32::MAX);
-                let block = BLOCK as u32;
-                Ok(Reply::with([last.to_be_bytes(), block.to_be_bytes()].concat()))
+                Ok(Reply::with([last.to_be_bytes(), BLOCK.to_be_bytes()].concat()))
             }
             Command::ReadToc { format, msf, track, allocation } => {
                 data(toc::read(self.blocks()?, format, msf, track)?, allocation)
@@ -334,7 +337,7 @@ impl LogicalUnit for Cd {
             Ok(()) => Reply { moved: transfer.length, ..Reply::good() },
             Err(error) => {
                 log::warn!("{}: read: {error}", self.identity.name);
-                Sense::UNRECOVERED_READ_ERROR.at(transfer.offset / BLOCK).reply(false)
+                Sense::UNRECOVERED_READ_ERROR.at(transfer.offset / WIDE_BLOCK).reply(false)
             }
         }
     }

@@ -1,6 +1,7 @@
 //! Mode pages (MMC-6 7): nothing can be changed.
 
 use crate::scsi::Sense;
+use crate::scsi::bytes::put_length;
 
 const ERROR_RECOVERY: u8 = 0x01;
 const CAPABILITIES: u8 = 0x2a;
@@ -42,9 +43,12 @@ pub(super) fn sense(ten: bool, wanted: u8, control: u8, locked: bool) -> Result<
             .collect(),
         number => changeable(page(number, locked).ok_or(Sense::INVALID_FIELD_IN_CDB)?),
     };
-    let length = pages.len() as u8;
-    let mut data =
-        if ten { vec![0, length + 6, 0, 0, 0, 0, 0, 0] } else { vec![length + 3, 0, 0, 0] };
+    let mut data = vec![0; if ten { 8 } else { 4 }];
     data.extend(pages);
+    if ten {
+        put_length::<2>(&mut data, 0)
+    } else {
+        put_length::<1>(&mut data, 0)
+    }
     Ok(data)
 }

@@ -8,7 +8,7 @@ fn identity() -> Identity {
 }
 
 fn drive(blocks: u64) -> Arc<Cd> {
-    let medium = Scratch::new(blocks * BLOCK).image(CacheMode::Writeback);
+    let medium = Scratch::new(blocks * u64::from(BLOCK)).image(CacheMode::Writeback);
     let drive = Cd::new(Some(medium), identity(), ErrorPolicy::default());
     assert_eq!(send(&drive, &[0; 6]).sense[12], 0x29);
     drive
@@ -84,7 +84,7 @@ fn a_medium_is_changed_from_outside() {
     assert_eq!(send(&drive, &poll).data[4], 0, "told once");
     drive.eject(true).unwrap();
     assert_eq!(send(&drive, &poll).data[4..6], [3, 1], "removed, tray open");
-    drive.load(Scratch::new(20 * BLOCK).image(CacheMode::Writeback), false).unwrap();
+    drive.load(Scratch::new(20 * u64::from(BLOCK)).image(CacheMode::Writeback), false).unwrap();
     assert_eq!(send(&drive, &poll).data[4..6], [2, 2], "new medium");
     assert_eq!(sense(&send(&drive, &[0])), [6, 0x28, 0]);
     assert_eq!(send(&drive, &[0x25]).data[3], 19);

@@ -3,7 +3,7 @@
 use super::DVD;
 use super::command::Track;
 use crate::scsi::Sense;
-use crate::scsi::bytes::put;
+use crate::scsi::bytes::{put, put_length};
 
 /// ADR 1 (position), CONTROL 4 (data).
 const DATA_TRACK: u8 = 0x14;
@@ -11,8 +11,8 @@ const LEAD_OUT: u8 = 0xaa;
 
 /// An address as minute, second and frame (MMC-6 4.2.2), with the 2 seconds before block 0.
 fn msf(lba: u64) -> [u8; 4] {
-    let frames = lba + 150;
-    let minute = (frames / (60 * 75)).min(255) as u8;
+    let frames = lba.saturating_add(150);
+    let minute = u8::try_from(frames / (60 * 75)).unwrap_or(u8::MAX);
     [0, minute, (frames / 75 % 60) as u8, (frames % 75) as u8]
 }
 
@@ -21,8 +21,7 @@ fn address(lba: u64, as_msf: bool) -> [u8; 4] {
 }
 
 fn with_length(mut data: Vec<u8>) -> Vec<u8> {
-    let length = data.len().saturating_sub(2) as u16;
-    put(&mut data, 0, &length.to_be_bytes());
+    put_length::<2>(&mut data, 0);
     data
 }
 
@@ -76,8 +75,7 @@ pub(super) fn sub_channel(format: u8) -> Result<Vec<u8>, Sense> {
         }
         _ => return Err(Sense::INVALID_FIELD_IN_CDB),
     }
-    let length = (data.len() - 4) as u16;
-    put(&mut data, 2, &length.to_be_bytes());
+    put_length::<2>(&mut data, 2);
     Ok(data)
 }
 
@@ -114,7 +112,8 @@ pub(super) fn dvd_structure(blocks: u64, format: u8, layer: u8) -> Result<Vec<u8
     let mut data = vec![0; 4];
     match format {
         0x00 => {
-            let end = u32::try_from(START + blocks - 1).unwrap_or(u32::MAX).to_be_bytes();
+            let end = START.saturating_add(blocks).saturating_sub(1);
+            let end = u32::try_from(end).unwrap_or(u32::MAX).to_be_bytes();
             // DVD-ROM version 1, 120 mm, maximum rate 10.08 Mbps, one embossed layer.
             data.extend([0x01, 0x02, 0x01, 0x00, 0x00, 0x03, 0x00, 0x00]);
             data.push(0);

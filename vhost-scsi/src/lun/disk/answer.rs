@@ -63,8 +63,8 @@ impl Disk {
         let mut data = vec![0; 32];
         put(&mut data, 0, &self.capacity().saturating_sub(1).to_be_bytes());
         put(&mut data, 8, &self.options.block_size.to_be_bytes());
-        let exponent = (self.physical_block_size() / self.options.block_size).max(1).ilog2();
-        put(&mut data, 13, &[exponent as u8]);
+        let exponent = self.blocks_per_physical().ilog2(); // at most 31
+        put(&mut data, 13, &[u8::try_from(exponent).unwrap_or(0)]);
         if self.image.limits().discard {
             put(&mut data, 14, &[0xc0]); // LBPME, LBPRZ
         }

@@ -45,11 +45,12 @@ impl Disk {
         let blocks = |bytes: u64| u32::try_from(bytes >> self.shift).unwrap_or(u32::MAX);
         let granularity = blocks(self.image.limits().discard_granularity).max(1);
         put(&mut page, 0, &[0x01, 0xff]); // WSNZ; MAXIMUM COMPARE AND WRITE LENGTH
-        put(&mut page, 2, &(blocks(self.physical_block_size().into()) as u16).to_be_bytes());
+        let optimal = u16::try_from(blocks(self.physical_block_size().into())).unwrap_or(u16::MAX);
+        put(&mut page, 2, &optimal.to_be_bytes());
         put(&mut page, 4, &blocks(MOST_TRANSFERRED).to_be_bytes());
         if self.image.limits().discard {
             put(&mut page, 16, &u32::MAX.to_be_bytes());
-            put(&mut page, 20, &(UNMAP_DESCRIPTORS as u32).to_be_bytes());
+            put(&mut page, 20, &u32::from(UNMAP_DESCRIPTORS).to_be_bytes());
             put(&mut page, 24, &granularity.to_be_bytes());
             put(&mut page, 28, &0x8000_0000u32.to_be_bytes()); // UGAVALID, alignment 0
         }

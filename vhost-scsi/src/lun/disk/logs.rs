@@ -1,5 +1,7 @@
 //! Answers that are the same for every disk: log pages, defect lists, task management functions.
 
+use crate::scsi::bytes::put_length;
+
 /// A page of LOG SENSE (SPC-5 7.3). `None`: there is no such page.
 pub(super) fn page(page: u8, subpage: u8) -> Option<Vec<u8>> {
     Some(match (page, subpage) {
@@ -27,8 +29,8 @@ pub(super) fn task_management(extended: bool) -> Vec<u8> {
     let functions = [0xf8 | 0x02 | 0x01, 0x05, 0, 0];
     if extended {
         let mut data = functions.to_vec();
-        data[3] = 12;
         data.resize(16, 0);
+        put_length::<1>(&mut data, 3);
         return data;
     }
     functions.to_vec()

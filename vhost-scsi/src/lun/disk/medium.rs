@@ -1,7 +1,8 @@
 //! Commands that take their time with the medium, a piece of it at a time.
 
 use super::{Disk, UNMAP_DESCRIPTORS};
-use crate::scsi::bytes::{Fields, put, truncated};
+use crate::image::pieces;
+use crate::scsi::bytes::{Fields, put_length, truncated};
 use crate::scsi::cdb::{Blocks, ByteCheck, Command};
 use crate::scsi::{Reply, Sense};
 
@@ -80,27 +81,19 @@ impl Disk {
 
     /// MISCOMPARE tells where, in bytes from the beginning of the data.
     fn compare(&self, offset: u64, expected: &[u8]) -> Result<(), Sense> {
-        let mut done = 0;
-        for piece in expected.chunks(PIECE) {
-            let found = self.read(offset + done as u64, piece.len())?;
+        for (done, piece) in (0_u64..).step_by(PIECE).zip(expected.chunks(PIECE)) {
+            let found = self.read(offset.saturating_add(done), piece.len())?;
             if let Some(at) = found.iter().zip(piece).position(|(a, b)| a != b) {
-                let at = (done + at) as u64;
+                let at = done.saturating_add(at as u64);
                 return Err(Sense::MISCOMPARE_DURING_VERIFY_OPERATION.at(at));
             }
-            done += piece.len();
         }
         Ok(())
     }
 
     /// That it can be read is all that matters.
-    fn read_through(&self, mut offset: u64, mut length: u64) -> Result<(), Sense> {
-        while length > 0 {
-            let count = length.min(PIECE as u64);
-            self.read(offset, count as usize)?;
-            offset += count;
-            length -= count;
-        }
-        Ok(())
+    fn read_through(&self, offset: u64, length: u64) -> Result<(), Sense> {
+        pieces(offset, length, PIECE).try_for_each(|(at, count)| self.read(at, count).map(drop))
     }
 
     fn verify(&self, blocks: Blocks, check: ByteCheck, data: &[u8]) -> Result<(), Sense> {
@@ -108,8 +101,11 @@ impl Disk {
         match check {
             ByteCheck::None => self.read_through(offset, self.bytes(blocks.count)),
             ByteCheck::Each => self.compare(offset, data),
-            ByteCheck::One => (0..u64::from(blocks.count))
-                .try_for_each(|block| self.compare(offset + (block << self.shift), data)),
+            ByteCheck::One => {
+                let block_size = self.options.block_size as usize;
+                pieces(offset, self.bytes(blocks.count), block_size)
+                    .try_for_each(|(at, _)| self.compare(at, data))
+            }
         }
     }
 
@@ -123,12 +119,10 @@ impl Disk {
             return self.settle();
         }
         // A block that does not read as zeroes can't be deallocated: it is written.
-        let piece = block.repeat((PIECE / block.len()).clamp(1, blocks.count.max(1) as usize));
-        let mut done = 0;
-        while done < length {
-            let count = (piece.len() as u64).min(length - done);
-            self.write(offset + done, piece.get(..count as usize).unwrap_or_default())?;
-            done += count;
+        let most = PIECE.checked_div(block.len()).unwrap_or(1);
+        let piece = block.repeat(most.clamp(1, blocks.count.max(1) as usize));
+        for (at, count) in pieces(offset, length, piece.len()) {
+            self.write(at, piece.get(..count).unwrap_or_default())?;
         }
         self.settle()
     }
@@ -146,7 +140,7 @@ impl Disk {
             .chunks_exact(16)
             .map(|descriptor| Blocks { lba: descriptor.u64(0), count: descriptor.u32(8) })
             .collect();
-        if blocks.len() > UNMAP_DESCRIPTORS {
+        if blocks.len() > UNMAP_DESCRIPTORS.into() {
             return Err(Sense::INVALID_FIELD_IN_PARAMETER_LIST);
         }
         for &blocks in &blocks {
@@ -166,7 +160,11 @@ impl Disk {
         let room = (allocation.saturating_sub(8) / 16).clamp(1, 1024);
         let mut data = vec![0; 8];
         let mut next = lba;
-        while next < self.capacity() && (data.len() - 8) / 16 < room {
+        for _ in 0..room {
+            let left = self.capacity().saturating_sub(next);
+            if left == 0 {
+                break;
+            }
             let extent = self
                 .image
                 .extent(next << self.shift)
@@ -178,14 +176,13 @@ impl Disk {
                 extent.length >> self.shift
             };
             let mapped = extent.mapped || blocks == 0;
-            let blocks = blocks.clamp(1, u32::MAX.into()).min(self.capacity() - next);
+            let blocks = u32::try_from(blocks.clamp(1, left)).unwrap_or(u32::MAX);
             data.extend(next.to_be_bytes());
-            data.extend((blocks as u32).to_be_bytes());
+            data.extend(blocks.to_be_bytes());
             data.extend([u8::from(!mapped), 0, 0, 0]);
-            next += blocks;
+            next = next.saturating_add(blocks.into());
         }
-        let length = (data.len() - 4) as u32;
-        put(&mut data, 0, &length.to_be_bytes());
+        put_length::<4>(&mut data, 0);
         Ok(Reply::with(truncated(data, allocation)))
     }
 }

@@ -16,7 +16,7 @@ mod sanitize;
 
 use std::collections::VecDeque;
 use std::io;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU16, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use crate::image::Image;
@@ -38,7 +38,7 @@ const MOST_ATOMIC: u64 = 1 << 20;
 /// Blocks that WRITE SAME writes at most: what its 10-byte form can say.
 const MOST_SAME: u32 = 0xffff;
 /// Block descriptors in a parameter list of UNMAP at most.
-const UNMAP_DESCRIPTORS: usize = 255;
+const UNMAP_DESCRIPTORS: u8 = 255;
 
 /// What a disk is like.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -92,7 +92,7 @@ pub struct Disk {
     shift: u32,
     flags: AtomicU32,
     /// PROGRESS INDICATION of a SANITIZE under way.
-    progress: AtomicU32,
+    progress: AtomicU16,
     state: Mutex<State>,
     gate: Gate,
     statistics: Statistics,
@@ -108,7 +108,7 @@ impl Disk {
             shift: options.block_size.max(512).ilog2(),
             options,
             flags: AtomicU32::new(ATTENTION),
-            progress: AtomicU32::new(0),
+            progress: AtomicU16::new(0),
             state: Mutex::new(State {
                 attentions: VecDeque::from([UnitAttention::Reset]),
                 mode: ModeParameters::default(),
@@ -149,6 +149,12 @@ impl Disk {
     fn physical_block_size(&self) -> u32 {
         let wanted = self.options.physical_block_size;
         wanted.unwrap_or(self.image.limits().physical_block).max(self.options.block_size)
+    }
+
+    /// Logical blocks in a physical one.
+    fn blocks_per_physical(&self) -> u32 {
+        let blocks = self.physical_block_size().checked_div(self.options.block_size);
+        blocks.unwrap_or(1).max(1)
     }
 
     fn fail(&self, sense: Sense) -> Reply {
@@ -237,13 +243,15 @@ impl Disk {
     /// For commands that take parameters or time: how many bytes of parameters, and whether alone.
     /// What can be refused without them is refused here.
     fn parameters(&self, command: Command) -> Result<Option<(usize, bool)>, Sense> {
-        let data = |blocks: Blocks| self.bytes(blocks.count) as usize;
+        let bytes = |blocks| usize::try_from(self.bytes(blocks)).unwrap_or(usize::MAX);
+        let data = |blocks: Blocks| bytes(blocks.count);
         Ok(Some(match command {
             Command::WriteAtomic { blocks, boundary } => {
                 self.check_writable()?;
                 self.check_transfer(blocks)?;
-                let unit = u64::from(self.physical_block_size() / self.options.block_size);
-                let aligned = blocks.lba % unit == 0 && u64::from(blocks.count) % unit == 0;
+                let unit = self.blocks_per_physical();
+                let aligned =
+                    blocks.lba.is_multiple_of(unit.into()) && blocks.count.is_multiple_of(unit);
                 if self.bytes(blocks.count) > MOST_ATOMIC || boundary != 0 || !aligned {
                     return Err(Sense::INVALID_FIELD_IN_CDB);
                 }
@@ -263,14 +271,14 @@ impl Disk {
                     ByteCheck::None => 0,
                     ByteCheck::Each => data(blocks),
                     ByteCheck::One if blocks.count == 0 => 0,
-                    ByteCheck::One => self.bytes(1) as usize,
+                    ByteCheck::One => bytes(1),
                 };
                 (length, false)
             }
             Command::CompareAndWrite { blocks } => {
                 self.check_writable()?;
                 self.check_range(blocks)?;
-                (data(blocks) * 2, true)
+                (data(blocks).saturating_mul(2), true)
             }
             Command::OrWrite { blocks } => {
                 self.check_writable()?;
@@ -284,7 +292,7 @@ impl Disk {
                 if blocks.count == 0 || too_many || unmap && !self.image.limits().discard {
                     return Err(Sense::INVALID_FIELD_IN_CDB);
                 }
-                (if no_data { 0 } else { self.bytes(1) as usize }, false)
+                (if no_data { 0 } else { bytes(1) }, false)
             }
             Command::Unmap { length } => {
                 self.check_writable()?;

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::{DESCRIPTOR_SENSE, Disk, SOFTWARE_WRITE_PROTECT};
-use crate::scsi::bytes::{Fields, put};
+use crate::scsi::bytes::{Fields, put, put_length};
 use crate::scsi::{Reply, Sense};
 
 const READ_WRITE_ERROR_RECOVERY: u8 = 0x01;
@@ -74,8 +74,9 @@ fn changeable(page: u8) -> Option<Vec<u8>> {
 }
 
 fn with_header(page: u8, content: Vec<u8>) -> Vec<u8> {
-    let mut bytes = vec![page, content.len() as u8];
+    let mut bytes = vec![page, 0];
     bytes.extend(content);
+    put_length::<1>(&mut bytes, 1);
     bytes
 }
 
@@ -119,17 +120,20 @@ impl Disk {
     fn mode_parameters(&self, ten: bool, descriptors: bool, pages: &[u8]) -> Vec<u8> {
         let protected = if self.write_protected().is_some() { 0x80 } else { 0 };
         let specific = protected | 0x10; // DPOFUA
-        let descriptor = if descriptors { self.block_descriptor() } else { Vec::new() };
-        let rest = (descriptor.len() + pages.len()) as u16;
-        let length = descriptor.len() as u8;
+        let (descriptor, length) =
+            if descriptors { (self.block_descriptor(), 8) } else { (Vec::new(), 0) };
         let mut data = if ten {
-            let [high, low] = (rest + 6).to_be_bytes();
-            vec![high, low, 0, specific, 0, 0, 0, length]
+            vec![0, 0, 0, specific, 0, 0, 0, length]
         } else {
-            vec![(rest + 3) as u8, 0, specific, length]
+            vec![0, 0, specific, length]
         };
         data.extend(descriptor);
         data.extend(pages);
+        if ten {
+            put_length::<2>(&mut data, 0)
+        } else {
+            put_length::<1>(&mut data, 0)
+        }
         data
     }
 
@@ -144,24 +148,27 @@ impl Disk {
         if parameters.is_empty() {
             return Ok(Reply::good());
         }
-        let header = if ten { 8 } else { 4 };
-        let descriptors: usize =
-            if ten { parameters.u16(6).into() } else { parameters.u8(3).into() };
-        let descriptor = parameters.get(header..header + descriptors);
-        let descriptor = descriptor.ok_or(Sense::PARAMETER_LIST_LENGTH_ERROR)?;
+        let (header, descriptors): (usize, usize) =
+            if ten { (8, parameters.u16(6).into()) } else { (4, parameters.u8(3).into()) };
+        let (descriptor, mut pages) = parameters
+            .get(header..)
+            .and_then(|rest| rest.split_at_checked(descriptors))
+            .ok_or(Sense::PARAMETER_LIST_LENGTH_ERROR)?;
         if !matches!(descriptors, 0 | 8)
             || descriptors == 8 && descriptor.u24(5) != self.options.block_size
         {
             return Err(Sense::INVALID_FIELD_IN_PARAMETER_LIST);
         }
-        let mut pages = parameters.get(header + descriptors..).unwrap_or_default();
         let mut mode = self.state().mode;
         while !pages.is_empty() {
             // PS is reserved in MODE SELECT; SPF would be a subpage, and there is none.
             let (page, length) = (pages.u8(0), usize::from(pages.u8(1)));
-            let content = pages.get(2..2 + length).ok_or(Sense::PARAMETER_LIST_LENGTH_ERROR)?;
+            let (content, rest) = pages
+                .get(2..)
+                .and_then(|rest| rest.split_at_checked(length))
+                .ok_or(Sense::PARAMETER_LIST_LENGTH_ERROR)?;
             mode = mode.with(page, content).ok_or(Sense::INVALID_FIELD_IN_PARAMETER_LIST)?;
-            pages = pages.get(2 + length..).unwrap_or_default();
+            pages = rest;
         }
         self.set_mode(mode);
         Ok(Reply::good())

@@ -5,11 +5,12 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::{Disk, SANITIZING};
+use crate::image::pieces;
 use crate::scsi::bytes::Fields;
 use crate::scsi::{Reply, Sense};
 
 /// Bytes written at a time.
-const PIECE: u64 = 4 << 20;
+const PIECE: usize = 4 << 20;
 
 /// What the medium is filled with.
 enum Fill {
@@ -93,21 +94,21 @@ impl Disk {
         for pass in 0..passes {
             let flip = if invert && pass % 2 == 1 { 0xff } else { 0 };
             let flipped: Vec<u8> = block.iter().map(|byte| byte ^ flip).collect();
-            let piece = flipped.repeat((PIECE.min(length) as usize) / block_size);
-            let mut offset = 0;
-            while offset < length {
-                let count = PIECE.min(length - offset);
-                self.write(offset, piece.get(..count as usize).unwrap_or_default())?;
-                offset += count;
-                self.report(u64::from(pass) * length + offset, u64::from(passes) * length);
+            let piece = flipped.repeat((PIECE >> self.shift).max(1));
+            let before = length.saturating_mul(pass.into());
+            for (at, count) in pieces(0, length, piece.len()) {
+                self.write(at, piece.get(..count).unwrap_or_default())?;
+                let done = before.saturating_add(at).saturating_add(count as u64);
+                self.report(done, length.saturating_mul(passes.into()));
             }
         }
         Ok(())
     }
 
     fn report(&self, done: u64, all: u64) {
-        let progress = u128::from(done) * 0xffff / u128::from(all.max(1));
-        self.progress.store(progress as u32, Ordering::Relaxed);
+        let progress = u128::from(done).saturating_mul(0xffff).checked_div(all.into());
+        let progress = u16::try_from(progress.unwrap_or(0)).unwrap_or(u16::MAX);
+        self.progress.store(progress, Ordering::Relaxed);
     }
 
     /// Why other commands are refused meanwhile, or since it failed.
@@ -116,8 +117,7 @@ impl Disk {
             Sense::SANITIZE_COMMAND_FAILED
         } else {
             let progress = self.progress.load(Ordering::Relaxed);
-            Sense::NOT_READY_SANITIZE_IN_PROGRESS
-                .progress(u16::try_from(progress).unwrap_or(u16::MAX))
+            Sense::NOT_READY_SANITIZE_IN_PROGRESS.progress(progress)
         }
     }
 

@@ -45,7 +45,8 @@ impl Limits {
     /// VPD page B0h (SBC-4 6.6.4) with the lengths of commands that move as much data within what
     /// SG_IO takes. A length that is not reported (0) stays so, but for MAXIMUM TRANSFER LENGTH.
     pub(super) fn apply(&self, page: &[u8]) -> Vec<u8> {
-        let most = u32::try_from(self.bytes / self.block).unwrap_or(u32::MAX).max(1);
+        let most = self.bytes.checked_div(self.block).and_then(|blocks| u32::try_from(blocks).ok());
+        let most = most.unwrap_or(u32::MAX).max(1);
         let mut page = page.to_vec();
         let mut keep_within = |at, most: u32| {
             let claim = page.u32(at).min(most);

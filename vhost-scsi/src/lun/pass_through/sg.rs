@@ -20,7 +20,7 @@ const SG_DXFER_NONE: libc::c_int = -1;
 const SG_DXFER_TO_DEV: libc::c_int = -2;
 const SG_DXFER_FROM_DEV: libc::c_int = -3;
 /// Sense bytes that are taken.
-const SENSE: usize = 96;
+const SENSE: u8 = 96;
 
 /// `struct sg_io_hdr`.
 #[repr(C)]
@@ -160,7 +160,7 @@ fn cdb_length(cdb: &Cdb) -> u8 {
 
 /// Up to the last byte that is not zero, in one of the usual lengths.
 fn vendor_length(cdb: &Cdb) -> u8 {
-    let used = cdb.iter().rposition(|&byte| byte != 0).map_or(0, |last| last + 1);
+    let used = cdb.iter().rposition(|&byte| byte != 0).map_or(0, |last| last.saturating_add(1));
     [6, 10, 12, 16].into_iter().find(|&length| used <= usize::from(length)).unwrap_or(32)
 }
 
@@ -231,7 +231,7 @@ unsafe fn send(
     total: usize,
     timeout: Duration,
 ) -> io::Result<Executed> {
-    let mut sense = [0u8; SENSE];
+    let mut sense = [0u8; SENSE as usize];
     let direction = match direction {
         _ if total == 0 => SG_DXFER_NONE,
         Direction::None => SG_DXFER_NONE,
@@ -247,7 +247,7 @@ unsafe fn send(
         interface_id: libc::c_int::from(b'S'),
         dxfer_direction: direction,
         cmd_len: cdb_length(cdb),
-        mx_sb_len: SENSE as u8,
+        mx_sb_len: SENSE,
         iovec_count: u16::try_from(iovec_count).map_err(io::Error::other)?,
         dxfer_len: u32::try_from(total).map_err(io::Error::other)?,
         dxferp,
