@@ -66,18 +66,20 @@ impl ImageLock {
         self.bytes().into_iter().try_for_each(|byte| self.set(libc::F_UNLCK, byte))
     }
 
-    fn lock(kind: libc::c_int, byte: i64) -> libc::flock {
-        libc::flock {
-            l_type: kind as libc::c_short,
-            l_whence: libc::SEEK_SET as libc::c_short,
+    fn lock(kind: libc::c_int, byte: i64) -> io::Result<libc::flock> {
+        // The C library's constants are wider than its fields.
+        let short = |constant| libc::c_short::try_from(constant).map_err(io::Error::other);
+        Ok(libc::flock {
+            l_type: short(kind)?,
+            l_whence: short(libc::SEEK_SET)?,
             l_start: byte,
             l_len: 1,
             l_pid: 0,
-        }
+        })
     }
 
     fn set(&self, kind: libc::c_int, byte: i64) -> io::Result<()> {
-        let lock = Self::lock(kind, byte);
+        let lock = Self::lock(kind, byte)?;
         // SAFETY: `lock` outlives the call.
         match unsafe { libc::fcntl(self.file.as_raw_fd(), libc::F_OFD_SETLK, &raw const lock) } {
             0 => Ok(()),
@@ -86,10 +88,10 @@ impl ImageLock {
     }
 
     fn is_held_by_another(&self, byte: i64) -> io::Result<bool> {
-        let mut lock = Self::lock(libc::F_WRLCK, byte);
+        let mut lock = Self::lock(libc::F_WRLCK, byte)?;
         // SAFETY: `lock` outlives the call.
         match unsafe { libc::fcntl(self.file.as_raw_fd(), libc::F_OFD_GETLK, &raw mut lock) } {
-            0 => Ok(lock.l_type != libc::F_UNLCK as libc::c_short),
+            0 => Ok(libc::c_int::from(lock.l_type) != libc::F_UNLCK),
             _ => Err(io::Error::last_os_error()),
         }
     }

@@ -40,13 +40,13 @@ impl Shared {
                 job();
                 state = self.state();
             }
-            state.idle += 1;
+            state.idle = state.idle.saturating_add(1);
             let (back, waited) =
                 self.work.wait_timeout(state, IDLE).unwrap_or_else(PoisonError::into_inner);
             state = back;
-            state.idle -= 1;
+            state.idle = state.idle.saturating_sub(1);
             if waited.timed_out() && state.jobs.is_empty() {
-                state.threads -= 1;
+                state.threads = state.threads.saturating_sub(1);
                 return;
             }
         }
@@ -87,7 +87,7 @@ impl Pool {
             self.shared.work.notify_one();
         } else if state.threads < self.most {
             match self.spawn() {
-                Ok(()) => state.threads += 1,
+                Ok(()) => state.threads = state.threads.saturating_add(1),
                 Err(error) if state.threads > 0 => log::warn!("no further thread: {error}"),
                 Err(error) => {
                     // Nobody else would do it.

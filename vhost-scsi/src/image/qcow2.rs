@@ -14,7 +14,7 @@ use imago::{FormatAccess, Mapping, ShallowMapping, StorageExt};
 use self::chain::Chain;
 use self::storage::HostFile;
 use super::raw::CacheMode;
-use super::{Direct, Extent, Image, Limits, note};
+use super::{Direct, Extent, Image, Limits, note, pieces};
 
 mod chain;
 mod header;
@@ -91,13 +91,13 @@ impl Qcow2 {
         self.check_range(offset, length)?;
         while length > 0 {
             // Whole clusters, but for the first part and the last.
-            let part = (ZEROED_AT_ONCE - offset % ZEROED_AT_ONCE).min(length);
+            let part = ZEROED_AT_ONCE.saturating_sub(offset % ZEROED_AT_ONCE).min(length);
             let mut active = self.active.write().unwrap_or_else(PoisonError::into_inner);
             let image = active.as_mut().ok_or_else(not_in_use)?;
             work(image, offset, part)?;
             image.flush()?;
-            offset += part;
-            length -= part;
+            offset = offset.saturating_add(part);
+            length = length.saturating_sub(part);
         }
         Ok(())
     }
@@ -109,15 +109,10 @@ impl Qcow2 {
         }
     }
 
-    fn write_plain_zeroes(&self, mut offset: u64, mut length: u64) -> io::Result<()> {
+    fn write_plain_zeroes(&self, offset: u64, length: u64) -> io::Result<()> {
         let zeroes = vec![0; ZEROES];
-        while length > 0 {
-            let count = length.min(ZEROES as u64);
-            self.write_at(zeroes.get(..count as usize).unwrap_or_default(), offset)?;
-            offset += count;
-            length -= count;
-        }
-        Ok(())
+        pieces(offset, length, ZEROES)
+            .try_for_each(|(at, count)| self.write_at(zeroes.get(..count).unwrap_or_default(), at))
     }
 
     fn flush_image(&self, image: &FormatAccess<HostFile>) -> io::Result<()> {
@@ -174,7 +169,7 @@ impl Image for Qcow2 {
                 changed |= !place.is_nonblocking();
                 image.commit_data_mapping(place)?;
                 buffer = rest;
-                offset += count as u64;
+                offset = offset.saturating_add(count as u64);
             }
             if changed { image.flush() } else { Ok(()) }
         })
@@ -218,7 +213,7 @@ impl Image for Qcow2 {
                 if count == 0 || (extent.length > 0 && mapped != extent.mapped) {
                     break;
                 }
-                extent = Extent { mapped, length: extent.length + count };
+                extent = Extent { mapped, length: extent.length.saturating_add(count) };
             }
             Ok(extent)
         })
@@ -276,16 +271,17 @@ fn stretches(
     length: u64,
 ) -> io::Result<Vec<(u64, u64)>> {
     let mut stretches = Vec::new();
+    let end = offset.saturating_add(length);
     let mut next = offset;
-    while next < offset + length {
-        let (mapping, count) = image.get_shallow_mapping(next, offset + length - next)?;
+    while next < end {
+        let (mapping, count) = image.get_shallow_mapping(next, end.saturating_sub(next))?;
         if count == 0 {
             break;
         }
         if let ShallowMapping::Raw { offset: host, writable: true, .. } = mapping {
             stretches.push((host, count));
         }
-        next += count;
+        next = next.saturating_add(count);
     }
     Ok(stretches)
 }

@@ -2,13 +2,14 @@
 
 use std::fs::File;
 use std::io;
+use std::ops::Range;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::fs::{FileExt, FileTypeExt};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::engine::{IoVecs, Operation};
 use super::lock::ImageLock;
-use super::{Direct, Extent, Image, Limits, note};
+use super::{Direct, Extent, Image, Limits, note, pieces};
 
 /// Linux `_IO(0x12, n)` and friends, which `libc` lacks.
 const BLKSSZGET: libc::c_ulong = 0x1268;
@@ -77,16 +78,11 @@ impl Raw {
     }
 
     /// Where the host can't write zeroes by itself.
-    fn write_plain_zeroes(&self, mut offset: u64, mut length: u64) -> io::Result<()> {
+    fn write_plain_zeroes(&self, offset: u64, length: u64) -> io::Result<()> {
         let zeroes = Aligned::new(BOUNCE, self.alignment);
-        while length > 0 {
-            let count = length.min(BOUNCE as u64);
-            let part = zeroes.bytes().get(..count as usize).unwrap_or_default();
-            self.file.write_all_at(part, offset)?;
-            offset += count;
-            length -= count;
-        }
-        Ok(())
+        pieces(offset, length, BOUNCE).try_for_each(|(at, count)| {
+            self.file.write_all_at(zeroes.bytes().get(..count).unwrap_or_default(), at)
+        })
     }
 
     fn seek(&self, offset: u64, whence: libc::c_int) -> io::Result<Option<u64>> {
@@ -262,11 +258,12 @@ impl Image for Raw {
             None => return Ok(Extent { mapped: false, length: rest }),
             Some(data) => data,
         };
-        if data > offset {
-            return Ok(Extent { mapped: false, length: (data - offset).min(rest) });
+        let hole = data.saturating_sub(offset);
+        if hole > 0 {
+            return Ok(Extent { mapped: false, length: hole.min(rest) });
         }
-        let hole = self.seek(offset, libc::SEEK_HOLE)?.unwrap_or(u64::MAX);
-        Ok(Extent { mapped: true, length: hole.saturating_sub(offset).min(rest) })
+        let end = self.seek(offset, libc::SEEK_HOLE)?.unwrap_or(u64::MAX);
+        Ok(Extent { mapped: true, length: end.saturating_sub(offset).min(rest) })
     }
 
     fn direct(&self) -> Option<Direct<'_>> {
@@ -307,17 +304,22 @@ struct Aligned {
 
 impl Aligned {
     fn new(length: usize, alignment: usize) -> Self {
-        let memory = vec![0; length + alignment];
+        let memory = vec![0; length.saturating_add(alignment)];
         let start = memory.as_ptr().align_offset(alignment.max(1));
         Self { memory, start, length }
     }
 
+    fn range(&self) -> Range<usize> {
+        self.start..self.start.saturating_add(self.length)
+    }
+
     fn bytes(&self) -> &[u8] {
-        self.memory.get(self.start..self.start + self.length).unwrap_or_default()
+        self.memory.get(self.range()).unwrap_or_default()
     }
 
     fn bytes_mut(&mut self) -> &mut [u8] {
-        self.memory.get_mut(self.start..self.start + self.length).unwrap_or_default()
+        let range = self.range();
+        self.memory.get_mut(range).unwrap_or_default()
     }
 }
 
@@ -353,7 +355,7 @@ pub(super) unsafe fn blocking(
             Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
             Ok(count) => {
                 super::uring::consume(&mut iovecs, count);
-                offset += count as u64;
+                offset = offset.saturating_add(count as u64);
             }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return Err(error),
@@ -374,7 +376,7 @@ pub(super) unsafe fn vectored(
     iovecs: &[libc::iovec],
     offset: u64,
 ) -> io::Result<usize> {
-    let count = iovecs.len().min(1024) as libc::c_int;
+    let count = libc::c_int::try_from(iovecs.len().min(1024)).map_err(io::Error::other)?;
     let offset = libc::off_t::try_from(offset).map_err(io::Error::other)?;
     let fua = operation == Operation::Write { fua: true };
     let flags = if fua { libc::RWF_DSYNC } else { 0 };
@@ -404,21 +406,22 @@ unsafe fn bounced(
     if operation == Operation::Read {
         // SAFETY: `bounce` outlives the call.
         let count = unsafe { vectored(operation, fd, &[buffer], offset) }?;
-        let mut done = 0;
+        let mut rest = bounce.get(..count).unwrap_or_default();
         for iovec in iovecs {
-            let part = iovec.iov_len.min(count - done);
-            // SAFETY: as our caller promised; `part` is within both.
-            unsafe { std::ptr::copy(bounce.as_ptr().add(done), iovec.iov_base.cast(), part) };
-            done += part;
+            let (part, others) = rest.split_at(iovec.iov_len.min(rest.len()));
+            // SAFETY: as our caller promised; `part` is not longer than the piece of memory.
+            unsafe { std::ptr::copy(part.as_ptr(), iovec.iov_base.cast(), part.len()) };
+            rest = others;
         }
         return Ok(count);
     }
-    let mut done = 0;
+    let mut rest = &mut *bounce;
     for iovec in iovecs {
-        let part = iovec.iov_len.min(count - done);
+        let length = iovec.iov_len.min(rest.len());
+        let (part, others) = rest.split_at_mut(length);
         // SAFETY: as above.
-        unsafe { std::ptr::copy(iovec.iov_base.cast(), bounce.as_mut_ptr().add(done), part) };
-        done += part;
+        unsafe { std::ptr::copy(iovec.iov_base.cast(), part.as_mut_ptr(), part.len()) };
+        rest = others;
     }
     // SAFETY: `bounce` outlives the call.
     unsafe { vectored(operation, fd, &[buffer], offset) }

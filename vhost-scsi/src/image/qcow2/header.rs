@@ -209,7 +209,8 @@ impl<'a> Fields<'a> {
     }
 
     fn u64(&self, offset: usize) -> Result<u64, HeaderError> {
-        Ok(u64::from(self.u32(offset)?) << 32 | u64::from(self.u32(offset + 4)?))
+        let bytes = self.bytes(offset, 8)?.try_into();
+        bytes.map(u64::from_be_bytes).map_err(|_| HeaderError::Damaged("it is cut off"))
     }
 
     fn text(&self, offset: usize, length: usize) -> Result<String, HeaderError> {
@@ -250,8 +251,8 @@ impl<'a> Fields<'a> {
             return Err(HeaderError::Damaged("where the refcount table is"));
         }
         // An L2 table fills a cluster with entries of 8 bytes.
-        let per_l1_entry = 1_u128 << (2 * cluster_bits - 3);
-        let covered = u128::from(l1_bytes / 8) * per_l1_entry;
+        let l2_entries = u128::from(l1_bytes / 8) << cluster_bits.saturating_sub(3);
+        let covered = l2_entries << cluster_bits;
         let size = self.u64(24)?;
         if u128::from(size) > covered || size > 1 << 62 {
             return Err(HeaderError::Damaged("the size of the disk"));
@@ -274,8 +275,9 @@ impl<'a> Fields<'a> {
     fn extensions(&self, mut offset: usize) -> Result<Extensions, HeaderError> {
         let mut found = Extensions::default();
         loop {
-            let (kind, length) = (self.u32(offset)?, self.u32(offset + 4)? as usize);
-            let data = offset + 8;
+            let kind = self.u32(offset)?;
+            let length = self.u32(offset.saturating_add(4))? as usize;
+            let data = offset.saturating_add(8);
             self.bytes(data, length)?;
             match kind {
                 END => return Ok(found),
@@ -286,7 +288,7 @@ impl<'a> Fields<'a> {
                 }
                 _ => {}
             }
-            offset = data + length.next_multiple_of(8);
+            offset = data.saturating_add(length.next_multiple_of(8));
         }
     }
 }

@@ -77,7 +77,7 @@ impl Storage for HostFile {
             let count = unsafe { self.transfer(Operation::Read, bufv.as_iovec(), offset) }?;
             let short = count < bufv.len();
             bufv = bufv.split_tail_at(count);
-            offset += count;
+            offset = offset.saturating_add(count);
             // Nothing follows the end; O_DIRECT would not begin there.
             if count == 0 || (short && offset >= self.size()?) {
                 bufv.fill(0);
@@ -96,7 +96,7 @@ impl Storage for HostFile {
                 return Err(io::ErrorKind::WriteZero.into());
             }
             bufv = bufv.split_tail_at(count);
-            offset += count;
+            offset = offset.saturating_add(count);
         }
         Ok(())
     }
