@@ -9,6 +9,19 @@
 //! - [`options`], [`manual`]: the program's command line, and what is generated from it;
 //! - [`confinement`]: what its sandbox lets it do.
 
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::indexing_slicing,
+        clippy::arithmetic_side_effects,
+        clippy::cast_possible_truncation,
+        clippy::cast_possible_wrap,
+        clippy::cast_sign_loss
+    )
+)]
+
 pub mod confinement;
 pub mod control;
 pub mod image;
@@ -17,4 +30,5 @@ pub mod manual;
 pub mod options;
 pub mod scsi;
 pub mod units;
+#[allow(clippy::cast_possible_truncation, reason = "not gone through yet")]
 pub mod virtio;
