@@ -30,5 +30,4 @@ pub mod manual;
 pub mod options;
 pub mod scsi;
 pub mod units;
-#[allow(clippy::cast_possible_truncation, reason = "not gone through yet")]
 pub mod virtio;

@@ -141,7 +141,7 @@ impl<T: Send + 'static> Engine<T> {
         let fd = file.fd.as_raw_fd();
         let alignment = if aligned { 1 } else { file.alignment };
         let iovecs = SendIoVecs(iovecs);
-        self.outside += 1;
+        self.outside = self.outside.saturating_add(1);
         self.pool.run(move || {
             // SAFETY: the file stays open, as our caller promised.
             let fd = unsafe { BorrowedFd::borrow_raw(fd) };
@@ -161,7 +161,7 @@ impl<T: Send + 'static> Engine<T> {
     /// Runs a job that may block, on other threads than those that all share.
     pub fn spawn_on(&mut self, pool: &Pool, token: u64, job: impl FnOnce() -> T + Send + 'static) {
         let mailbox = Arc::clone(&self.mailbox);
-        self.outside += 1;
+        self.outside = self.outside.saturating_add(1);
         pool.run(move || mailbox.put(token, Completed::Job(job())));
     }
 
@@ -172,7 +172,7 @@ impl<T: Send + 'static> Engine<T> {
         }
         if self.outside > 0 {
             let mut finished = self.mailbox.done.lock().unwrap_or_else(PoisonError::into_inner);
-            self.outside -= finished.len();
+            self.outside = self.outside.saturating_sub(finished.len());
             done.append(&mut finished);
         }
     }

@@ -1,6 +1,5 @@
 //! What a disk or a CD stores to: a raw file, a block device, a qcow2 image.
 
-#[allow(clippy::arithmetic_side_effects, reason = "not gone through yet")]
 pub mod engine;
 pub mod gate;
 mod lock;
@@ -9,12 +8,6 @@ pub mod open;
 pub mod pool;
 mod qcow2;
 pub mod raw;
-#[allow(
-    clippy::arithmetic_side_effects,
-    clippy::cast_possible_truncation,
-    clippy::indexing_slicing,
-    reason = "not gone through yet"
-)]
 mod uring;
 
 use std::io;

@@ -15,7 +15,7 @@ const ENTRIES: u32 = 128;
 /// Completions that fit: more than a queue has descriptors.
 const COMPLETIONS: u32 = 2048;
 /// The kernel takes no more in one operation.
-const MOST_IOVECS: usize = 1024;
+const MOST_IOVECS: u32 = 1024;
 
 /// An operation under way.
 struct Slot {
@@ -94,23 +94,21 @@ impl Uring {
     ) {
         let slot = Slot { token, operation, fd: fd.as_raw_fd(), iovecs, offset };
         let index = match self.free.pop() {
-            Some(index) => {
-                *self.slots[index] = slot;
-                index
-            }
-            None => {
-                self.slots.push(Box::new(slot));
-                self.slots.len() - 1
-            }
+            Some(index) => index,
+            None => self.slots.len(),
         };
-        self.under_way += 1;
+        match self.slots.get_mut(index) {
+            Some(place) => **place = slot,
+            None => self.slots.push(Box::new(slot)),
+        }
+        self.under_way = self.under_way.saturating_add(1);
         self.push(index);
     }
 
     fn push(&mut self, index: usize) {
-        let slot = &self.slots[index];
+        let Some(slot) = self.slots.get(index) else { return };
         let fd = types::Fd(slot.fd);
-        let count = slot.iovecs.len().min(MOST_IOVECS) as u32;
+        let count = u32::try_from(slot.iovecs.len()).unwrap_or(u32::MAX).min(MOST_IOVECS);
         let entry = match (slot.operation, slot.iovecs.as_slice()) {
             (Operation::Read, [one]) => {
                 opcode::Read::new(fd, one.iov_base.cast(), length(one)).offset(slot.offset).build()
@@ -145,13 +143,13 @@ impl Uring {
 
     /// Has the kernel take what was gathered, and post what is done.
     fn enter(&mut self) {
-        let gathered = self.ring.submission().len();
+        let gathered = u32::try_from(self.ring.submission().len()).unwrap_or(u32::MAX);
         // IORING_ENTER_GETEVENTS
         const GETEVENTS: u32 = 1;
         loop {
             // SAFETY: no signal mask is passed; entries were checked when they were pushed.
             let taken = unsafe {
-                self.ring.submitter().enter::<libc::sigset_t>(gathered as u32, 0, GETEVENTS, None)
+                self.ring.submitter().enter::<libc::sigset_t>(gathered, 0, GETEVENTS, None)
             };
             match taken {
                 Ok(_) => return,
@@ -184,7 +182,17 @@ impl Uring {
                 .map(|entry| (entry.user_data(), entry.result()))
                 .collect();
             if completed.is_empty() {
-                if self.under_way == 0 || self.awake {
+                if self.under_way == 0 {
+                    return;
+                }
+                if self.awake {
+                    // What the kernel would not take now is offered again at once, not after a
+                    // completion that may never come.
+                    if !self.ring.submission().is_empty()
+                        && let Err(error) = self.wake.write(1)
+                    {
+                        log::error!("a worker cannot be woken: {error}");
+                    }
                     return;
                 }
                 // Somebody may go to sleep now; what came until here is not to be missed.
@@ -192,13 +200,14 @@ impl Uring {
                 continue;
             }
             for (index, result) in completed {
-                let index = index as usize;
-                if let Some(result) = self.advance(index, result) {
-                    let slot = &mut self.slots[index];
+                let index = usize::try_from(index).unwrap_or(usize::MAX);
+                if let Some(result) = self.advance(index, result)
+                    && let Some(slot) = self.slots.get_mut(index)
+                {
                     slot.iovecs.clear();
                     done(slot.token, result);
                     self.free.push(index);
-                    self.under_way -= 1;
+                    self.under_way = self.under_way.saturating_sub(1);
                 }
             }
         }
@@ -212,10 +221,10 @@ impl Uring {
 
     /// Takes account of a completion; `None` if the rest was submitted again.
     fn advance(&mut self, index: usize, result: i32) -> Option<io::Result<()>> {
-        let slot = &mut self.slots[index];
+        let slot = self.slots.get_mut(index)?;
         let count = match usize::try_from(result) {
             Ok(count) => count,
-            Err(_) => match -result {
+            Err(_) => match result.saturating_neg() {
                 libc::EINTR | libc::EAGAIN => {
                     self.push(index);
                     return None;
@@ -226,7 +235,7 @@ impl Uring {
         if slot.operation == Operation::Flush {
             return Some(Ok(()));
         }
-        slot.offset += count as u64;
+        slot.offset = slot.offset.saturating_add(count as u64);
         consume(&mut slot.iovecs, count);
         if slot.iovecs.is_empty() {
             return Some(Ok(()));
@@ -246,7 +255,7 @@ impl Uring {
 
 fn length(iovec: &libc::iovec) -> u32 {
     // One operation moves at most 2 GiB; the rest follows.
-    iovec.iov_len.min(0x7fff_f000) as u32
+    u32::try_from(iovec.iov_len).unwrap_or(u32::MAX).min(0x7fff_f000)
 }
 
 fn flags(fua: bool) -> i32 {
@@ -255,19 +264,14 @@ fn flags(fua: bool) -> i32 {
 
 /// Takes `count` bytes off the front.
 pub(super) fn consume(iovecs: &mut IoVecs, mut count: usize) {
-    let whole = iovecs
-        .iter()
-        .take_while(|iovec| {
-            let fits = iovec.iov_len <= count;
-            if fits {
-                count -= iovec.iov_len;
-            }
-            fits
-        })
-        .count();
+    let mut whole: usize = 0;
+    while let Some(rest) = iovecs.get(whole).and_then(|iovec| count.checked_sub(iovec.iov_len)) {
+        count = rest;
+        whole = whole.saturating_add(1);
+    }
     iovecs.drain(..whole);
     if let Some(first) = iovecs.first_mut() {
         first.iov_base = first.iov_base.wrapping_byte_add(count);
-        first.iov_len -= count;
+        first.iov_len = first.iov_len.saturating_sub(count);
     }
 }

@@ -16,7 +16,8 @@ use vhost_runtime::state::StateError;
 
 use super::control::{ControlWorker, EventQueue};
 use super::layout::{CDB_SIZE, EVENT, Event, SENSE_SIZE};
-use super::request::{Remote, RequestWorker};
+use super::remote::Remote;
+use super::request::RequestWorker;
 use super::state;
 use crate::image::Image;
 use crate::image::engine::EngineKind;
@@ -380,14 +381,15 @@ impl Device for Controller {
 
     /// `struct virtio_scsi_config` (virtio 1.2, 5.6.4).
     fn config(&self) -> Vec<u8> {
+        let size = |bytes: usize| u32::try_from(bytes).unwrap_or(u32::MAX);
         let words = [
             u32::from(self.options.queues),
             SEG_MAX,
             MAX_SECTORS,
             COMMANDS_PER_LUN,
-            EVENT as u32,
-            SENSE_SIZE as u32,
-            CDB_SIZE as u32,
+            size(EVENT),
+            size(SENSE_SIZE),
+            size(CDB_SIZE),
         ];
         let mut config: Vec<u8> = words.into_iter().flat_map(u32::to_le_bytes).collect();
         config.extend(0u16.to_le_bytes()); // max_channel

