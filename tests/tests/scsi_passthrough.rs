@@ -366,7 +366,7 @@ fn a_unit_that_is_removed_gives_errors(host: &Host, guest: &Nested) -> Result<()
     on(host.guest(), &remove)?;
     let io = format!(
         "disk=$(block {}); \
-         fio --name=removed --filename=$disk --rw=randrw --bs=4k --iodepth=32 --ioengine=libaio \
+         fio --name=removed --filename=$disk --offset=4M --rw=randrw --bs=4k --iodepth=32 --ioengine=libaio \
          --direct=1 --time_based --runtime=30 >/tmp/fio 2>&1; echo status $?; \
          timeout 20 sg_turs -v $(sg {0}) 2>&1; timeout 20 sg_inq $(sg {0}) 2>&1; \
          sg_turs $(sg {1}); echo other $?",
