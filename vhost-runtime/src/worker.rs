@@ -176,17 +176,15 @@ impl<W: QueueWorker> Loop<W> {
         };
         this.watch(this.wake.as_raw_fd(), MAILBOX)?;
         for event in this.worker.events() {
-            this.watch_as(event, WORKER, Events::EPOLLIN | Events::EPOLLET)?;
+            this.watch(event, WORKER)?;
         }
         Ok(this)
     }
 
+    /// Edge-triggered: what a frontend gives for a kick may stay readable for ever, as an EFD_SEMAPHORE
+    /// does, and is still served once for each time that it is written to.
     fn watch(&self, fd: i32, data: u64) -> io::Result<()> {
-        self.watch_as(fd, data, Events::EPOLLIN)
-    }
-
-    fn watch_as(&self, fd: i32, data: u64, events: Events) -> io::Result<()> {
-        let event = Event::new(events, data);
+        let event = Event::new(Events::EPOLLIN | Events::EPOLLET, data);
         epoll::ctl(self.epoll.as_raw_fd(), ControlOptions::EPOLL_CTL_ADD, fd, event)
     }
 
@@ -378,5 +376,70 @@ impl<W: QueueWorker> Loop<W> {
             }
             false
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::fd::{FromRawFd, OwnedFd, RawFd};
+
+    /// Serves nothing.
+    struct Idle;
+
+    impl QueueWorker for Idle {
+        fn events(&self) -> Vec<RawFd> {
+            Vec::new()
+        }
+        fn process(&mut self, _queue: &mut Queue) -> Taken {
+            Taken::All
+        }
+        fn turn(&mut self, _queues: &mut Queues) {}
+        fn stop(&mut self, _queue: &mut Queue) {}
+        fn in_flight(&self, _index: usize) -> usize {
+            0
+        }
+    }
+
+    /// A loop with one slot, whose kick this is.
+    fn kicked_by(kick: OwnedFd) -> Loop<Idle> {
+        use std::os::fd::IntoRawFd;
+        let (_mailbox, messages) = channel();
+        let mut this = Loop::new(Idle, messages, EventFd::new(EFD_NONBLOCK).unwrap()).unwrap();
+        let (enabled, ready, left) = (true, false, false);
+        let slot = Slot { index: 0, kick: Kick::Poll, enabled, ready, left, stopping: None };
+        this.slots.push(slot);
+        // SAFETY: the descriptor is owned, and is the event's from now on.
+        this.set_kick(0, Kick::Event(unsafe { EventFd::from_raw_fd(kick.into_raw_fd()) }));
+        this
+    }
+
+    /// How many events there are now; each is taken.
+    fn take_events(this: &mut Loop<Idle>) -> usize {
+        let mut events = [Event::new(Events::empty(), 0); 4];
+        let count = epoll::wait(this.epoll.as_raw_fd(), 0, &mut events).unwrap();
+        events.iter().take(count).for_each(|event| this.kicked(event.data));
+        count
+    }
+
+    #[test]
+    fn a_kick_that_stays_readable_is_taken_once() {
+        use rustix::event::{EventfdFlags, eventfd};
+        let kick = eventfd(1000, EventfdFlags::NONBLOCK | EventfdFlags::SEMAPHORE).unwrap();
+        let driver = kick.try_clone().unwrap();
+        let mut this = kicked_by(kick);
+        assert_eq!((take_events(&mut this), take_events(&mut this)), (1, 0));
+        assert!(this.slots[0].ready);
+        rustix::io::write(&driver, &1u64.to_ne_bytes()).unwrap();
+        assert_eq!((take_events(&mut this), take_events(&mut this)), (1, 0), "but each time anew");
+    }
+
+    #[test]
+    fn a_kick_that_is_at_its_end_is_polled() {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(writer);
+        let mut this = kicked_by(reader.into());
+        assert_eq!((take_events(&mut this), take_events(&mut this)), (1, 0));
+        assert!(matches!(this.slots[0].kick, Kick::Poll));
     }
 }
