@@ -43,6 +43,18 @@ pub enum MemoryError {
         /// Bytes.
         size: u64,
     },
+    /// Reaches beyond the end of its file, where an access would kill the process.
+    #[error(
+        "region of {size:#x} bytes at guest address {guest:#x} ends beyond its file's {length:#x} bytes"
+    )]
+    File {
+        /// Guest physical address.
+        guest: u64,
+        /// Bytes.
+        size: u64,
+        /// Bytes of the file.
+        length: u64,
+    },
     /// Lies over another one.
     #[error("region of {size:#x} bytes at guest address {guest:#x} lies over another one")]
     Overlap {
@@ -97,6 +109,13 @@ impl Region {
             return Err(range());
         }
         let failed = |reason: String| MemoryError::Map { guest, size, reason };
+        // A device's memory (dax, say) has no length that could be asked for. A file that is cut short
+        // later is the frontend's own loss: SIGBUS ends this process, and its supervisor starts another.
+        let found = file.metadata().map_err(|error| failed(error.to_string()))?;
+        let length = found.len();
+        if found.is_file() && offset.checked_add(size).is_none_or(|end| end > length) {
+            return Err(MemoryError::File { guest, size, length });
+        }
         let bitmap = DirtyBitmap::new(Arc::clone(log), guest);
         let mapping = MmapRegionBuilder::new_with_bitmap(bytes, bitmap)
             .with_mmap_prot(libc::PROT_READ | libc::PROT_WRITE)
@@ -270,6 +289,12 @@ pub(crate) mod tests {
     fn a_region_past_the_end_of_memory_or_file_is_refused() {
         let wrap = RegionSpec { guest: u64::MAX - 0xfff, ..region(0, 0x2000, 0) };
         assert!(matches!(Memory::new([wrap], Arc::default()), Err(MemoryError::Range { .. })));
+        let long = RegionSpec { size: 0x2001, ..region(0, 0x2000, 0) };
+        let late = RegionSpec { offset: 0x1000, ..region(0, 0x2000, 0) };
+        for beyond in [long, late] {
+            let refused = Memory::new([beyond], Arc::default());
+            assert!(matches!(refused, Err(MemoryError::File { length: 0x2000, .. })));
+        }
         let empty = RegionSpec { size: 0, ..region(0, 0x1000, 0) };
         assert!(matches!(Memory::new([empty], Arc::default()), Err(MemoryError::Range { .. })));
     }
