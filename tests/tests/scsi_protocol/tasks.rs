@@ -3,7 +3,7 @@
 use lab::driver::{Command, Data, Initiator, InitiatorOptions, Lun, TaskManagement};
 use lab::{Error, Scsi};
 
-use crate::common::{BLOCK, DISK, clear_attention, pattern, read16, works};
+use crate::common::{DISK, clear_attention, pattern, works, write16};
 
 const COMPLETE: u8 = 0;
 const BAD_TARGET: u8 = 3;
@@ -92,10 +92,11 @@ fn resets_are_told_to_the_units_that_were_reset() -> Result<(), Error> {
 
 /// A command that runs for a while on the large disk.
 fn start_long_command(initiator: &mut Initiator, tag: u64) -> Result<usize, Error> {
-    let mut cdb = read16(0, (LARGE / BLOCK as u64 / 4) as u32);
-    cdb[0] = 0x8f; // VERIFY (16), the medium against itself: nothing is transferred
+    let mut cdb = write16(0, 0xffff);
+    cdb[0] = 0x93; // WRITE SAME (16), of as many blocks as it takes
+    let block = pattern(1, 1);
     let queue = &mut initiator.queues[1];
-    let command = Command { lun: Lun::new(5, 0), tag, cdb: &cdb, data: Data::None };
+    let command = Command { lun: Lun::new(5, 0), tag, cdb: &cdb, data: Data::Out(&block) };
     let slot = queue.submit(&command)?.expect("a free slot");
     queue.slots.publish()?;
     Ok(slot)
@@ -164,7 +165,7 @@ fn writes_under_way_end_before_a_reset_is_complete() -> Result<(), Error> {
     let (_scsi, mut initiator) = controller()?;
     for round in 0..50 {
         let bytes: Vec<u8> = (0..128).flat_map(|block| pattern(block, round)).collect();
-        let cdb = crate::common::write16(0, 128);
+        let cdb = write16(0, 128);
         for tag in 0..8 {
             let command = Command { lun: DISK, tag, cdb: &cdb, data: Data::Out(&bytes) };
             initiator.queues[1].submit(&command)?.expect("a free slot");

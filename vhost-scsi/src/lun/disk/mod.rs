@@ -263,10 +263,9 @@ impl Disk {
                 (data(blocks), false)
             }
             Command::Verify { blocks, check } => {
-                match check {
-                    ByteCheck::None => self.check_range(blocks)?,
-                    ByteCheck::Each | ByteCheck::One => self.check_transfer(blocks)?,
-                };
+                // SBC-4 5.38: the VERIFICATION LENGTH is constrained by the MAXIMUM TRANSFER LENGTH,
+                // data or not. What is read for it could not be interrupted.
+                self.check_transfer(blocks)?;
                 let length = match check {
                     ByteCheck::None => 0,
                     ByteCheck::Each => data(blocks),

@@ -134,6 +134,22 @@ fn more_than_the_maximum_transfer_length_is_refused() {
     good(&send(&disk, &cdb16(0x88, 0, 0, limit), &[], 64 << 20));
 }
 
+/// Nothing that a guest asks for keeps its ring from stopping for long.
+#[test]
+fn nor_is_more_verified_than_that() {
+    let disk = ready(1 << 20);
+    let limit = send(&disk, &[0x12, 1, 0xb0, 0, 64, 0], &[], 64).data.u32(8);
+    for check_bytes in [0x00, 0x06] {
+        let verify = |count| send(&disk, &cdb16(0x8f, check_bytes, 0, count), &[0; 512], 0);
+        check(&verify(limit + 1), Sense::INVALID_FIELD_IN_CDB);
+        good(&verify(limit));
+    }
+    check(
+        &send(&disk, &cdb16(0x8f, 0, 1 << 20, 1), &[], 0),
+        Sense::LOGICAL_BLOCK_ADDRESS_OUT_OF_RANGE,
+    );
+}
+
 #[test]
 fn compare_and_write_is_all_or_nothing() {
     let disk = ready(64);
