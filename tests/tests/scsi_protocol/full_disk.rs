@@ -2,15 +2,18 @@
 //! ring.
 
 use std::fs;
+use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::Command as Program;
 use std::time::Duration;
 
 use lab::driver::{Command, Data, Initiator, InitiatorOptions, TaskManagement};
-use lab::{Error, Scsi};
+use lab::{Error, Qmp, Scsi};
+use serde_json::json;
 
 use crate::common::{DISK, clear_attention, write16};
 
+const MINUTE: Duration = Duration::from_secs(60);
 const ABORTED: u8 = 2;
 const BUSY: u8 = 8;
 /// More than what is left of the host's disk.
@@ -92,6 +95,31 @@ fn the_initiator_is_told_where_it_is_to_be() -> Result<(), Error> {
     let command = Command { lun: DISK, tag: 1, cdb: &cdb, data: Data::Out(&BYTES) };
     let answer = initiator.queues[0].run(&command)?;
     assert_eq!(answer.sense_code(), Some((0x7, 0x27, 0x07)), "space allocation failed");
+    Ok(())
+}
+
+#[test]
+fn control_clients_are_told_that_a_write_waits_or_does_not() -> Result<(), Error> {
+    for (werror, action) in [("enospc", "wait"), ("stop", "wait"), ("report", "report")] {
+        let full = Full::new();
+        let (scsi, mut initiator) = full.controller(werror)?;
+        let client = UnixStream::connect(scsi.control()).unwrap();
+        let mut client = Qmp::new(client)?;
+        let queue = &mut initiator.queues[0];
+        let cdb = write16(0, BLOCKS);
+        let command = Command { lun: DISK, tag: 42, cdb: &cdb, data: Data::Out(&BYTES) };
+        queue.submit(&command)?.unwrap();
+        queue.slots.publish()?;
+        let told = client.wait_event("BLOCK_IO_ERROR", MINUTE)?;
+        assert_eq!(told["action"], action, "{werror}: {told}");
+        assert_eq!((&told["target"], &told["lun"]), (&json!(0), &json!(0)));
+        assert_eq!((&told["operation"], &told["nospace"]), (&json!("write"), &json!(true)));
+        if action == "wait" {
+            fs::remove_file(full.filler()).unwrap();
+        }
+        let done = queue.wait()?;
+        assert_eq!(done.status == 0, action == "wait");
+    }
     Ok(())
 }
 
