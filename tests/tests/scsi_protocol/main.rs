@@ -4,6 +4,7 @@ mod common;
 mod frontends;
 mod full_disk;
 mod hostile;
+mod media;
 mod memory;
 mod messages;
 mod migration;

@@ -259,6 +259,12 @@ pub trait LogicalUnit: Send + Sync {
     /// What keeps transfers away from commands that must be alone; `None` where there are none.
     fn gate(&self) -> Option<&crate::image::gate::Gate> {
         None
+    /// The medium that is locked for it while rings run: also one that the initiator has ejected, and
+    /// may load again.
+    fn locked_image(&self) -> Option<std::sync::Arc<dyn crate::image::Image>> {
+        self.image()
+    }
+
     }
 
     /// What is to become of host errors.

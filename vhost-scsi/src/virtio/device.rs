@@ -174,7 +174,7 @@ impl Controller {
     /// # Errors
     /// Its image is locked by another process.
     pub fn add(&self, address: Address, unit: Arc<dyn LogicalUnit>) -> io::Result<bool> {
-        let active = self.lock(unit.image().as_ref())?;
+        let active = self.lock(unit.locked_image().as_ref())?;
         if *active {
             unit.taken_into_use()?;
         }
@@ -211,7 +211,7 @@ impl Controller {
     pub fn remove(&self, address: Address) -> bool {
         let Some(unit) = self.bus.remove(address) else { return false };
         self.tell(Event::Removed(address));
-        if let Some(image) = unit.image().filter(|_| *self.active()) {
+        if let Some(image) = unit.locked_image().filter(|_| *self.active()) {
             self.remotes().iter().for_each(|remote| remote.refresh());
             self.pool.run(move || {
                 // Commands under way hold it.
@@ -308,7 +308,7 @@ impl Controller {
         let snapshot = self.bus.snapshot();
         let mut held = Vec::new();
         for (address, unit) in snapshot.iter() {
-            let Some(image) = unit.image() else { continue };
+            let Some(image) = unit.locked_image() else { continue };
             while let Err(error) = image.acquire() {
                 if is_over(deadline, &error) {
                     release_all(&held);
@@ -433,7 +433,7 @@ impl Device for Controller {
         let mut active = self.active();
         *active = false;
         let images: Vec<_> =
-            self.bus.snapshot().iter().filter_map(|(_, unit)| unit.image()).collect();
+            self.bus.snapshot().iter().filter_map(|(_, unit)| unit.locked_image()).collect();
         release_all(&images);
         self.events.clear();
     }

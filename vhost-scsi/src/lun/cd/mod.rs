@@ -402,4 +402,8 @@ impl LogicalUnit for Cd {
 }
 
 #[cfg(test)]
+    fn locked_image(&self) -> Option<Arc<dyn Image>> {
+        self.medium().or_else(|| self.state().ejected.clone())
+    }
+
 mod tests;
