@@ -47,6 +47,10 @@ pub trait Device: Send + Sync + 'static {
     /// A host resource is missing.
     fn worker(self: Arc<Self>, number: u16) -> io::Result<Self::Worker>;
 
+    /// The first ring is about to start, and the record of requests under way is not new: the driver
+    /// goes on with a device that it knows, whatever became of the process that served it.
+    fn goes_on(&self) {}
+
     /// The first ring is about to start: take what the guest's data needs (locks, metadata).
     ///
     /// # Errors

@@ -121,6 +121,13 @@ impl Region {
         Ok(Arc::new(Self { base, mapped, start, queues, size: queue_size }))
     }
 
+    /// Rings have been served with it, by this process or by another.
+    #[must_use]
+    pub fn is_in_use(self: &Arc<Self>) -> bool {
+        let mut records = (0..self.queues).filter_map(|index| self.queue(index, self.size));
+        records.any(|record| record.version().load(Ordering::Acquire) == VERSION)
+    }
+
     /// One queue's record; `None` where the region has none, or one too small for the ring.
     #[must_use]
     pub fn queue(self: &Arc<Self>, index: u16, size: u16) -> Option<QueueRecord> {
@@ -293,7 +300,9 @@ mod tests {
     fn requests_under_way_are_found_again_in_their_order() {
         let (file, first) = region(2, 8);
         let mut record = first.queue(1, 8).unwrap();
+        assert!(!first.is_in_use());
         assert_eq!(record.recover(0), None);
+        assert!(first.is_in_use());
         for head in [5, 2, 7] {
             record.begin(head);
         }

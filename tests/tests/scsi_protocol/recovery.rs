@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use lab::driver::{Command, Data, Initiator, InitiatorOptions, ScsiQueue};
+use lab::driver::{Command, Data, Initiator, InitiatorOptions, Lun, ScsiQueue};
 use lab::{Error, Scsi};
 use vmm_frontend::frontend::ProtocolFeatures;
 use vmm_frontend::frontend::ring::RingFeatures;
@@ -240,4 +240,34 @@ fn requests_that_the_dead_process_had_not_taken_are_done() -> Result<(), Error> 
         }
     }
     crate::common::works(&mut initiator.queues[0])
+}
+
+/// A record that is in use says that the initiator knows the units: nothing has happened, for it.
+#[test]
+fn a_killed_process_is_not_a_power_on() -> Result<(), Error> {
+    const TEST_UNIT_READY: [u8; 6] = [0; 6];
+    const DRIVE: Lun = Lun::new(1, 0);
+    let mut scsi = Scsi::new()?.disk(1 << 20, "")?.arg("--cdrom").arg("empty").start()?;
+    let ready = |initiator: &mut Initiator, lun| {
+        let answer = initiator.run(lun, &TEST_UNIT_READY, Data::None)?;
+        Ok::<_, Error>(answer.sense_code())
+    };
+    let power_on = Some((0x6, 0x29, 0x01));
+    let no_medium = Some((0x2, 0x3a, 0x01));
+    let mut initiator = Initiator::connect(&scsi.socket(), InitiatorOptions::default())?;
+    for lun in [DISK, DRIVE] {
+        assert_eq!(ready(&mut initiator, lun)?, power_on);
+    }
+    for _ in 0..2 {
+        scsi.restart()?;
+        initiator.reconnect()?;
+        assert_eq!(ready(&mut initiator, DISK)?, None);
+        assert_eq!(ready(&mut initiator, DRIVE)?, no_medium);
+    }
+    // To another initiator it is one.
+    drop(initiator);
+    scsi.restart()?;
+    let mut initiator = Initiator::connect(&scsi.socket(), InitiatorOptions::default())?;
+    assert_eq!(ready(&mut initiator, DISK)?, power_on);
+    Ok(())
 }

@@ -191,6 +191,9 @@ impl<D: Device> Rings<D> {
         let setup = self.setup(index, memory, features)?;
         let number = u16::try_from(index).map_err(|_| RingError::Index(index))?;
         if !self.active {
+            if inflight.is_some_and(|region| region.is_in_use()) {
+                self.device.goes_on();
+            }
             self.device.activate().map_err(RingError::Activate)?;
             self.active = true;
         }

@@ -229,6 +229,9 @@ pub trait LogicalUnit: Send + Sync {
     /// Logical unit reset: back to default parameters, except persistent ones; then a unit attention.
     fn reset(&self);
 
+    /// Its initiator knows it from another process, which was killed: no power on is told.
+    fn goes_on(&self) {}
+
     /// Its medium is locked for it from now on: what is kept beside it is read.
     ///
     /// # Errors
@@ -256,15 +259,15 @@ pub trait LogicalUnit: Send + Sync {
     /// The medium that transfers move data from and to; `None` for a physical unit or an empty drive.
     fn image(&self) -> Option<std::sync::Arc<dyn crate::image::Image>>;
 
-    /// What keeps transfers away from commands that must be alone; `None` where there are none.
-    fn gate(&self) -> Option<&crate::image::gate::Gate> {
-        None
     /// The medium that is locked for it while rings run: also one that the initiator has ejected, and
     /// may load again.
     fn locked_image(&self) -> Option<std::sync::Arc<dyn crate::image::Image>> {
         self.image()
     }
 
+    /// What keeps transfers away from commands that must be alone; `None` where there are none.
+    fn gate(&self) -> Option<&crate::image::gate::Gate> {
+        None
     }
 
     /// What is to become of host errors.

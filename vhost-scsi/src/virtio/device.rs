@@ -421,6 +421,13 @@ impl Device for Controller {
         })
     }
 
+    fn goes_on(&self) {
+        // What this process has to tell a driver that it has served itself stays to be told.
+        if !self.begun.load(Ordering::Relaxed) {
+            self.bus.snapshot().iter().for_each(|(_, unit)| unit.goes_on());
+        }
+    }
+
     fn activate(&self) -> Result<(), Box<dyn Error + Send + Sync>> {
         let mut active = self.active();
         self.acquire_all()?;

@@ -371,6 +371,12 @@ impl LogicalUnit for Cd {
         self.attention(UnitAttention::UnitReset);
     }
 
+    fn goes_on(&self) {
+        let mut state = self.state();
+        state.attentions.retain(|&attention| attention != UnitAttention::Reset);
+        self.attention.store(!state.attentions.is_empty(), Ordering::Release);
+    }
+
     fn save(&self) -> Result<serde_json::Value, serde_json::Error> {
         let state = self.state();
         serde_json::to_value(Saved {
@@ -396,14 +402,14 @@ impl LogicalUnit for Cd {
         self.medium()
     }
 
+    fn locked_image(&self) -> Option<Arc<dyn Image>> {
+        self.medium().or_else(|| self.state().ejected.clone())
+    }
+
     fn error_policy(&self) -> ErrorPolicy {
         self.error_policy
     }
 }
 
 #[cfg(test)]
-    fn locked_image(&self) -> Option<Arc<dyn Image>> {
-        self.medium().or_else(|| self.state().ejected.clone())
-    }
-
 mod tests;

@@ -390,6 +390,12 @@ impl LogicalUnit for Disk {
         self.attention(UnitAttention::UnitReset);
     }
 
+    fn goes_on(&self) {
+        let mut state = self.state();
+        state.attentions.retain(|&attention| attention != UnitAttention::Reset);
+        self.set(ATTENTION, !state.attentions.is_empty());
+    }
+
     fn taken_into_use(&self) -> io::Result<()> {
         self.read_reservations()
     }
