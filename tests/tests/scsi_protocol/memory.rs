@@ -2,7 +2,7 @@
 
 use lab::Error;
 use lab::driver::{Data, Initiator, InitiatorOptions, Space};
-use vm_memory::{Bytes, GuestAddress};
+use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryRegion};
 use vmm_frontend::frontend::ring::Buffer;
 
 use crate::common::{
@@ -134,5 +134,22 @@ fn regions_come_and_go_under_load() -> Result<(), Error> {
     }
     drop(done);
     assert!(load.join().expect("the load")? > 0);
+    Ok(())
+}
+
+/// SIGBUS is the end of the process that serves, and no more than that.
+#[test]
+fn a_frontend_that_cuts_its_memory_short_loses_its_connection_alone() -> Result<(), Error> {
+    let mut scsi = one_disk()?;
+    let mut initiator = Initiator::connect(&scsi.socket(), InitiatorOptions::default())?;
+    works(&mut initiator.queues[0])?;
+    for region in initiator.space.memory.space().iter() {
+        region.file_offset().expect("shared memory").file().set_len(0).map_err(io)?;
+    }
+    initiator.queues[0].slots.ring.kick().map_err(io)?;
+    while initiator.session.device().config(0, 4).is_ok() {}
+    let mut next = Initiator::connect(&scsi.socket(), InitiatorOptions::default())?;
+    works(&mut next.queues[0])?;
+    assert!(scsi.runs());
     Ok(())
 }

@@ -99,6 +99,7 @@ fn name(signal: i32) -> String {
         libc::SIGSYS => String::from("SIGSYS, for a forbidden system call"),
         libc::SIGABRT => String::from("SIGABRT, by itself"),
         libc::SIGSEGV => String::from("SIGSEGV"),
+        libc::SIGBUS => String::from("SIGBUS, as where a VMM cuts its memory short"),
         libc::SIGKILL => String::from("SIGKILL"),
         other => format!("signal {other}"),
     }
