@@ -97,6 +97,9 @@ fn people_see_and_change_units() -> Result<(), Error> {
     let taken = format!("{},target=0,lun=1", added.display());
     assert!(refusal(&scsi, &["add", "--disk", &taken])?.contains("is taken"));
     assert!(refusal(&scsi, &["add", "--passthrough", "/dev/null"])?.contains("no SCSI commands"));
+    assert!(refusal(&scsi, &["remove", "7"])?.contains("write it as TARGET:LUN"));
+    assert!(refusal(&scsi, &["add", "--dsk", "/x"])?.contains("'--dsk'"));
+    assert!(refusal(&scsi, &["resize"])?.contains("<TARGET:LUN>"));
     Ok(())
 }
 

@@ -6,7 +6,7 @@
 //! - [`chain`], [`queue`], [`inflight`]: virtqueues, and the record of requests under way;
 //! - [`worker`]: the threads that serve queues;
 //! - [`session`]: one frontend's connection, from its first message to its last;
-//! - [`program`]: what every device program does alike;
+//! - [`arguments`], [`program`]: what every device program does alike;
 //! - [`control`]: the control interface of every device program;
 //! - [`sandbox`], [`supervisor`]: what a program gives up before it serves, and who starts it again;
 //! - [`state`]: a device's state on its way to another process.
@@ -21,6 +21,7 @@
     )
 )]
 
+pub mod arguments;
 pub mod chain;
 pub mod control;
 pub mod device;

@@ -5,7 +5,7 @@ mod ctl;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use clap::Parser;
+use vhost_runtime::arguments::{self, ArgumentError};
 use vhost_runtime::control::{self, Events};
 use vhost_runtime::program::{self, Confinement, ProgramError, Shutdown, Socket};
 use vhost_runtime::sandbox::Sandbox;
@@ -21,6 +21,8 @@ use ctl::CtlError;
 #[derive(Debug, thiserror::Error)]
 enum Failure {
     #[error(transparent)]
+    Arguments(#[from] ArgumentError),
+    #[error(transparent)]
     Program(#[from] ProgramError),
     #[error(transparent)]
     Unit(#[from] UnitError),
@@ -31,15 +33,18 @@ enum Failure {
 }
 
 fn main() -> ExitCode {
-    let options = Options::parse();
-    let result = match &options.verb {
-        Some(Verb::Ctl(args)) => ctl::run(args).map(|()| ExitCode::SUCCESS).map_err(Failure::from),
-        None => run(&options),
-    };
-    result.unwrap_or_else(|failure| {
+    start().unwrap_or_else(|failure| {
         eprintln!("vhost-scsi: {failure}");
         ExitCode::FAILURE
     })
+}
+
+fn start() -> Result<ExitCode, Failure> {
+    let options: Options = arguments::read()?;
+    match &options.verb {
+        Some(Verb::Ctl(args)) => Ok(ctl::run(args).map(|()| ExitCode::SUCCESS)?),
+        None => run(&options),
+    }
 }
 
 fn run(options: &Options) -> Result<ExitCode, Failure> {

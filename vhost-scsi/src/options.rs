@@ -21,7 +21,7 @@ pub struct Options {
     pub units: UnitArgs,
 
     /// Request queues that the VMM may use
-    #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u16).range(1..=254))]
+    #[arg(long, value_name = "N", default_value_t = 64, value_parser = queues)]
     pub num_queues: u16,
 
     /// What moves the data
@@ -141,6 +141,11 @@ pub enum CtlCommand {
     },
 }
 
+fn queues(text: &str) -> Result<u16, String> {
+    let number = text.parse().ok().filter(|number| (1..=254).contains(number));
+    number.ok_or_else(|| String::from("it must be a number from 1 to 254"))
+}
+
 fn address(text: &str) -> Result<Address, String> {
     let parsed = text.split_once(':').and_then(|(target, lun)| {
         let lun = lun.parse().ok().filter(|&lun| lun < LUNS)?;
@@ -185,6 +190,10 @@ mod tests {
 
     #[test]
     fn addresses_and_sizes() {
+        assert_eq!((queues("1"), queues("254")), (Ok(1), Ok(254)));
+        for wrong in ["0", "255", "-1", "x", ""] {
+            assert!(queues(wrong).is_err(), "{wrong}");
+        }
         assert_eq!(address("3:16383"), Ok(Address { target: 3, lun: 16383 }));
         for wrong in ["3", "3:16384", "256:0", "a:b", ":"] {
             assert!(address(wrong).is_err(), "{wrong}");

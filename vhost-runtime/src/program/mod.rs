@@ -27,7 +27,7 @@ pub struct ProgramArgs {
     pub socket_path: Option<PathBuf>,
 
     /// Use this open socket, listening or connected
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
     pub fd: Option<RawFd>,
 
     /// Listen on this Unix socket for control commands (QMP)

@@ -1,0 +1,73 @@
+//! The command line, as every program reads it: what is wrong with it is said in one sentence.
+
+use clap::Parser;
+use clap::error::ErrorKind;
+
+/// What is wrong with the command line.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct ArgumentError(String);
+
+/// Reads the command line. Prints help or the version, where that is asked for, and ends the program.
+///
+/// # Errors
+/// It can't be understood.
+pub fn read<P: Parser>() -> Result<P, ArgumentError> {
+    P::try_parse().map_err(|error| match error.kind() {
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => error.exit(),
+        _ => ArgumentError(sentence(&error)),
+    })
+}
+
+/// What clap says without its usage, which `--help` tells better.
+fn sentence(error: &clap::Error) -> String {
+    if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
+        return String::from("something is missing, see --help");
+    }
+    let text = error.to_string();
+    let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
+    let said =
+        lines.take_while(|line| !line.starts_with("Usage: ") && !line.starts_with("For more"));
+    let said = said.collect::<Vec<_>>().join(" ");
+    said.strip_prefix("error: ").map(str::to_owned).unwrap_or(said)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, Parser)]
+    struct Options {
+        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=254))]
+        queues: Option<u16>,
+        #[arg(long, value_parser = ["on", "off"])]
+        sandbox: Option<String>,
+        #[arg(long, required = true)]
+        path: Option<String>,
+    }
+
+    fn wrong(words: &str) -> String {
+        sentence(&Options::try_parse_from(words.split(' ')).unwrap_err())
+    }
+
+    #[test]
+    fn one_sentence_with_the_option_the_value_and_what_would_be_right() {
+        assert_eq!(
+            wrong("x --path p --queues 0"),
+            "invalid value '0' for '--queues <N>': 0 is not in 1..=254"
+        );
+        assert_eq!(
+            wrong("x --path p --sandbox maybe"),
+            "invalid value 'maybe' for '--sandbox <SANDBOX>' [possible values: on, off]"
+        );
+        assert_eq!(
+            wrong("x --path p --sandbx on"),
+            "unexpected argument '--sandbx' found tip: a similar argument exists: '--sandbox'"
+        );
+        assert_eq!(wrong("x"), "the following required arguments were not provided: --path <PATH>");
+        assert_eq!(
+            wrong("x --path"),
+            "a value is required for '--path <PATH>' but none was supplied"
+        );
+    }
+}
