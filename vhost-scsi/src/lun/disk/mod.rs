@@ -16,7 +16,7 @@ mod sanitize;
 
 use std::collections::VecDeque;
 use std::io;
-use std::sync::atomic::{AtomicU16, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use crate::image::Image;
@@ -94,6 +94,8 @@ pub struct Disk {
     /// PROGRESS INDICATION of a SANITIZE under way.
     progress: AtomicU16,
     state: Mutex<State>,
+    /// Its mode parameters are those that a killed process kept.
+    goes_on: AtomicBool,
     gate: Gate,
     statistics: Statistics,
 }
@@ -116,6 +118,7 @@ impl Disk {
                 prevent_removal: false,
                 sanitize_failed: false,
             }),
+            goes_on: AtomicBool::new(false),
             gate: Gate::default(),
             statistics: Statistics::default(),
         })
@@ -383,7 +386,10 @@ impl LogicalUnit for Disk {
 
     fn reset(&self) {
         let mut state = self.state();
-        state.mode = ModeParameters::default();
+        if state.mode != ModeParameters::default() {
+            state.mode = ModeParameters::default();
+            self.keep_mode(&state.reservations, state.mode);
+        }
         state.prevent_removal = false;
         self.set(DESCRIPTOR_SENSE | SOFTWARE_WRITE_PROTECT | WRITE_THROUGH | STOPPED, false);
         drop(state);
@@ -392,12 +398,13 @@ impl LogicalUnit for Disk {
 
     fn goes_on(&self) {
         let mut state = self.state();
+        self.goes_on.store(true, Ordering::Relaxed);
         state.attentions.retain(|&attention| attention != UnitAttention::Reset);
         self.set(ATTENTION, !state.attentions.is_empty());
     }
 
     fn taken_into_use(&self) -> io::Result<()> {
-        self.read_reservations()
+        self.read_note()
     }
 
     fn save(&self) -> Result<serde_json::Value, serde_json::Error> {

@@ -170,12 +170,24 @@ impl Disk {
             mode = mode.with(page, content).ok_or(Sense::INVALID_FIELD_IN_PARAMETER_LIST)?;
             pages = rest;
         }
-        self.set_mode(mode);
+        // Kept before it is acknowledged, by one command at a time.
+        let mut state = self.state();
+        if state.mode != mode {
+            self.keep_mode(&state.reservations, mode);
+            state.mode = mode;
+        }
+        drop(state);
+        self.show_mode(mode);
         Ok(Reply::good())
     }
 
     pub(super) fn set_mode(&self, mode: ModeParameters) {
         self.state().mode = mode;
+        self.show_mode(mode);
+    }
+
+    /// For those who look at flags only.
+    fn show_mode(&self, mode: ModeParameters) {
         self.set(super::WRITE_THROUGH, !mode.write_cache);
         self.set(DESCRIPTOR_SENSE, mode.descriptor_sense);
         self.set(SOFTWARE_WRITE_PROTECT, mode.write_protect);

@@ -1,8 +1,9 @@
-//! What of a disk outlives this process: reservations, beside the image; and the rest of what the
-//! initiator knows, on its way to another process with the guest.
+//! What of a disk outlives this process: reservations and mode parameters, beside the image; and all
+//! that the initiator knows, on its way to another process with the guest.
 
 use std::collections::VecDeque;
 use std::io;
+use std::sync::atomic::Ordering;
 
 use serde::{Deserialize, Serialize};
 
@@ -16,9 +17,30 @@ use crate::scsi::{Reply, Sense, UnitAttention};
 struct Note {
     version: u32,
     reservations: Reservations,
+    /// For a process that takes the place of one that was killed: to others they are not saved.
+    #[serde(default)]
+    mode: ModeParameters,
 }
 
 const VERSION: u32 = 1;
+
+impl Default for Note {
+    fn default() -> Self {
+        let (reservations, mode) = (Reservations::default(), ModeParameters::default());
+        Self { version: VERSION, reservations, mode }
+    }
+}
+
+impl Note {
+    fn parse(bytes: &[u8]) -> io::Result<Self> {
+        let wrong = |what: String| io::Error::other(format!("its reservations: {what}"));
+        let note: Self = serde_json::from_slice(bytes).map_err(|error| wrong(error.to_string()))?;
+        if note.version != VERSION {
+            return Err(wrong(format!("version {} is not known here", note.version)));
+        }
+        Ok(note)
+    }
+}
 
 /// What moves with the guest.
 #[derive(Serialize, Deserialize)]
@@ -39,25 +61,42 @@ impl Disk {
     }
 
     /// What a former process kept. Another may have changed it while it had the image.
-    pub(super) fn read_reservations(&self) -> io::Result<()> {
-        let bytes = match self.image.note() {
-            Ok(Some(bytes)) => bytes,
-            Ok(None) => {
-                self.state().reservations = Reservations::default();
-                return Ok(());
-            }
+    pub(super) fn read_note(&self) -> io::Result<()> {
+        let goes_on = self.goes_on.swap(false, Ordering::Relaxed);
+        let note = match self.image.note() {
+            Ok(Some(bytes)) => Note::parse(&bytes)?,
+            Ok(None) => Note::default(),
             // As good as what this process knows.
             Err(error) if error.kind() == io::ErrorKind::Unsupported => return Ok(()),
             Err(error) => return Err(error),
         };
-        let wrong = |what: String| io::Error::other(format!("its reservations: {what}"));
-        let note: Note =
-            serde_json::from_slice(&bytes).map_err(|error| wrong(error.to_string()))?;
-        if note.version != VERSION {
-            return Err(wrong(format!("version {} is not known here", note.version)));
+        if goes_on && !self.image.read_only() {
+            self.set_mode(note.mode);
         }
-        self.state().reservations = note.reservations;
+        let mut state = self.state();
+        state.reservations = note.reservations;
+        if note.mode != state.mode {
+            self.keep_mode(&state.reservations, state.mode);
+        }
         Ok(())
+    }
+
+    /// Keeps mode parameters, where there is a place for them.
+    pub(super) fn keep_mode(&self, reservations: &Reservations, mode: ModeParameters) {
+        if let Err(error) = self.write_note(reservations, mode)
+            && error.kind() != io::ErrorKind::Unsupported
+        {
+            let name = &self.options.identity.name;
+            log::warn!("{name}: its mode parameters cannot be kept: {error}");
+        }
+    }
+
+    fn write_note(&self, reservations: &Reservations, mode: ModeParameters) -> io::Result<()> {
+        if self.image.read_only() {
+            return Err(io::ErrorKind::Unsupported.into());
+        }
+        let note = Note { version: VERSION, reservations: reservations.clone(), mode };
+        self.image.set_note(Some(&serde_json::to_vec(&note)?))
     }
 
     /// PERSISTENT RESERVE OUT: kept before it is acknowledged. An initiator does not notice that
@@ -72,20 +111,14 @@ impl Disk {
         let mut reservations = state.reservations.clone();
         let reply = reservations.write(action, scope_type, parameters)?;
         if reservations != state.reservations {
-            self.keep(&reservations)?;
+            self.keep(&reservations, state.mode)?;
             state.reservations = reservations;
         }
         Ok(reply)
     }
 
-    fn keep(&self, reservations: &Reservations) -> Result<(), Sense> {
-        let note = Note { version: VERSION, reservations: reservations.clone() };
-        let bytes = serde_json::to_vec(&note).map_err(|_| Sense::INTERNAL_TARGET_FAILURE)?;
-        let kept = match self.image.read_only() {
-            false => self.image.set_note(Some(&bytes)),
-            true => Err(io::ErrorKind::Unsupported.into()),
-        };
-        match kept {
+    fn keep(&self, reservations: &Reservations, mode: ModeParameters) -> Result<(), Sense> {
+        match self.write_note(reservations, mode) {
             Ok(()) => Ok(()),
             // SPC-5 5.14.5: APTPL is refused by a unit that can't do it; the rest is as volatile as
             // this process.

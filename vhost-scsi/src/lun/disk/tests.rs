@@ -375,6 +375,46 @@ fn reservations_outlive_the_process() {
     assert_eq!(send(&third, &[0x5e, 0, 0, 0, 0, 0, 0, 0, 64, 0], &[], 64).data.len(), 8);
 }
 
+/// They are no saved parameters: only an initiator that does not notice that the process was killed
+/// finds them again.
+#[test]
+fn mode_parameters_outlive_a_killed_process() {
+    let scratch = Scratch::new(64 << 10);
+    let start = |goes_on: bool| {
+        let disk = Disk::new(scratch.image(CacheMode::Writeback), options());
+        if goes_on {
+            disk.goes_on();
+        }
+        disk.taken_into_use().unwrap();
+        disk
+    };
+    let write_cache = |disk: &Disk| {
+        let caching = send(disk, &[0x1a, 0x08, 0x08, 0, 64, 0], &[], 64);
+        good(&caching);
+        caching.data.bit(6, 2)
+    };
+    let no_write_cache = |disk: &Disk| {
+        let page = [&[0, 0, 0, 0, 0x08, 18][..], &[0; 18]].concat();
+        good(&send(disk, &[0x15, 0x10, 0, 0, 24, 0], &page, 0));
+    };
+    let power_on = |disk: &Disk| check(&send(disk, &[0; 6], &[], 0), Sense::POWER_ON_OCCURRED);
+
+    let first = start(false);
+    power_on(&first);
+    assert!(write_cache(&first));
+    no_write_cache(&first);
+    let second = start(true);
+    good(&reserve_out(&second, 0, 0, (0, 7), 0));
+    assert!(!write_cache(&start(true)), "once more, and no power on");
+    let other = start(false);
+    power_on(&other);
+    assert!(write_cache(&other), "the default for another initiator");
+    assert!(write_cache(&start(true)), "which finds that again");
+    no_write_cache(&other);
+    other.reset();
+    assert!(write_cache(&start(true)), "a reset is kept as well");
+}
+
 #[test]
 fn a_note_that_is_not_understood_keeps_the_disk_from_being_used() {
     let scratch = Scratch::new(64 << 10);
