@@ -57,6 +57,13 @@ pub trait Device: Send + Sync + 'static {
     /// It can't be had; the ring does not start.
     fn activate(&self) -> Result<(), Box<dyn Error + Send + Sync>>;
 
+    /// A ring is to stop, and somebody waits for its last request: what would take long is ended early.
+    /// Until [`ring_stopped`](Self::ring_stopped).
+    fn ring_stops(&self) {}
+
+    /// It has stopped.
+    fn ring_stopped(&self) {}
+
     /// The last ring has stopped: make everything durable and give locks back.
     fn deactivate(&self);
 

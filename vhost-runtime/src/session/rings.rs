@@ -256,11 +256,17 @@ impl<D: Device> Rings<D> {
     /// Stops a ring when its last request is completed, and returns its base.
     pub(super) fn stop(&mut self, index: u32) -> Result<u16, RingError> {
         let answer = self.worker(index).map(|(worker, place)| worker.stop(place));
+        let stopped = answer.map(|answer| {
+            self.device.ring_stops();
+            let base = answer.recv();
+            self.device.ring_stopped();
+            base
+        });
         let ring = self.ring(index)?;
-        if let Some(answer) = answer {
+        if let Some(base) = stopped {
             ring.running = false;
             // No answer: the worker is gone, and nobody knows more than the frontend does.
-            if let Ok(base) = answer.recv() {
+            if let Ok(base) = base {
                 ring.base = base;
             }
         }
@@ -277,9 +283,11 @@ impl<D: Device> Rings<D> {
         let answers: Vec<_> = numbers
             .filter_map(|index| self.worker(index).map(|(worker, place)| worker.stop(place)))
             .collect();
+        self.device.ring_stops();
         for answer in answers {
             let _ = answer.recv();
         }
+        self.device.ring_stopped();
         self.rings.iter_mut().for_each(|ring| *ring = Ring::default());
         self.deactivate_if_idle();
     }

@@ -240,6 +240,14 @@ pub trait LogicalUnit: Send + Sync {
         Ok(())
     }
 
+    /// Its medium is about to be unlocked: what it does of its own accord ends before this returns.
+    fn out_of_use(&self) {}
+
+    /// Commands that take very long end early while this is on: their ring is to stop.
+    fn interrupt(&self, on: bool) {
+        let _ = on;
+    }
+
     /// What its initiator knows of it and no medium keeps, for another process to go on with.
     ///
     /// # Errors

@@ -215,6 +215,8 @@ impl Controller {
             self.remotes().iter().for_each(|remote| remote.refresh());
             self.pool.run(move || {
                 // Commands under way hold it.
+                unit.interrupt(true);
+                unit.out_of_use();
                 wait_until_alone(&unit);
                 release_all(&[image]);
             });
@@ -436,9 +438,18 @@ impl Device for Controller {
         Ok(())
     }
 
+    fn ring_stops(&self) {
+        self.bus.snapshot().iter().for_each(|(_, unit)| unit.interrupt(true));
+    }
+
+    fn ring_stopped(&self) {
+        self.bus.snapshot().iter().for_each(|(_, unit)| unit.interrupt(false));
+    }
+
     fn deactivate(&self) {
         let mut active = self.active();
         *active = false;
+        self.bus.snapshot().iter().for_each(|(_, unit)| unit.out_of_use());
         let images: Vec<_> =
             self.bus.snapshot().iter().filter_map(|(_, unit)| unit.locked_image()).collect();
         release_all(&images);

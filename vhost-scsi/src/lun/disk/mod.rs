@@ -30,6 +30,7 @@ use crate::scsi::{
     Statistics, Transfer, UnitAttention,
 };
 use mode::ModeParameters;
+use sanitize::Sanitizer;
 
 /// Bytes that one command moves at most: the MAXIMUM TRANSFER LENGTH.
 const MOST_TRANSFERRED: u64 = 16 << 20;
@@ -93,6 +94,10 @@ pub struct Disk {
     flags: AtomicU32,
     /// PROGRESS INDICATION of a SANITIZE under way.
     progress: AtomicU16,
+    /// The thread of one whose command has ended at once (IMMED).
+    sanitizer: Mutex<Option<Sanitizer>>,
+    /// A ring waits for the end of its commands.
+    interrupted: AtomicBool,
     state: Mutex<State>,
     /// Its mode parameters are those that a killed process kept.
     goes_on: AtomicBool,
@@ -111,6 +116,8 @@ impl Disk {
             options,
             flags: AtomicU32::new(ATTENTION),
             progress: AtomicU16::new(0),
+            sanitizer: Mutex::default(),
+            interrupted: AtomicBool::new(false),
             state: Mutex::new(State {
                 attentions: VecDeque::from([UnitAttention::Reset]),
                 mode: ModeParameters::default(),
@@ -405,6 +412,14 @@ impl LogicalUnit for Disk {
 
     fn taken_into_use(&self) -> io::Result<()> {
         self.read_note()
+    }
+
+    fn out_of_use(&self) {
+        self.end_sanitize();
+    }
+
+    fn interrupt(&self, on: bool) {
+        self.interrupted.store(on, Ordering::Relaxed);
     }
 
     fn save(&self) -> Result<serde_json::Value, serde_json::Error> {

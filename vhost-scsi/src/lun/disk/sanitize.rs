@@ -1,8 +1,9 @@
 //! SANITIZE (SBC-4 5.30). Overwrite and block erase are carried out on the image, so they are as
 //! good as the file system below it: a copy-on-write file system keeps what it keeps.
 
-use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
 
 use super::{Disk, SANITIZING};
 use crate::image::pieces;
@@ -11,6 +12,15 @@ use crate::scsi::{Reply, Sense};
 
 /// Bytes written at a time.
 const PIECE: usize = 4 << 20;
+/// Bytes erased at a time, which the host may have to write.
+const ERASED: usize = 64 << 20;
+
+/// A thread that sanitizes.
+pub(super) struct Sanitizer {
+    thread: JoinHandle<()>,
+    /// It is to end before it is done.
+    stop: Arc<AtomicBool>,
+}
 
 /// What the medium is filled with.
 enum Fill {
@@ -45,21 +55,33 @@ impl Disk {
     }
 
     fn sanitize(&self, immediate: bool, fill: Fill) -> Result<Reply, Sense> {
-        self.progress.store(0, Ordering::Relaxed);
+        let state = self.state();
+        let before = self.has(SANITIZING);
         self.set(SANITIZING, true);
-        if !immediate {
-            return self.fill(&fill).map(|()| Reply::good());
+        drop(state);
+        if before {
+            return Err(self.sanitize_state()); // both came before the first of them began
         }
+        self.progress.store(0, Ordering::Relaxed);
+        if !immediate {
+            return self.fill(&fill, &self.interrupted).map(|()| Reply::good());
+        }
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = Arc::clone(&stop);
         let this = self.this.upgrade().ok_or(Sense::INTERNAL_TARGET_FAILURE)?;
         let work = move |this: Arc<Self>| {
             // The initiator learns of a failure by the sense data of the next command.
-            if this.fill(&fill).is_err() {
+            if this.fill(&fill, &stopped).is_err() {
                 log::error!("{}: SANITIZE failed", this.options.identity.name);
             }
         };
         let thread = std::thread::Builder::new().name(String::from("sanitize"));
         match thread.spawn(move || work(this)) {
-            Ok(_) => Ok(Reply::good()),
+            Ok(thread) => {
+                // The one before has ended: while it ran, no other began.
+                *self.sanitizer() = Some(Sanitizer { thread, stop });
+                Ok(Reply::good())
+            }
             Err(_) => {
                 self.set(SANITIZING, false);
                 Err(Sense::INTERNAL_TARGET_FAILURE)
@@ -67,11 +89,23 @@ impl Disk {
         }
     }
 
-    fn fill(&self, fill: &Fill) -> Result<(), Sense> {
+    fn sanitizer(&self) -> MutexGuard<'_, Option<Sanitizer>> {
+        self.sanitizer.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The medium is no longer ours: nothing may be written to it. SANITIZE has failed then.
+    pub(super) fn end_sanitize(&self) {
+        if let Some(Sanitizer { thread, stop }) = self.sanitizer().take() {
+            stop.store(true, Ordering::Relaxed);
+            let _ = thread.join();
+        }
+    }
+
+    fn fill(&self, fill: &Fill, stop: &AtomicBool) -> Result<(), Sense> {
         let result = match fill {
-            Fill::Erase => self.erase(),
+            Fill::Erase => self.erase(stop),
             Fill::Overwrite { pattern, passes, invert } => {
-                self.overwrite(pattern, *passes, *invert)
+                self.overwrite(pattern, *passes, *invert, stop)
             }
         };
         let result =
@@ -81,12 +115,24 @@ impl Disk {
         result.map_err(|_| Sense::SANITIZE_COMMAND_FAILED)
     }
 
-    fn erase(&self) -> Result<(), Sense> {
+    fn erase(&self, stop: &AtomicBool) -> Result<(), Sense> {
         let length = self.capacity() << self.shift;
-        self.image.write_zeroes(0, length, true).map_err(|error| self.host_error(&error, true))
+        for (at, count) in pieces(0, length, ERASED) {
+            go_on(stop)?;
+            let erased = self.image.write_zeroes(at, count as u64, true);
+            erased.map_err(|error| self.host_error(&error, true))?;
+            self.report(at.saturating_add(count as u64), length);
+        }
+        Ok(())
     }
 
-    fn overwrite(&self, pattern: &[u8], passes: u8, invert: bool) -> Result<(), Sense> {
+    fn overwrite(
+        &self,
+        pattern: &[u8],
+        passes: u8,
+        invert: bool,
+        stop: &AtomicBool,
+    ) -> Result<(), Sense> {
         let length = self.capacity() << self.shift;
         // SBC-4 5.30.2.2: the pattern is repeated to fill a block.
         let block_size = self.options.block_size as usize;
@@ -97,6 +143,7 @@ impl Disk {
             let piece = flipped.repeat((PIECE >> self.shift).max(1));
             let before = length.saturating_mul(pass.into());
             for (at, count) in pieces(0, length, piece.len()) {
+                go_on(stop)?;
                 self.write(at, piece.get(..count).unwrap_or_default())?;
                 let done = before.saturating_add(at).saturating_add(count as u64);
                 self.report(done, length.saturating_mul(passes.into()));
@@ -131,4 +178,8 @@ impl Disk {
         self.set(SANITIZING, false);
         Ok(Reply::good())
     }
+}
+
+fn go_on(stop: &AtomicBool) -> Result<(), Sense> {
+    if stop.load(Ordering::Relaxed) { Err(Sense::SANITIZE_COMMAND_FAILED) } else { Ok(()) }
 }

@@ -282,6 +282,49 @@ fn a_removable_medium_comes_and_goes() {
     good(&send(&disk, &read10(0, 1), &[], 512));
 }
 
+/// SANITIZE of 512 MiB, 31 times over: nobody wants to wait for that.
+fn long_sanitize(immediate: bool) -> (Vec<u8>, [u8; 6]) {
+    let service = 0x01 | u8::from(immediate) << 7;
+    (vec![0x48, service, 0, 0, 0, 0, 0, 0, 6, 0], [31, 0, 0, 2, 0xab, 0xcd])
+}
+
+#[test]
+fn sanitize_ends_early_with_its_ring() {
+    let disk = ready(1 << 20);
+    disk.interrupt(true);
+    let (cdb, parameters) = long_sanitize(false);
+    check(&send(&disk, &cdb, &parameters, 0), Sense::SANITIZE_COMMAND_FAILED);
+    disk.interrupt(false);
+    check(&send(&disk, &read10(0, 1), &[], 512), Sense::SANITIZE_COMMAND_FAILED);
+    good(&send(&disk, &[0x48, 0x1f, 0, 0, 0, 0, 0, 0, 0, 0], &[], 0));
+    good(&send(&disk, &read10(0, 1), &[], 512));
+}
+
+#[test]
+fn nothing_is_sanitized_after_the_medium_was_given_back() {
+    let disk = ready(1 << 20);
+    let (cdb, parameters) = long_sanitize(true);
+    good(&send(&disk, &cdb, &parameters, 0));
+    check(&send(&disk, &read10(0, 1), &[], 512), Sense::NOT_READY_SANITIZE_IN_PROGRESS);
+    disk.out_of_use();
+    check(&send(&disk, &read10(0, 1), &[], 512), Sense::SANITIZE_COMMAND_FAILED);
+}
+
+#[test]
+fn one_sanitize_at_a_time() {
+    let disk = ready(1 << 20);
+    let (cdb, parameters) = long_sanitize(true);
+    let mut padded = [0; 32];
+    padded[..cdb.len()].copy_from_slice(&cdb);
+    // Both are let through before the first of them begins.
+    let lengths = DataLengths { out: 6, room: 0 };
+    assert!(matches!(disk.start(&padded, lengths), Action::Defer { exclusive: true, .. }));
+    assert!(matches!(disk.start(&padded, lengths), Action::Defer { exclusive: true, .. }));
+    good(&disk.run(&padded, &parameters));
+    check(&disk.run(&padded, &parameters), Sense::NOT_READY_SANITIZE_IN_PROGRESS);
+    disk.out_of_use();
+}
+
 #[test]
 fn sanitize_leaves_nothing_of_the_old_data() {
     let disk = ready(64);
