@@ -55,14 +55,21 @@ impl Scsi {
         supervisor.into_iter().chain(serving).map(resident).sum()
     }
 
-    /// Kills the process that serves, by SIGKILL, and leaves the rest to its supervisor.
+    /// Kills the process that serves, by SIGKILL, and leaves the rest to its supervisor. Waits for its
+    /// end: until then it may accept a connection.
     pub fn kill_serving(&self) -> Result<(), Error> {
         let serving = self.process.as_ref().and_then(|process| serving(process.id()));
         let pid = serving.and_then(|pid| libc::pid_t::try_from(pid).ok());
         // SAFETY: kill(2) takes two integers and touches no memory of ours; the supervisor starts a
         // process for one that dies, so that the id is of the one or of none.
         match pid.map(|pid| unsafe { libc::kill(pid, libc::SIGKILL) }) {
-            Some(0) => Ok(()),
+            Some(0) => {
+                let gone = pid.map(|pid| PathBuf::from(format!("/proc/{pid}")));
+                while gone.as_ref().is_some_and(|place| place.exists()) {
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+                Ok(())
+            }
             _ => Err(Error::Io {
                 what: "no process serves".into(),
                 source: ErrorKind::NotFound.into(),
