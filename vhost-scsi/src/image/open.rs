@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -139,6 +139,11 @@ fn add_flags(file: &File, more: libc::c_int) -> io::Result<()> {
 /// The host refuses.
 pub fn open_file(options: &ImageOptions) -> Result<File, OpenError> {
     let direct = if options.cache == CacheMode::None { libc::O_DIRECT } else { 0 };
+    // To open a FIFO would wait for somebody to write to it.
+    if std::fs::metadata(&options.path).is_ok_and(|found| found.file_type().is_fifo()) {
+        let error = io::Error::other("it is neither a file nor a block device");
+        return Err(OpenError::Use { path: options.path.clone(), error });
+    }
     File::options()
         .read(true)
         .write(!options.read_only)
@@ -232,7 +237,17 @@ pub(crate) mod tests {
             error.starts_with("/nonexistent/disk.img: cannot be opened for writing: "),
             "{error}"
         );
-        let folder = ImageOptions { path: "/".into(), read_only: true, ..missing };
+        let folder = ImageOptions { path: "/".into(), read_only: true, ..missing.clone() };
         assert!(open(&folder).err().unwrap().to_string().starts_with("/: cannot be used: "));
+        let scratch = Scratch::new(0);
+        std::fs::remove_file(scratch.path()).unwrap();
+        let mode = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
+        rustix::fs::mkfifoat(rustix::fs::CWD, scratch.path(), mode).unwrap();
+        let fifo = ImageOptions { path: scratch.path().into(), read_only: true, ..missing };
+        let error = open(&fifo).err().unwrap().to_string();
+        assert!(
+            error.ends_with("it is neither a file nor a block device"),
+            "nobody waits: {error}"
+        );
     }
 }
