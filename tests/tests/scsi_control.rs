@@ -97,6 +97,15 @@ fn people_see_and_change_units() -> Result<(), Error> {
     let taken = format!("{},target=0,lun=1", added.display());
     assert!(refusal(&scsi, &["add", "--disk", &taken])?.contains("is taken"));
     assert!(refusal(&scsi, &["add", "--passthrough", "/dev/null"])?.contains("no SCSI commands"));
+    let again = added.display().to_string();
+    assert!(refusal(&scsi, &["add", "--disk", &again])?.contains("target 0 lun 1 has it too"));
+    assert!(refusal(&scsi, &["load", "2:0", &again])?.contains("target 0 lun 1 has it too"));
+    assert_eq!(scsi.ctl(&["add", "--cdrom", &iso])?, "3:0\n", "readers may be many");
+    let empty = scsi.folder().join("empty.iso");
+    make(&empty, 0)?;
+    let empty = empty.display().to_string();
+    assert!(refusal(&scsi, &["load", "2:0", &empty])?.contains("0 bytes are no whole number"));
+    assert!(refusal(&scsi, &["add", "--cdrom", &empty])?.contains("0 bytes are no whole number"));
     assert!(refusal(&scsi, &["remove", "7"])?.contains("write it as TARGET:LUN"));
     assert!(refusal(&scsi, &["add", "--dsk", "/x"])?.contains("'--dsk'"));
     assert!(refusal(&scsi, &["resize"])?.contains("<TARGET:LUN>"));

@@ -213,7 +213,7 @@ impl Unit {
             }
             Parsed::Cdrom(options, mut identity, error_policy) => {
                 let medium = match options {
-                    Some(image) => Some(open_image(text.option, &image, passed)?),
+                    Some(image) => Some(open_medium(text.option, &image, passed)?),
                     None => None,
                 };
                 let description = Description { kind: Kind::Cdrom, path, block_size: cd::BLOCK };
@@ -282,7 +282,7 @@ pub fn medium(text: &str, passed: Option<File>) -> Result<(PathBuf, Arc<dyn Imag
     if let Some((key, _)) = unit.text.pairs().find(|&(key, _)| key != "format") {
         return Err(unit.text.unknown(key, "format"));
     }
-    Ok((path, open_image(option, image, passed)?))
+    Ok((path, open_medium(option, image, passed)?))
 }
 
 fn open_image(
@@ -295,6 +295,20 @@ fn open_image(
         None => open::open(image),
     };
     opened.map_err(|error| UnitError::Open { option, error })
+}
+
+/// What a drive is loaded with has a block at least; a last one that is not whole does not count.
+fn open_medium(
+    option: &'static str,
+    image: &ImageOptions,
+    passed: Option<File>,
+) -> Result<Arc<dyn Image>, UnitError> {
+    let medium = open_image(option, image, passed)?;
+    if medium.len() < u64::from(cd::BLOCK) {
+        let (path, size) = (image.path.clone(), medium.len());
+        return Err(UnitError::Size { option, path, size, block: cd::BLOCK });
+    }
+    Ok(medium)
 }
 
 fn check_blocks(text: &Text, medium: &dyn Image, block: u32) -> Result<(), UnitError> {
