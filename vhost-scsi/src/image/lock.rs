@@ -7,6 +7,7 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 
 /// QEMU's permissions.
 const CONSISTENT_READ: i64 = 0;
@@ -15,6 +16,22 @@ const RESIZE: i64 = 3;
 
 const USED: i64 = 100;
 const UNSHARED: i64 = 200;
+
+/// A file that an image locks while it is in use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LockedFile {
+    /// Device and inode.
+    file: (u64, u64),
+    writes: bool,
+}
+
+impl LockedFile {
+    /// Both can't be in use at once.
+    #[must_use]
+    pub fn conflicts(self, other: Self) -> bool {
+        self.file == other.file && (self.writes || other.writes)
+    }
+}
 
 /// An image's lock, free at first.
 #[derive(Debug)]
@@ -26,6 +43,17 @@ pub(super) struct ImageLock {
 impl ImageLock {
     pub(super) fn new(file: File, read_only: bool) -> Self {
         Self { file, read_only }
+    }
+
+    /// What it is a lock on.
+    pub(super) fn locked(&self) -> io::Result<LockedFile> {
+        let found = self.file.metadata()?;
+        // A block device may have several names.
+        let file = match found.file_type().is_block_device() {
+            true => (0, found.rdev()),
+            false => (found.dev(), found.ino()),
+        };
+        Ok(LockedFile { file, writes: !self.read_only })
     }
 
     /// What we do, and what nobody else may do meanwhile.

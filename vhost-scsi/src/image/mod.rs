@@ -10,6 +10,8 @@ mod qcow2;
 pub mod raw;
 mod uring;
 
+pub use lock::LockedFile;
+
 use std::io;
 use std::os::fd::BorrowedFd;
 
@@ -135,6 +137,14 @@ pub trait Image: Send + Sync {
     /// # Errors
     /// As [`note`](Self::note).
     fn set_note(&self, note: Option<&[u8]>) -> io::Result<()>;
+
+    /// The files that [`acquire`](Self::acquire) locks.
+    ///
+    /// # Errors
+    /// What the host said.
+    fn locked_files(&self) -> io::Result<Vec<LockedFile>> {
+        Ok(Vec::new())
+    }
 
     /// Takes the lock that keeps a second writer away, and reads what may have changed before
     /// (metadata, size): called when the first ring starts.

@@ -14,7 +14,7 @@ use imago::{FormatAccess, Mapping, ShallowMapping, StorageExt};
 use self::chain::Chain;
 use self::storage::HostFile;
 use super::raw::CacheMode;
-use super::{Direct, Extent, Image, Limits, note, pieces};
+use super::{Direct, Extent, Image, Limits, LockedFile, note, pieces};
 
 mod chain;
 mod header;
@@ -235,6 +235,10 @@ impl Image for Qcow2 {
         let file = self.chain.file()?;
         note::write(file, note)?;
         if self.durable() { file.sync_all() } else { Ok(()) }
+    }
+
+    fn locked_files(&self) -> io::Result<Vec<LockedFile>> {
+        self.chain.locked_files()
     }
 
     fn acquire(&self) -> io::Result<()> {

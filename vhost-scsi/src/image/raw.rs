@@ -8,7 +8,7 @@ use std::os::unix::fs::{FileExt, FileTypeExt};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::engine::{IoVecs, Operation};
-use super::lock::ImageLock;
+use super::lock::{ImageLock, LockedFile};
 use super::{Direct, Extent, Image, Limits, note, pieces};
 
 /// Linux `_IO(0x12, n)` and friends, which `libc` lacks.
@@ -281,6 +281,10 @@ impl Image for Raw {
     fn set_note(&self, note: Option<&[u8]>) -> io::Result<()> {
         note::write(&self.file, note)?;
         if self.durable() { self.file.sync_all() } else { Ok(()) }
+    }
+
+    fn locked_files(&self) -> io::Result<Vec<LockedFile>> {
+        Ok(vec![self.lock.locked()?])
     }
 
     fn acquire(&self) -> io::Result<()> {

@@ -174,6 +174,9 @@ impl Controller {
     /// # Errors
     /// Its image is locked by another process.
     pub fn add(&self, address: Address, unit: Arc<dyn LogicalUnit>) -> io::Result<bool> {
+        if let Some(image) = unit.locked_image() {
+            self.check_free(address, image.as_ref())?;
+        }
         let active = self.lock(unit.locked_image().as_ref())?;
         if *active {
             unit.taken_into_use()?;
@@ -188,6 +191,25 @@ impl Controller {
             self.tell(Event::Added(address));
         }
         Ok(added)
+    }
+
+    /// No other unit keeps this image from being used: found out when rings start, it would keep the
+    /// guest from starting.
+    fn check_free(&self, address: Address, image: &dyn Image) -> io::Result<()> {
+        let files = image.locked_files()?;
+        for (Address { target, lun }, unit) in self.bus.snapshot().iter() {
+            let Some(other) = unit.locked_image() else { continue };
+            if (Address { target, lun }) == address {
+                continue; // the medium that is to be changed
+            }
+            let others = other.locked_files()?;
+            if files.iter().any(|file| others.iter().any(|other| file.conflicts(*other))) {
+                return Err(io::Error::other(format!(
+                    "target {target} lun {lun} has it too, which only readonly units can"
+                )));
+            }
+        }
+        Ok(())
     }
 
     /// Locks an image that is to be used, if rings run, which they go on doing, or not, while the
@@ -248,6 +270,7 @@ impl Controller {
     ) -> Result<(), MediumChangeError> {
         let snapshot = self.bus.snapshot();
         let cd = drive(&snapshot, address)?;
+        self.check_free(address, medium.as_ref())?;
         let active = self.lock(Some(&medium))?;
         let old = cd.load(Arc::clone(&medium), force).inspect_err(|_| {
             if *active {

@@ -10,7 +10,7 @@ use imago::FormatAccess;
 
 use super::header::{BackingFormat, Header};
 use super::storage::HostFile;
-use crate::image::lock::ImageLock;
+use crate::image::lock::{ImageLock, LockedFile};
 use crate::image::raw::CacheMode;
 
 /// Images of a chain at most; more are a loop.
@@ -179,6 +179,10 @@ impl Chain {
     ///
     /// # Errors
     /// Somebody else does.
+    pub(super) fn locked_files(&self) -> io::Result<Vec<LockedFile>> {
+        self.parts().map(|part| part.lock.locked()).collect()
+    }
+
     pub(super) fn lock(&self) -> io::Result<()> {
         for part in self.parts() {
             if let Err(error) = part.lock.take() {
