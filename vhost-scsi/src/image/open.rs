@@ -101,8 +101,17 @@ pub fn take(options: &ImageOptions, file: File) -> Result<Arc<dyn Image>, OpenEr
         let what = if options.read_only { "reading" } else { "reading and writing" };
         return Err(failed(io::Error::other(format!("it was not opened for {what}"))));
     }
-    if options.cache == CacheMode::None {
-        add_flags(&file, libc::O_DIRECT).map_err(failed)?;
+    if flags & libc::O_APPEND != 0 {
+        // Linux appends then, wherever it is told to write.
+        return Err(failed(io::Error::other("it was opened for appending")));
+    }
+    let wanted = match options.cache {
+        CacheMode::None => flags | libc::O_DIRECT,
+        _ => flags & !libc::O_DIRECT,
+    };
+    // SAFETY: as above.
+    if wanted != flags && unsafe { libc::fcntl(file.as_raw_fd(), libc::F_SETFL, wanted) } != 0 {
+        return Err(failed(io::Error::last_os_error()));
     }
     use_file(options, file)
 }
@@ -216,11 +225,16 @@ pub(crate) mod tests {
         assert!(error.to_string().ends_with("it was not opened for reading and writing"));
         let error = take(&options(true, CacheMode::Writeback), passed(libc::O_PATH)).err().unwrap();
         assert!(error.to_string().ends_with("it was not opened for reading"));
-        take(&options(true, CacheMode::Writeback), passed(0)).unwrap();
-        let image = take(&options(true, CacheMode::None), passed(0)).unwrap();
-        let fd = image.direct().unwrap().fd.as_raw_fd();
-        // SAFETY: no memory is involved.
-        assert_ne!(unsafe { libc::fcntl(fd, libc::F_GETFL) } & libc::O_DIRECT, 0);
+        let appending = File::options().read(true).append(true).open(scratch.path()).unwrap();
+        let error = take(&options(false, CacheMode::Writeback), appending).err().unwrap();
+        assert!(error.to_string().ends_with("it was opened for appending"));
+        for (cache, flags) in [(CacheMode::None, 0), (CacheMode::Writeback, libc::O_DIRECT)] {
+            let image = take(&options(true, cache), passed(flags)).unwrap();
+            let fd = image.direct().unwrap().fd.as_raw_fd();
+            // SAFETY: no memory is involved.
+            let direct = unsafe { libc::fcntl(fd, libc::F_GETFL) } & libc::O_DIRECT != 0;
+            assert_eq!(direct, cache == CacheMode::None);
+        }
     }
 
     #[test]
