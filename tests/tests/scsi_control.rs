@@ -92,6 +92,7 @@ fn people_see_and_change_units() -> Result<(), Error> {
     assert!(refusal(&scsi, &["eject", "0:0"])?.ends_with("0:0: it is no CD or DVD drive"));
     assert!(refusal(&scsi, &["resize", "2:0"])?.contains("no image whose size"));
     assert!(refusal(&scsi, &["resize", "0:0", "1000"])?.contains("no whole number of 512"));
+    assert!(refusal(&scsi, &["resize", "0:0", "9000000T"])?.contains("File too large"));
     assert!(refusal(&scsi, &["add", "--disk", "/nonexistent"])?.contains("cannot be opened"));
     assert!(refusal(&scsi, &["add", "--disk", "/x,lnu=1"])?.contains("there is no lnu="));
     let taken = format!("{},target=0,lun=1", added.display());

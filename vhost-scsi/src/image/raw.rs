@@ -191,6 +191,9 @@ impl Image for Raw {
         if self.block_device || self.read_only {
             return Err(io::ErrorKind::Unsupported.into());
         }
+        if i64::try_from(size).is_err() {
+            return Err(io::Error::from_raw_os_error(libc::EFBIG));
+        }
         self.file.set_len(size)?;
         self.refresh().map(drop)
     }
