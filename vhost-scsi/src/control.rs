@@ -15,7 +15,7 @@ use self::changes::Change;
 use crate::image::open::OpenError;
 use crate::scsi::target::{Address, LUNS};
 use crate::units::{self, Addresses, Kind, Opened, Placed, Unit, UnitError};
-use crate::virtio::device::Controller;
+use crate::virtio::controller::Controller;
 
 /// The controller's units, by the texts that describe them.
 pub struct Manager {

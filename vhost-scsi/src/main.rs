@@ -14,7 +14,7 @@ use vhost_scsi::confinement;
 use vhost_scsi::control::Manager;
 use vhost_scsi::options::{Options, UnitArgs, Verb};
 use vhost_scsi::units::{Texts, Unit, UnitError};
-use vhost_scsi::virtio::device::{Controller, ControllerOptions};
+use vhost_scsi::virtio::controller::{Controller, ControllerOptions};
 
 use ctl::CtlError;
 

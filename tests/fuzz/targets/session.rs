@@ -26,7 +26,7 @@ use vhost_scsi::lun::disk::{Disk, DiskOptions};
 use vhost_scsi::lun::identity::Identity;
 use vhost_scsi::scsi::target::Address;
 use vhost_scsi::scsi::{ErrorPolicy, opcode};
-use vhost_scsi::virtio::device::{Controller, ControllerOptions};
+use vhost_scsi::virtio::controller::{Controller, ControllerOptions};
 use vmm_sys_util::sock_ctrl_msg::ScmSocket;
 
 /// The guest's memory: one file, mapped at guest address 0.

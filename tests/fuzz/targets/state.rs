@@ -14,7 +14,7 @@ use vhost_scsi::lun::cd::Cd;
 use vhost_scsi::lun::identity::Identity;
 use vhost_scsi::scsi::ErrorPolicy;
 use vhost_scsi::scsi::target::Address;
-use vhost_scsi::virtio::device::{Controller, ControllerOptions};
+use vhost_scsi::virtio::controller::{Controller, ControllerOptions};
 
 fuzz_target!(|data: &[u8]| {
     let mut file = memfd(0);

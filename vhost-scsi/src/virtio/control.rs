@@ -13,11 +13,15 @@ use vhost_runtime::queue::{Queue, QueueError};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 use vmm_sys_util::timerfd::TimerFd;
 
-use super::device::{CONTROL_QUEUE, Controller, EVENT_QUEUE};
+use super::controller::Controller;
 use super::layout::{Control, Event};
 use super::tmf::{Done, Function, Order, Selector};
 use crate::scsi::LogicalUnit;
 use crate::scsi::target::{Address, Snapshot};
+
+/// The queues of this worker (virtio 1.2, 5.6.2).
+const CONTROL_QUEUE: usize = 0;
+const EVENT_QUEUE: usize = 1;
 
 /// How long a physical unit has to end its tasks. Then the driver is told that it does not, and takes
 /// a stronger measure.

@@ -1,5 +1,6 @@
 //! The virtio-scsi device (virtio 1.2, 5.6): a thin transport over the SCSI target.
 //!
+//! - [`controller`]: its units, and what it tells;
 //! - [`device`]: features, configuration space, which worker serves which queue;
 //! - [`layout`]: the bytes of requests and responses;
 //! - [`request`]: the workers of the request queues; [`task`]: one command under way; [`remote`]:
@@ -9,6 +10,7 @@
 //! - [`tmf`]: task management functions.
 
 mod control;
+pub mod controller;
 pub mod device;
 pub mod layout;
 mod remote;

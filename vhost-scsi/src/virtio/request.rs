@@ -10,7 +10,7 @@ use vhost_runtime::device::{Queues, Taken};
 use vhost_runtime::queue::{Queue, QueueError};
 use vmm_sys_util::timerfd::TimerFd;
 
-use super::device::Controller;
+use super::controller::Controller;
 use super::layout::{COMMAND, Command, RESPONSE, Response, response};
 use super::remote::Remote;
 use super::task::{Finished, Phase, Task, begin_job, begin_pass_through, begin_transfer, data_in};

@@ -7,7 +7,7 @@ use vhost_runtime::queue::RingSetup;
 use super::*;
 use crate::image::engine::EngineKind;
 use crate::lun::pass_through::PassThrough;
-use crate::virtio::device::ControllerOptions;
+use crate::virtio::controller::ControllerOptions;
 use crate::virtio::remote::Remote;
 
 const SETUP: RingSetup = RingSetup {
