@@ -412,10 +412,11 @@ fn it_is_small_and_starts_quickly() -> Result<(), Error> {
     for (units, limit) in [(1, 8 << 10), (1000, 40 << 10)] {
         let bench = Bench::new();
         let mut command = bench.with_socket();
+        let shared = bench.folder.path().join("shared.img");
+        lab::make(&shared, 1 << 20)?;
         for number in 1..units {
             let place = format!("target={},lun={}", number / 250, number % 250);
-            let disk = bench.disk();
-            command.arg("--disk").arg(format!("{},readonly=on,{place}", disk.display()));
+            command.arg("--disk").arg(format!("{},readonly=on,{place}", shared.display()));
         }
         let started = Instant::now();
         let supervisor = spawn_listening(command, &bench.socket())?;
