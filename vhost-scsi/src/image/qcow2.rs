@@ -18,6 +18,7 @@ use super::{Direct, Extent, Image, Limits, LockedFile, note, pieces};
 
 mod chain;
 mod header;
+mod refcounts;
 mod storage;
 
 /// What others wait for while it is zeroed or discarded, in bytes.

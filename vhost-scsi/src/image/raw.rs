@@ -303,14 +303,14 @@ impl Image for Raw {
 }
 
 /// Zeroed memory at an alignment that O_DIRECT takes.
-struct Aligned {
+pub(super) struct Aligned {
     memory: Vec<u8>,
     start: usize,
     length: usize,
 }
 
 impl Aligned {
-    fn new(length: usize, alignment: usize) -> Self {
+    pub(super) fn new(length: usize, alignment: usize) -> Self {
         let memory = vec![0; length.saturating_add(alignment)];
         let start = memory.as_ptr().align_offset(alignment.max(1));
         Self { memory, start, length }
@@ -320,11 +320,11 @@ impl Aligned {
         self.start..self.start.saturating_add(self.length)
     }
 
-    fn bytes(&self) -> &[u8] {
+    pub(super) fn bytes(&self) -> &[u8] {
         self.memory.get(self.range()).unwrap_or_default()
     }
 
-    fn bytes_mut(&mut self) -> &mut [u8] {
+    pub(super) fn bytes_mut(&mut self) -> &mut [u8] {
         let range = self.range();
         self.memory.get_mut(range).unwrap_or_default()
     }

@@ -103,6 +103,7 @@ impl Layer {
                     return Err(io::Error::other("it is another image than it was"));
                 }
                 let writable = self.part.writable;
+                let storage = if writable { storage.counting(now.tables) } else { storage };
                 let mut image = imago::qcow2::Qcow2::open_image(storage, writable)?;
                 image.set_data_file(data.as_ref().map(|data| data.storage(cache)).transpose()?);
                 image.set_backing(backing);

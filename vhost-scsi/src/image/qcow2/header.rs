@@ -2,6 +2,7 @@
 //! image may come from anywhere, and imago takes some of it at its word.
 
 use std::io;
+use std::ops::Range;
 
 use imago::StorageExt;
 
@@ -68,6 +69,31 @@ pub(super) struct Header {
     pub(super) backing: Option<(String, BackingFormat)>,
     pub(super) data_file: Option<String>,
     raw_data_file: bool,
+    pub(super) tables: Tables,
+}
+
+/// Where an image keeps what clusters it uses, all in bytes of the file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Tables {
+    /// Logarithm to base 2 of the size in bytes.
+    pub(super) cluster_bits: u32,
+    /// Logarithm to base 2 of the bits of a reference count.
+    pub(super) refcount_order: u32,
+    /// What of the header tells this.
+    pub(super) header: Range<u64>,
+    pub(super) l1: Range<u64>,
+    pub(super) refcounts: Range<u64>,
+}
+
+impl Tables {
+    pub(super) fn cluster_size(&self) -> u64 {
+        1 << self.cluster_bits
+    }
+
+    /// Logarithm to base 2 of the reference counts in a refcount block, which fills a cluster.
+    pub(super) fn block_bits(&self) -> u32 {
+        self.cluster_bits.saturating_add(3).saturating_sub(self.refcount_order)
+    }
 }
 
 const MAGIC: u32 = u32::from_be_bytes(*b"QFI\xfb");
@@ -119,7 +145,7 @@ impl Header {
     }
 
     /// The header at the beginning of the first cluster, of a file of `file_size` bytes.
-    fn parse(cluster: &[u8], file_size: u64) -> Result<Self, HeaderError> {
+    pub(super) fn parse(cluster: &[u8], file_size: u64) -> Result<Self, HeaderError> {
         let fields = Fields(cluster);
         let cluster_bits = fields.cluster_bits()?;
         let version = fields.u32(4)?;
@@ -141,7 +167,9 @@ impl Header {
         if refcount_order > 6 {
             return Err(HeaderError::Damaged("the width of reference counts"));
         }
-        fields.check_tables(cluster_bits, file_size)?;
+        let (l1, refcounts) = fields.tables(cluster_bits, file_size)?;
+        let header = 0..LENGTH_3 as u64;
+        let tables = Tables { cluster_bits, refcount_order, header, l1, refcounts };
         let backing_name = fields.backing_name()?;
         let extensions = fields.extensions(length)?;
         let raw_data_file = autoclear & RAW_EXTERNAL_DATA != 0;
@@ -162,7 +190,7 @@ impl Header {
             }
         };
         let size = fields.u64(24)?;
-        Ok(Self { version, cluster_bits, size, backing, data_file, raw_data_file })
+        Ok(Self { version, cluster_bits, size, backing, data_file, raw_data_file, tables })
     }
 
     fn check_features(incompatible: u64) -> Result<(), HeaderError> {
@@ -180,7 +208,8 @@ impl Header {
 
     /// Whether another header, read later, describes an image in the same files.
     pub(super) fn is_same_image(&self, other: &Self) -> bool {
-        let Self { version, cluster_bits, size: _, backing, data_file, raw_data_file } = other;
+        let Self { version, cluster_bits, backing, data_file, raw_data_file, size: _, tables: _ } =
+            other;
         (&self.version, &self.cluster_bits) == (version, cluster_bits)
             && (&self.backing, &self.data_file) == (backing, data_file)
             && self.raw_data_file == *raw_data_file
@@ -234,22 +263,29 @@ impl<'a> Fields<'a> {
     }
 
     /// L1 table and refcount table lie within the file, behind the header, and L1 covers the disk.
-    fn check_tables(&self, cluster_bits: u32, file_size: u64) -> Result<(), HeaderError> {
+    fn tables(
+        &self,
+        cluster_bits: u32,
+        file_size: u64,
+    ) -> Result<(Range<u64>, Range<u64>), HeaderError> {
         let within = |offset: u64, bytes: u64| {
             let aligned = offset.trailing_zeros() >= cluster_bits && offset != 0;
-            aligned && offset.checked_add(bytes).is_some_and(|end| end <= file_size)
+            let end = offset.checked_add(bytes).filter(|end| aligned && *end <= file_size);
+            end.map(|end| offset..end)
         };
         let l1_bytes = u64::from(self.u32(36)?) * 8;
-        if l1_bytes > L1_MOST || (l1_bytes > 0 && !within(self.u64(40)?, l1_bytes)) {
-            return Err(HeaderError::Damaged("where the L1 table is"));
-        }
+        let l1 = match l1_bytes {
+            0 => Some(0..0),
+            1..=L1_MOST => within(self.u64(40)?, l1_bytes),
+            _ => None,
+        };
+        let l1 = l1.ok_or(HeaderError::Damaged("where the L1 table is"))?;
         let refcount_bytes = u64::from(self.u32(56)?) << cluster_bits;
-        if refcount_bytes == 0
-            || refcount_bytes > REFCOUNT_TABLE_MOST
-            || !within(self.u64(48)?, refcount_bytes)
-        {
-            return Err(HeaderError::Damaged("where the refcount table is"));
-        }
+        let refcounts = match refcount_bytes {
+            1..=REFCOUNT_TABLE_MOST => within(self.u64(48)?, refcount_bytes),
+            _ => None,
+        };
+        let refcounts = refcounts.ok_or(HeaderError::Damaged("where the refcount table is"))?;
         // An L2 table fills a cluster with entries of 8 bytes.
         let l2_entries = u128::from(l1_bytes / 8) << cluster_bits.saturating_sub(3);
         let covered = l2_entries << cluster_bits;
@@ -257,7 +293,7 @@ impl<'a> Fields<'a> {
         if u128::from(size) > covered || size > 1 << 62 {
             return Err(HeaderError::Damaged("the size of the disk"));
         }
-        Ok(())
+        Ok((l1, refcounts))
     }
 
     fn backing_name(&self) -> Result<Option<String>, HeaderError> {
