@@ -2,6 +2,12 @@
 //!
 //! imago keeps metadata in memory. It is written back before a write that changed it is answered:
 //! the guest outlives this process, so what was acknowledged must not. Flushes make it durable.
+//!
+//! This process may be killed at any time, and what the file says then must hold: each cluster that
+//! is in use is counted, and has one user. So a cluster is counted before it is referred to, and
+//! not used again before the old reference is gone from the file. imago sees to both for clusters
+//! with data. For tables it does not: [`refcounts`] counts them, and what frees clusters with data
+//! runs alone, and is written back before a table could take their place.
 
 use std::fs::File;
 use std::io;
@@ -21,7 +27,7 @@ mod header;
 mod refcounts;
 mod storage;
 
-/// What others wait for while it is zeroed or discarded, in bytes.
+/// What others wait for while it is zeroed or discarded at most, in bytes.
 const ZEROED_AT_ONCE: u64 = 256 << 20;
 
 /// Zeroes written at once where the image can't just note them, in bytes.
@@ -41,6 +47,9 @@ pub(super) struct Qcow2 {
     limits: Limits,
     /// Version 3 can note that a cluster is zero.
     has_zero_clusters: bool,
+    /// What is zeroed or discarded before it is written back, in bytes: what one L2 table describes,
+    /// at most. A new L2 table for what follows would take the place of clusters that were freed.
+    zeroed_at_once: u64,
     /// The image while it is locked. Held exclusively where imago might free or zero clusters that
     /// a transfer has just found.
     active: RwLock<Option<FormatAccess<HostFile>>>,
@@ -68,9 +77,19 @@ impl Qcow2 {
             discard_granularity: 1 << header.cluster_bits,
             physical_block: 512,
         };
-        let size = AtomicU64::new(header.size);
-        let active = RwLock::new(None);
-        Ok(Self { chain, data, size, read_only, cache, limits, has_zero_clusters, active })
+        // An L2 table fills a cluster with entries of 8 bytes.
+        let l2_bits = header.cluster_bits.saturating_mul(2).saturating_sub(3);
+        Ok(Self {
+            chain,
+            data,
+            size: AtomicU64::new(header.size),
+            read_only,
+            cache,
+            limits,
+            has_zero_clusters,
+            zeroed_at_once: ZEROED_AT_ONCE.min(1 << l2_bits),
+            active: RwLock::new(None),
+        })
     }
 
     /// Does what may run beside others.
@@ -80,6 +99,17 @@ impl Qcow2 {
     ) -> io::Result<T> {
         let active = self.active.read().unwrap_or_else(PoisonError::into_inner);
         work(active.as_ref().ok_or_else(not_in_use)?)
+    }
+
+    /// Does what nothing may run beside, and writes back what it changed.
+    fn alone<T>(
+        &self,
+        work: impl FnOnce(&mut FormatAccess<HostFile>) -> io::Result<T>,
+    ) -> io::Result<T> {
+        let mut active = self.active.write().unwrap_or_else(PoisonError::into_inner);
+        let image = active.as_mut().ok_or_else(not_in_use)?;
+        let done = work(image);
+        image.flush().and(done)
     }
 
     /// Does to a stretch, part by part, what nothing may run beside.
@@ -92,11 +122,9 @@ impl Qcow2 {
         self.check_range(offset, length)?;
         while length > 0 {
             // Whole clusters, but for the first part and the last.
-            let part = ZEROED_AT_ONCE.saturating_sub(offset % ZEROED_AT_ONCE).min(length);
-            let mut active = self.active.write().unwrap_or_else(PoisonError::into_inner);
-            let image = active.as_mut().ok_or_else(not_in_use)?;
-            work(image, offset, part)?;
-            image.flush()?;
+            let before = offset & self.zeroed_at_once.saturating_sub(1);
+            let part = self.zeroed_at_once.saturating_sub(before).min(length);
+            self.alone(|image| work(image, offset, part))?;
             offset = offset.saturating_add(part);
             length = length.saturating_sub(part);
         }
@@ -114,6 +142,51 @@ impl Qcow2 {
         let zeroes = vec![0; ZEROES];
         pieces(offset, length, ZEROES)
             .try_for_each(|(at, count)| self.write_at(zeroes.get(..count).unwrap_or_default(), at))
+    }
+
+    /// Writes up to the end, or to a compressed cluster. Returns how much.
+    fn write_beside_others(
+        &self,
+        image: &FormatAccess<HostFile>,
+        buffer: &[u8],
+        offset: u64,
+    ) -> io::Result<usize> {
+        let mut written = 0;
+        let mut changed = false;
+        while let Some(rest) = buffer.get(written..).filter(|rest| !rest.is_empty()) {
+            let next = offset.saturating_add(written as u64);
+            match self.write_mapping(image, rest, next, false)? {
+                Written::Part { count, allocated } => {
+                    written = written.saturating_add(count);
+                    changed |= allocated;
+                }
+                Written::NothingYet => break,
+            }
+        }
+        if changed {
+            image.flush()?;
+        }
+        Ok(written)
+    }
+
+    /// Writes what one mapping holds of the beginning of `buffer`.
+    fn write_mapping(
+        &self,
+        image: &FormatAccess<HostFile>,
+        buffer: &[u8],
+        offset: u64,
+        alone: bool,
+    ) -> io::Result<Written> {
+        let place = image.prepare_data_mapping(offset, buffer.len() as u64, true)?;
+        let allocated = !place.is_nonblocking();
+        if allocated && !alone && is_compressed(image, offset, place.length())? {
+            return Ok(Written::NothingYet);
+        }
+        let count = usize::try_from(place.length()).unwrap_or(usize::MAX);
+        let part = buffer.get(..count).ok_or(io::ErrorKind::InvalidData)?;
+        place.storage().write(part, place.offset())?;
+        image.commit_data_mapping(place)?;
+        Ok(Written::Part { count, allocated })
     }
 
     fn flush_image(&self, image: &FormatAccess<HostFile>) -> io::Result<()> {
@@ -159,21 +232,19 @@ impl Image for Qcow2 {
 
     fn write_at(&self, mut buffer: &[u8], mut offset: u64) -> io::Result<()> {
         self.check_range(offset, buffer.len() as u64)?;
-        self.shared(|image| {
-            let mut changed = false;
-            while !buffer.is_empty() {
-                let place = image.prepare_data_mapping(offset, buffer.len() as u64, true)?;
-                let count = usize::try_from(place.length()).unwrap_or(usize::MAX);
-                let (part, rest) =
-                    buffer.split_at_checked(count).ok_or(io::ErrorKind::InvalidData)?;
-                place.storage().write(part, place.offset())?;
-                changed |= !place.is_nonblocking();
-                image.commit_data_mapping(place)?;
-                buffer = rest;
+        loop {
+            let written = self.shared(|image| self.write_beside_others(image, buffer, offset))?;
+            buffer = buffer.get(written..).ok_or(io::ErrorKind::InvalidData)?;
+            offset = offset.saturating_add(written as u64);
+            if buffer.is_empty() {
+                return Ok(());
+            }
+            let part = self.alone(|image| self.write_mapping(image, buffer, offset, true))?;
+            if let Written::Part { count, .. } = part {
+                buffer = buffer.get(count..).ok_or(io::ErrorKind::InvalidData)?;
                 offset = offset.saturating_add(count as u64);
             }
-            if changed { image.flush() } else { Ok(()) }
-        })
+        }
     }
 
     fn flush(&self) -> io::Result<()> {
@@ -266,6 +337,31 @@ impl Image for Qcow2 {
         self.chain.unlock()?;
         flushed
     }
+}
+
+/// What came of a write.
+enum Written {
+    Part {
+        count: usize,
+        allocated: bool,
+    },
+    /// It would free a compressed cluster, which is not to be done beside others.
+    NothingYet,
+}
+
+/// Whether there is a compressed cluster in a stretch of the disk.
+fn is_compressed(image: &FormatAccess<HostFile>, offset: u64, length: u64) -> io::Result<bool> {
+    let end = offset.saturating_add(length);
+    let mut next = offset;
+    while next < end {
+        let (mapping, count) = image.get_shallow_mapping(next, end.saturating_sub(next))?;
+        match mapping {
+            ShallowMapping::Special { .. } => return Ok(true),
+            _ if count == 0 => break,
+            _ => next = next.saturating_add(count),
+        }
+    }
+    Ok(false)
 }
 
 /// Where a stretch of the disk is in the image's own data file, and how long each part is, in bytes.

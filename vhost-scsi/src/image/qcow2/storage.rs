@@ -18,6 +18,13 @@ use super::refcounts::Refcounts;
 use crate::image::engine::Operation;
 use crate::image::raw::{self, Aligned, CacheMode, fallocate, is_unsupported};
 
+#[cfg(test)]
+thread_local! {
+    /// Looks at what the file is like where this thread could be killed.
+    pub(super) static BEFORE_WRITE: std::cell::RefCell<Option<Box<dyn FnMut()>>> =
+        const { std::cell::RefCell::new(None) };
+}
+
 /// An open file.
 #[derive(Debug)]
 pub(super) struct HostFile {
@@ -82,6 +89,8 @@ impl HostFile {
     /// # Safety
     /// The memory of `bufv` is mapped.
     unsafe fn write_vector(&self, mut bufv: IoVector<'_>, mut offset: u64) -> io::Result<()> {
+        #[cfg(test)]
+        BEFORE_WRITE.with_borrow_mut(|look| look.iter_mut().for_each(|look| look()));
         while !bufv.is_empty() {
             let write = Operation::Write { fua: false };
             // SAFETY: the vector borrows its memory, which is only read.

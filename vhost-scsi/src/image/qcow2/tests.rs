@@ -9,6 +9,7 @@ use super::*;
 use crate::image::open::{Format, ImageOptions, OpenError, open, take};
 
 mod damaged;
+mod killed;
 mod random;
 
 const MIB: u64 = 1 << 20;
@@ -102,6 +103,27 @@ impl Folder {
 impl Drop for Folder {
     fn drop(&mut self) {
         let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// A number that the environment may set.
+fn setting(name: &str, default: u64) -> u64 {
+    std::env::var(name).ok().and_then(|value| value.parse().ok()).unwrap_or(default)
+}
+
+/// A generator that needs no seed from outside (xorshift).
+struct Random(u64);
+
+impl Random {
+    fn new() -> Self {
+        Self(setting("QCOW2_SEED", 0x9e37_79b9_7f4a_7c15))
+    }
+
+    fn below(&mut self, end: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 % end
     }
 }
 
@@ -415,71 +437,4 @@ fn threads_share_clusters() {
     });
     image.release().unwrap();
     folder.check("a.qcow2");
-}
-
-/// Where the tests below put a block, in blocks.
-fn place(block: u64) -> u64 {
-    block * 37 % 8192
-}
-
-/// The process that is killed by the test below: writes until then, and tells what is done.
-#[test]
-#[ignore = "a part of another test"]
-fn writer() {
-    let Ok(path) = std::env::var("QCOW2_WRITER") else { return };
-    let path = PathBuf::from(path);
-    let folder = std::mem::ManuallyDrop::new(Folder(path.parent().unwrap().to_owned()));
-    let image = folder.open(path.file_name().unwrap().to_str().unwrap());
-    std::thread::scope(|scope| {
-        for thread in 0..2_u64 {
-            let image = &image;
-            scope.spawn(move || {
-                for number in 0.. {
-                    let block = number * 2 + thread;
-                    let place = place(block);
-                    image.write_at(&[place as u8 | 1; 4096], place * 4096).unwrap();
-                    println!("done {block}");
-                    if number % 16 == 15 {
-                        // Clusters come and go in the other half.
-                        let elsewhere = 32 * MIB + (place & !31) * 4096;
-                        image.write_at(&[0xff; 32 * 4096], elsewhere).unwrap();
-                        image.discard(elsewhere, 32 * 4096).unwrap();
-                    }
-                }
-            });
-        }
-    });
-}
-
-/// The guest goes on with another process, so all that was answered is there, flushed or not.
-#[test]
-fn a_killed_process_loses_nothing_that_it_acknowledged() {
-    use std::io::{BufRead, BufReader};
-    for acknowledged in [1, 100, 700] {
-        let folder = Folder::new();
-        folder.create("a.qcow2", "cluster_size=4k", "64M");
-        let test = ["--exact", "image::qcow2::tests::writer", "--ignored", "--nocapture"];
-        let mut writer = Command::new(std::env::current_exe().unwrap())
-            .args(test)
-            .env("QCOW2_WRITER", folder.path("a.qcow2"))
-            .stdout(std::process::Stdio::piped())
-            .spawn()
-            .unwrap();
-        let lines = BufReader::new(writer.stdout.take().unwrap()).lines().map_while(Result::ok);
-        let mut lines = lines.filter_map(|line| {
-            line.rsplit_once("done ").and_then(|(_, number)| number.parse::<u64>().ok())
-        });
-        let mut done: Vec<u64> = lines.by_ref().take(acknowledged).collect();
-        writer.kill().unwrap();
-        writer.wait().unwrap();
-        done.extend(lines);
-
-        let check = folder.run("qemu-img", &["check", "-f", "qcow2", "a.qcow2"]);
-        assert!(matches!(check.status.code(), Some(0 | 3)), "{check:?}"); // 3: only leaks
-        let image = folder.open("a.qcow2");
-        for block in done {
-            let place = place(block);
-            assert_eq!(read(&*image, place * 4096, 4096), vec![place as u8 | 1; 4096], "{block}");
-        }
-    }
 }

@@ -2,18 +2,6 @@
 
 use super::*;
 
-/// A generator that needs no seed from outside (xorshift).
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, end: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0 % end
-    }
-}
-
 /// Whatever the image makes of it; only the process must live.
 fn use_it(folder: &Folder) {
     let Ok(image) = open(&folder.options("a.qcow2")) else { return };
@@ -35,9 +23,7 @@ fn use_it(folder: &Folder) {
 
 #[test]
 fn damaged_images_do_not_end_the_process() {
-    let cases = std::env::var("QCOW2_CASES").ok().and_then(|cases| cases.parse().ok());
-    let seed = std::env::var("QCOW2_SEED").ok().and_then(|seed| seed.parse().ok());
-    let mut random = Random(seed.unwrap_or(0x9e37_79b9_7f4a_7c15));
+    let mut random = Random::new();
     let folder = Folder::new();
     folder.create("base.qcow2", "cluster_size=4k", "2M");
     let options = "cluster_size=4k,backing_file=base.qcow2,backing_fmt=qcow2";
@@ -46,7 +32,7 @@ fn damaged_images_do_not_end_the_process() {
     folder.qemu_img(&["snapshot", "-c", "s", "a.qcow2"]);
     folder.qemu_io("a.qcow2", &["write -P 3 512k 1M"]);
     let image = fs::read(folder.path("a.qcow2")).unwrap();
-    for case in 0..cases.unwrap_or(100) {
+    for case in 0..setting("QCOW2_CASES", 100) {
         let mut damaged = image.clone();
         for _ in 0..random.below(4) + 1 {
             // The header, any metadata, or a whole table entry.
