@@ -6,8 +6,9 @@
 //! This process may be killed at any time, and what the file says then must hold: each cluster that
 //! is in use is counted, and has one user. So a cluster is counted before it is referred to, and
 //! not used again before the old reference is gone from the file. imago sees to both for clusters
-//! with data. For tables it does not: [`refcounts`] counts them, and what frees clusters with data
-//! runs alone, and is written back before a table could take their place.
+//! with data, as long as nothing interferes (see `commits`). For tables it does not: [`refcounts`]
+//! counts them, and what frees clusters with data runs alone, and is written back before a table
+//! could take their place.
 
 use std::fs::File;
 use std::io;
@@ -50,6 +51,10 @@ pub(super) struct Qcow2 {
     /// What is zeroed or discarded before it is written back, in bytes: what one L2 table describes,
     /// at most. A new L2 table for what follows would take the place of clusters that were freed.
     zeroed_at_once: u64,
+    /// Held exclusively while metadata is written back, and shared while an L2 table is changed.
+    /// imago writes the refcount blocks before the L2 tables; one that changed in between would
+    /// refer to clusters that are not counted.
+    commits: RwLock<()>,
     /// The image while it is locked. Held exclusively where imago might free or zero clusters that
     /// a transfer has just found.
     active: RwLock<Option<FormatAccess<HostFile>>>,
@@ -88,6 +93,7 @@ impl Qcow2 {
             limits,
             has_zero_clusters,
             zeroed_at_once: ZEROED_AT_ONCE.min(1 << l2_bits),
+            commits: RwLock::new(()),
             active: RwLock::new(None),
         })
     }
@@ -164,7 +170,7 @@ impl Qcow2 {
             }
         }
         if changed {
-            image.flush()?;
+            self.write_back(image)?;
         }
         Ok(written)
     }
@@ -185,15 +191,23 @@ impl Qcow2 {
         let count = usize::try_from(place.length()).unwrap_or(usize::MAX);
         let part = buffer.get(..count).ok_or(io::ErrorKind::InvalidData)?;
         place.storage().write(part, place.offset())?;
+        let commits = || self.commits.read().unwrap_or_else(PoisonError::into_inner);
+        let _committing = allocated.then(commits);
         image.commit_data_mapping(place)?;
         Ok(Written::Part { count, allocated })
+    }
+
+    /// Writes imago's metadata to the file, where another process finds it.
+    fn write_back(&self, image: &FormatAccess<HostFile>) -> io::Result<()> {
+        let _alone = self.commits.write().unwrap_or_else(PoisonError::into_inner);
+        image.flush()
     }
 
     fn flush_image(&self, image: &FormatAccess<HostFile>) -> io::Result<()> {
         if self.read_only {
             return Ok(());
         }
-        image.flush()?;
+        self.write_back(image)?;
         image.sync()
     }
 }
