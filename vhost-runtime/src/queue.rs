@@ -336,18 +336,27 @@ impl Queue {
         }
     }
 
-    /// Asks the driver to kick at new requests. `true` if some came since they were looked at last:
-    /// what a device leaves in the ring on purpose does not count.
+    /// Some requests came since they were looked at last: what a device leaves in the ring on purpose
+    /// does not count.
+    pub(crate) fn has_news(&mut self) -> bool {
+        match self.newest() {
+            Ok(available) if !self.broken => self.is_news(available),
+            _ => false, // an error is for whoever takes requests
+        }
+    }
+
+    fn is_news(&mut self, available: u16) -> bool {
+        available != std::mem::replace(&mut self.seen, available)
+            && available != self.ring.next_avail()
+    }
+
+    /// Asks the driver to kick at new requests. `true` if some came since they were looked at last.
     pub fn enable_kicks(&mut self) -> bool {
         if self.broken {
             return false;
         }
         match self.try_enable_kicks() {
-            Ok(available) => {
-                let news = available != self.seen && available != self.ring.next_avail();
-                self.seen = available;
-                news || !self.again.is_empty()
-            }
+            Ok(available) => self.is_news(available) || !self.again.is_empty(),
             Err(error) => {
                 self.fail(&error);
                 false

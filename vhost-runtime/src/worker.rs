@@ -5,6 +5,7 @@ use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
+use std::time::Instant;
 
 use epoll::{ControlOptions, Event, Events};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
@@ -13,10 +14,16 @@ use crate::device::{Device, QueueWorker, Queues, Taken};
 use crate::memory::Memory;
 use crate::queue::Queue;
 
+use self::patience::Patience;
+
+mod patience;
+
 /// Rounds after which a busy worker looks at its mailbox.
 const ROUNDS: usize = 16;
 /// How often a queue without a kick event is looked at, in milliseconds.
 const POLL_INTERVAL: i32 = 1;
+/// How often a worker looks for new requests between two looks at the clock.
+const LOOKS: usize = 16;
 const MAILBOX: u64 = u64::MAX;
 const WORKER: u64 = u64::MAX - 1;
 
@@ -156,6 +163,7 @@ struct Loop<W> {
     messages: Receiver<Message>,
     wake: EventFd,
     epoll: std::os::fd::OwnedFd,
+    patience: Patience,
     exit: bool,
 }
 
@@ -172,6 +180,7 @@ impl<W: QueueWorker> Loop<W> {
             messages,
             wake,
             epoll,
+            patience: Patience::default(),
             exit: false,
         };
         this.watch(this.wake.as_raw_fd(), MAILBOX)?;
@@ -203,7 +212,11 @@ impl<W: QueueWorker> Loop<W> {
     fn run(&mut self) {
         let mut events = [Event::new(Events::empty(), 0); 32];
         while !self.exit {
-            let count = match epoll::wait(self.epoll.as_raw_fd(), self.timeout(), &mut events) {
+            let timeout = self.timeout();
+            if timeout < 0 {
+                self.patience.sleeps(Instant::now());
+            }
+            let count = match epoll::wait(self.epoll.as_raw_fd(), timeout, &mut events) {
                 Ok(count) => count,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => 0,
                 Err(error) => {
@@ -215,9 +228,13 @@ impl<W: QueueWorker> Loop<W> {
                 match event.data {
                     MAILBOX => self.read_mailbox(),
                     WORKER => {}
-                    index => self.kicked(index),
+                    index => {
+                        self.patience.kicked(Instant::now());
+                        self.kicked(index);
+                    }
                 }
             }
+            self.patience.disturbed();
             self.serve();
             self.finish_stopping();
         }
@@ -265,17 +282,44 @@ impl<W: QueueWorker> Loop<W> {
                 }
             }
             self.worker.turn(&mut self.queues);
+            self.queues.iter_mut().for_each(Queue::notify);
+            if self.slots.iter().any(|slot| slot.ready && slot.left) || self.more_comes() {
+                continue;
+            }
             let mut more = false;
-            for slot in &mut self.slots {
-                let Some(queue) = self.queues.get_mut(slot.index) else { continue };
-                queue.notify();
-                if slot.ready {
-                    slot.ready = std::mem::take(&mut slot.left) || queue.enable_kicks();
-                    more |= slot.ready;
-                }
+            for slot in self.slots.iter_mut().filter(|slot| slot.ready) {
+                let queue = self.queues.get_mut(slot.index);
+                slot.ready = queue.is_some_and(Queue::enable_kicks);
+                more |= slot.ready;
             }
             if !more {
                 break;
+            }
+        }
+    }
+
+    /// Looks for new requests as long as is worth while, unless there is something under way to be
+    /// woken for anyway.
+    fn more_comes(&mut self) -> bool {
+        let Some(limit) = self.patience.limit() else { return false };
+        let ready = self.slots.iter().filter(|slot| slot.ready);
+        if ready.clone().next().is_none()
+            || ready.clone().any(|slot| self.worker.in_flight(slot.index) > 0)
+        {
+            return false;
+        }
+        let begun = Instant::now();
+        loop {
+            for _ in 0..LOOKS {
+                for slot in ready.clone() {
+                    if self.queues.get_mut(slot.index).is_some_and(Queue::has_news) {
+                        return true;
+                    }
+                }
+                std::hint::spin_loop();
+            }
+            if begun.elapsed() >= limit {
+                return false;
             }
         }
     }

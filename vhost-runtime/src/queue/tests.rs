@@ -253,6 +253,18 @@ fn what_a_device_leaves_in_the_ring_does_not_keep_its_worker_busy() {
     assert_eq!(queue.pop().unwrap().head(), 0);
 }
 
+#[test]
+fn news_are_news_once() {
+    let memory = memory();
+    offer(&memory, &[0, 1]);
+    let mut queue = Queue::start(0, SETUP, Arc::clone(&memory), None).unwrap();
+    assert!(queue.has_news());
+    assert!(!queue.has_news(), "left in the ring on purpose");
+    assert!(!queue.enable_kicks());
+    set(&memory, 0x102, 3);
+    assert!(queue.has_news());
+}
+
 /// As a driver of the event queue has it: its buffers wait in the ring until there is an event.
 #[test]
 fn the_driver_kicks_for_what_comes_after_what_was_left_in_the_ring() {
