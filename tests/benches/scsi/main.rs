@@ -55,7 +55,10 @@ fn run(words: &[String]) -> Result<(), Error> {
                 for peer in Peer::ALL {
                     // An order that always is the same would favour one of them.
                     let peer = if round % 2 == 0 { peer } else { peer.mirrored() };
-                    if let Some(run) = bench.measure(peer, load, cache)? {
+                    let run = bench.measure(peer, load, cache).inspect_err(|_| {
+                        eprintln!("benchmark: {} failed at {}", peer.name(), title(cache));
+                    })?;
+                    if let Some(run) = run {
                         table.add(peer, run);
                     }
                 }
