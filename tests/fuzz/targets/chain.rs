@@ -162,6 +162,7 @@ fn run(input: &mut Unstructured<'_>) -> Result<()> {
                 let (head, written) = (chain.head(), input.arbitrary()?);
                 let broken = queue.is_broken();
                 queue.complete(chain, written);
+                queue.publish();
                 if !broken && !queue.is_broken() {
                     let slot = at(used, 4 + 8 * u64::from(told % size));
                     let mut element = [0; 8];
