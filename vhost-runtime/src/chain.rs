@@ -86,22 +86,6 @@ struct List {
 unsafe impl Send for Chain {}
 
 impl Chain {
-    /// Reads the chain that begins at descriptor `head` of the table of `size` descriptors at `table`.
-    ///
-    /// # Errors
-    /// See [`ChainError`].
-    pub fn parse(
-        memory: &Arc<Memory>,
-        table: u64,
-        size: u16,
-        head: u16,
-        indirect: bool,
-    ) -> Result<Self, ChainError> {
-        let mut chain = Self::empty(memory);
-        chain.parse_again(table, size, head, indirect)?;
-        Ok(chain)
-    }
-
     /// The place for a chain in `memory`.
     pub(crate) fn empty(memory: &Arc<Memory>) -> Self {
         Self(Box::new(Parts { head: 0, memory: Arc::clone(memory), list: List::default() }))
@@ -113,8 +97,9 @@ impl Chain {
         Arc::ptr_eq(&self.0.memory, memory) && !self.0.list.segments.spilled()
     }
 
-    /// As [`parse`](Self::parse), in the place of a chain that is done with.
-    pub(crate) fn parse_again(
+    /// Reads the chain that begins at descriptor `head` of the table of `size` descriptors at `table`,
+    /// in the place of one that is done with.
+    pub(crate) fn parse(
         &mut self,
         table: u64,
         size: u16,
@@ -399,6 +384,16 @@ mod tests {
         Arc::new(Memory::new(table, Arc::default()).unwrap())
     }
 
+    fn parse(
+        memory: &Arc<Memory>,
+        size: u16,
+        head: u16,
+        indirect: bool,
+    ) -> Result<Chain, ChainError> {
+        let mut chain = Chain::empty(memory);
+        chain.parse(0, size, head, indirect).map(|()| chain)
+    }
+
     fn put(memory: &Memory, table: u64, index: u64, addr: u64, len: u32, flags: u16, next: u16) {
         let descriptor = Descriptor::new(addr, len, flags, next);
         memory
@@ -414,7 +409,7 @@ mod tests {
         put(&memory, 0, 1, 0x1100, 4, NEXT | WRITE, 0);
         put(&memory, 0, 0, 0x1200, 8, WRITE, 0);
         memory.space().write_slice(b"abcd", GuestAddress(0x1000)).unwrap();
-        let chain = Chain::parse(&memory, 0, 4, 3, true).unwrap();
+        let chain = parse(&memory, 4, 3, true).unwrap();
         assert_eq!(chain.readable().to_vec(), b"abcd");
         assert_eq!(chain.writable().len(), 12);
         let (status, data) = chain.writable().split_at(6);
@@ -427,7 +422,7 @@ mod tests {
     fn a_buffer_may_cross_from_one_region_into_the_next() {
         let memory = memory();
         put(&memory, 0, 0, 0xfffe, 4, WRITE, 0);
-        let chain = Chain::parse(&memory, 0, 1, 0, true).unwrap();
+        let chain = parse(&memory, 1, 0, true).unwrap();
         assert_eq!(chain.writable().iovecs().count(), 2);
         assert_eq!(chain.writable().write(b"wxyz"), 4);
         assert_eq!(chain.writable().to_vec(), b"wxyz");
@@ -436,7 +431,7 @@ mod tests {
     #[test]
     fn malformed_chains_are_told_apart() {
         let memory = memory();
-        let parse = |size, head| Chain::parse(&memory, 0, size, head, true).unwrap_err();
+        let parse = |size, head| parse(&memory, size, head, true).unwrap_err();
         put(&memory, 0, 0, 0x1000, 4, NEXT, 0);
         assert_eq!(parse(4, 0), ChainError::TooLong);
         assert_eq!(parse(4, 4), ChainError::Index { index: 4, size: 4 });
@@ -462,7 +457,7 @@ mod tests {
     fn an_indirect_table_is_refused_where_it_was_not_negotiated() {
         let memory = memory();
         put(&memory, 0, 0, 0x2000, 16, INDIRECT, 0);
-        assert_eq!(Chain::parse(&memory, 0, 4, 0, false).unwrap_err(), ChainError::Indirect);
+        assert_eq!(parse(&memory, 4, 0, false).unwrap_err(), ChainError::Indirect);
     }
 
     #[test]
@@ -471,7 +466,7 @@ mod tests {
         for i in 0..3 {
             put(&memory, 0, i, 0, 0xffff_ffff, NEXT, i as u16 + 1);
         }
-        assert!(Chain::parse(&memory, 0, 4, 0, false).is_err());
+        assert!(parse(&memory, 4, 0, false).is_err());
     }
 
     proptest! {
@@ -485,7 +480,7 @@ mod tests {
             for (i, &(addr, len, flags, next)) in descriptors.iter().enumerate() {
                 put(&memory, 0, i as u64, addr, len, flags, next);
             }
-            if let Ok(chain) = Chain::parse(&memory, 0, 8, head, true) {
+            if let Ok(chain) = parse(&memory, 8, head, true) {
                 for buffers in [chain.readable(), chain.writable()] {
                     let total: usize = buffers.iovecs().map(|v| v.iov_len).sum();
                     prop_assert_eq!(total as u64, buffers.len());

@@ -133,6 +133,10 @@ pub struct Queues {
 }
 
 impl Queues {
+    pub(crate) fn get(&self, index: usize) -> Option<&Queue> {
+        self.queues.iter().find(|queue| queue.index() == index)
+    }
+
     /// The queue of this number, if it is started.
     pub fn get_mut(&mut self, index: usize) -> Option<&mut Queue> {
         self.queues.iter_mut().find(|queue| queue.index() == index)

@@ -57,6 +57,17 @@ pub struct RingSetup {
     pub indirect: bool,
 }
 
+/// Bytes of an entry of the available ring, and of one of the used ring.
+const HEAD: u64 = 2;
+const USED_ELEMENT: u64 = 8;
+
+/// Where an entry of `width` bytes is, behind the ring's flags and index (virtio 1.2, 2.7.6 and
+/// 2.7.8). Behind the last one is the event index.
+fn entry(ring: u64, number: u16, width: u64) -> GuestAddress {
+    let offset = u64::from(number).saturating_mul(width).saturating_add(4);
+    GuestAddress(ring.saturating_add(offset))
+}
+
 /// A started virtqueue.
 #[derive(Debug)]
 pub struct Queue {
@@ -216,7 +227,7 @@ impl Queue {
         let table = self.ring.desc_table();
         let mut chain = self.spare.pop().unwrap_or_else(|| Chain::empty(&self.memory));
         chain
-            .parse_again(table, self.ring.size(), head, self.indirect)
+            .parse(table, self.ring.size(), head, self.indirect)
             .map_err(|error| QueueError::Chain { head, error })?;
         if let Some(record) = &mut self.record {
             record.begin(head);
@@ -239,9 +250,7 @@ impl Queue {
             self.available = available;
             self.seen = available;
         }
-        let slot = u64::from(next.checked_rem(self.ring.size()).unwrap_or(0));
-        let address = slot.saturating_mul(2).saturating_add(4);
-        let address = GuestAddress(self.ring.avail_ring().saturating_add(address));
+        let address = entry(self.ring.avail_ring(), self.slot(next), HEAD);
         let head: u16 =
             space.load(address, Ordering::Relaxed).map_err(|_| QueueError::Available)?;
         self.ring.set_next_avail(next.wrapping_add(1));
@@ -253,9 +262,8 @@ impl Queue {
     /// it reads the used index all the time, so that each change of it costs both sides.
     pub fn complete(&mut self, chain: Chain, written: u32) {
         let head = chain.head();
-        let slot = self.ring.next_used().checked_rem(self.ring.size()).unwrap_or(0);
-        let offset = u64::from(slot).saturating_mul(8).saturating_add(4);
-        let address = GuestAddress(self.ring.used_ring().saturating_add(offset));
+        let slot = self.slot(self.ring.next_used());
+        let address = entry(self.ring.used_ring(), slot, USED_ELEMENT);
         // `struct virtq_used_elem`: le32 id, le32 len.
         let element = u64::from(head) | u64::from(written) << 32;
         if self.memory.space().write_obj(element.to_le(), address).is_err() {
@@ -312,8 +320,7 @@ impl Queue {
         let used = self.ring.next_used();
         let notified = std::mem::replace(&mut self.notified, used);
         if self.ring.event_idx_enabled() {
-            let offset = u64::from(self.ring.size()).saturating_mul(2).saturating_add(4);
-            let address = GuestAddress(self.ring.avail_ring().saturating_add(offset));
+            let address = entry(self.ring.avail_ring(), self.ring.size(), HEAD);
             let event: u16 =
                 space.load(address, Ordering::Relaxed).map_err(|_| QueueError::Available)?;
             let event = u16::from_le(event);
@@ -370,8 +377,7 @@ impl Queue {
     fn try_enable_kicks(&mut self) -> Result<u16, QueueError> {
         if self.ring.event_idx_enabled() {
             let newest = self.newest()?;
-            let entries = u64::from(self.ring.size()).saturating_mul(8).saturating_add(4);
-            let event = GuestAddress(self.ring.used_ring().saturating_add(entries));
+            let event = entry(self.ring.used_ring(), self.ring.size(), USED_ELEMENT);
             let space = self.memory.space();
             space.store(newest.to_le(), event, Ordering::Relaxed).map_err(|_| QueueError::Used)?;
             fence(Ordering::SeqCst);
@@ -380,6 +386,16 @@ impl Queue {
             self.ring.enable_notification(space).map_err(|_| QueueError::Used)?;
         }
         self.newest()
+    }
+
+    /// The entry of a ring that an index of requests or completions stands for.
+    fn slot(&self, index: u16) -> u16 {
+        index.checked_rem(self.ring.size()).unwrap_or(0)
+    }
+
+    /// All that was taken is completed.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.again.is_empty() && self.ring.next_avail() == self.ring.next_used()
     }
 
     /// The available index as it is now.

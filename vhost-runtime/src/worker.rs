@@ -150,8 +150,6 @@ struct Slot {
     enabled: bool,
     /// There may be requests that nobody has looked at.
     ready: bool,
-    /// There are requests that the worker left for the next round.
-    left: bool,
     /// Who waits for it to stop.
     stopping: Option<Sender<u16>>,
 }
@@ -275,15 +273,16 @@ impl<W: QueueWorker> Loop<W> {
             slot.ready |= slot.enabled && matches!(slot.kick, Kick::Poll);
         }
         for _ in 0..ROUNDS {
-            for slot in self.slots.iter_mut().filter(|slot| slot.ready) {
+            let mut left = false;
+            for slot in self.slots.iter().filter(|slot| slot.ready) {
                 if let Some(queue) = self.queues.get_mut(slot.index) {
                     queue.disable_kicks();
-                    slot.left = self.worker.process(queue) == Taken::Some;
+                    left |= self.worker.process(queue) == Taken::Some;
                 }
             }
             self.worker.turn(&mut self.queues);
             self.queues.iter_mut().for_each(Queue::notify);
-            if self.slots.iter().any(|slot| slot.ready && slot.left) || self.more_comes() {
+            if left || self.more_comes() {
                 continue;
             }
             let mut more = false;
@@ -303,9 +302,8 @@ impl<W: QueueWorker> Loop<W> {
     fn more_comes(&mut self) -> bool {
         let Some(limit) = self.patience.limit() else { return false };
         let ready = self.slots.iter().filter(|slot| slot.ready);
-        if ready.clone().next().is_none()
-            || ready.clone().any(|slot| self.worker.in_flight(slot.index) > 0)
-        {
+        let mut queues = ready.clone().filter_map(|slot| self.queues.get(slot.index));
+        if ready.clone().next().is_none() || !queues.all(Queue::is_idle) {
             return false;
         }
         let begun = Instant::now();
@@ -374,8 +372,7 @@ impl<W: QueueWorker> Loop<W> {
         let index = queue.index();
         self.queues.insert(queue);
         self.slots.retain(|slot| slot.index != index);
-        let slot =
-            Slot { index, kick: Kick::Poll, enabled, ready: enabled, left: false, stopping: None };
+        let slot = Slot { index, kick: Kick::Poll, enabled, ready: enabled, stopping: None };
         self.slots.push(slot);
         self.set_kick(index, kick);
     }
@@ -450,8 +447,8 @@ mod tests {
         use std::os::fd::IntoRawFd;
         let (_mailbox, messages) = channel();
         let mut this = Loop::new(Idle, messages, EventFd::new(EFD_NONBLOCK).unwrap()).unwrap();
-        let (enabled, ready, left) = (true, false, false);
-        let slot = Slot { index: 0, kick: Kick::Poll, enabled, ready, left, stopping: None };
+        let (enabled, ready) = (true, false);
+        let slot = Slot { index: 0, kick: Kick::Poll, enabled, ready, stopping: None };
         this.slots.push(slot);
         // SAFETY: the descriptor is owned, and is the event's from now on.
         this.set_kick(0, Kick::Event(unsafe { EventFd::from_raw_fd(kick.into_raw_fd()) }));

@@ -4,8 +4,9 @@
 //! - qemu-storage-daemon's vhost-user-blk;
 //! - fio's io_uring straight on the file, with no device in between.
 //!
-//! `cargo bench --package tests -- [WORD…]` runs the loads with all of the words in their titles. Each load is run in rounds, each subject once a round; ratios are of the same round. The
-//! unit of what is compared is named in the table: operations or bytes a second, or time.
+//! `cargo bench --package tests -- [WORD…]` runs the loads with all of the words in their titles.
+//! Each load is run in rounds, each subject once a round; ratios are of the same round. The unit of
+//! what is compared is named in the table: operations or bytes a second, or time.
 
 mod fio;
 mod load;

@@ -1,7 +1,8 @@
 //! What a program gives up before it reads the first byte of a guest.
 //!
-//! A guest that takes over the process finds: no file but those that are open ([`files`]), no network ([`files`], [`privileges`]), no capability but those that were named and
-//! no way to a new one ([`privileges`]), and only the system calls that serving takes ([`calls`]).
+//! A guest that takes over the process finds: no file but those that are open ([`files`]), no network
+//! ([`files`], [`privileges`]), no capability but those that were named and no way to a new one
+//! ([`privileges`]), and only the system calls that serving takes ([`calls`]).
 //!
 //! io_uring does its work in the kernel, where seccomp does not look: a process that may use it can
 //! do by it what [`calls`] forbids (open, socket). Landlock, capabilities and the empty network
