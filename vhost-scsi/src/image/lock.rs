@@ -38,22 +38,23 @@ impl LockedFile {
 pub(super) struct ImageLock {
     file: File,
     read_only: bool,
+    locked: LockedFile,
 }
 
 impl ImageLock {
-    pub(super) fn new(file: File, read_only: bool) -> Self {
-        Self { file, read_only }
-    }
-
-    /// What it is a lock on.
-    pub(super) fn locked(&self) -> io::Result<LockedFile> {
-        let found = self.file.metadata()?;
+    pub(super) fn new(file: File, read_only: bool) -> io::Result<Self> {
+        let found = file.metadata()?;
         // A block device may have several names.
-        let file = match found.file_type().is_block_device() {
+        let id = match found.file_type().is_block_device() {
             true => (0, found.rdev()),
             false => (found.dev(), found.ino()),
         };
-        Ok(LockedFile { file, writes: !self.read_only })
+        Ok(Self { file, read_only, locked: LockedFile { file: id, writes: !read_only } })
+    }
+
+    /// What it is a lock on.
+    pub(super) fn locked(&self) -> LockedFile {
+        self.locked
     }
 
     /// What we do, and what nobody else may do meanwhile.
@@ -132,7 +133,7 @@ mod tests {
 
     fn lock(scratch: &Scratch, read_only: bool) -> ImageLock {
         let file = File::options().read(true).write(!read_only).open(scratch.path()).unwrap();
-        ImageLock::new(file, read_only)
+        ImageLock::new(file, read_only).unwrap()
     }
 
     #[test]

@@ -139,11 +139,8 @@ pub trait Image: Send + Sync {
     fn set_note(&self, note: Option<&[u8]>) -> io::Result<()>;
 
     /// The files that [`acquire`](Self::acquire) locks.
-    ///
-    /// # Errors
-    /// What the host said.
-    fn locked_files(&self) -> io::Result<Vec<LockedFile>> {
-        Ok(Vec::new())
+    fn locked_files(&self) -> Vec<LockedFile> {
+        Vec::new()
     }
 
     /// Takes the lock that keeps a second writer away, and reads what may have changed before

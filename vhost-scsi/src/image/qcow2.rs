@@ -323,7 +323,7 @@ impl Image for Qcow2 {
         if self.durable() { file.sync_all() } else { Ok(()) }
     }
 
-    fn locked_files(&self) -> io::Result<Vec<LockedFile>> {
+    fn locked_files(&self) -> Vec<LockedFile> {
         self.chain.locked_files()
     }
 

@@ -64,7 +64,7 @@ impl Raw {
             discard_granularity: granularity,
             physical_block: physical.max(512),
         };
-        let lock = ImageLock::new(file.try_clone()?, read_only);
+        let lock = ImageLock::new(file.try_clone()?, read_only)?;
         let size = AtomicU64::new(0);
         let raw = Self { file, lock, size, block_device, read_only, cache, alignment, limits };
         raw.refresh()?;
@@ -286,8 +286,8 @@ impl Image for Raw {
         if self.durable() { self.file.sync_all() } else { Ok(()) }
     }
 
-    fn locked_files(&self) -> io::Result<Vec<LockedFile>> {
-        Ok(vec![self.lock.locked()?])
+    fn locked_files(&self) -> Vec<LockedFile> {
+        vec![self.lock.locked()]
     }
 
     fn acquire(&self) -> io::Result<()> {

@@ -176,13 +176,12 @@ impl Controller {
     /// No other unit keeps this image from being used: found out when rings start, it would keep the
     /// guest from starting.
     fn check_free(&self, address: Address, image: &dyn Image) -> io::Result<()> {
-        let files = image.locked_files()?;
-        for (Address { target, lun }, unit) in self.bus.snapshot().iter() {
-            let Some(other) = unit.locked_image() else { continue };
-            if (Address { target, lun }) == address {
-                continue; // the medium that is to be changed
-            }
-            let others = other.locked_files()?;
+        let files = image.locked_files();
+        for (other, unit) in self.bus.snapshot().iter() {
+            // At its own address is the medium that is to be changed.
+            let Some(its) = unit.locked_image().filter(|_| other != address) else { continue };
+            let Address { target, lun } = other;
+            let others = its.locked_files();
             if files.iter().any(|file| others.iter().any(|other| file.conflicts(*other))) {
                 return Err(io::Error::other(format!(
                     "target {target} lun {lun} has it too, which only readonly units can"

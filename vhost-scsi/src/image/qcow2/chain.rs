@@ -30,7 +30,7 @@ impl Part {
         if !kind.is_file() && !kind.is_block_device() {
             return Err(io::Error::other("it is neither a file nor a block device"));
         }
-        let lock = ImageLock::new(file.try_clone()?, !writable);
+        let lock = ImageLock::new(file.try_clone()?, !writable)?;
         Ok(Self { path, file, writable, lock })
     }
 
@@ -176,14 +176,15 @@ impl Chain {
         top.parts().last().unwrap_or(&top.part).storage(self.cache)
     }
 
+    /// What [`lock`](Self::lock) locks.
+    pub(super) fn locked_files(&self) -> Vec<LockedFile> {
+        self.parts().map(|part| part.lock.locked()).collect()
+    }
+
     /// Keeps others from writing to any of the files, and from reading what is written to.
     ///
     /// # Errors
     /// Somebody else does.
-    pub(super) fn locked_files(&self) -> io::Result<Vec<LockedFile>> {
-        self.parts().map(|part| part.lock.locked()).collect()
-    }
-
     pub(super) fn lock(&self) -> io::Result<()> {
         for part in self.parts() {
             if let Err(error) = part.lock.take() {
