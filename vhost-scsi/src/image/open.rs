@@ -2,10 +2,11 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+
+use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 
 use super::Image;
 use super::qcow2::Qcow2;
@@ -93,25 +94,22 @@ pub fn open(options: &ImageOptions) -> Result<Arc<dyn Image>, OpenError> {
 /// See [`OpenError`].
 pub fn take(options: &ImageOptions, file: File) -> Result<Arc<dyn Image>, OpenError> {
     let failed = |error| OpenError::Use { path: options.path.clone(), error };
-    // SAFETY: no memory is involved.
-    let flags = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_GETFL) };
-    let writable = flags & libc::O_ACCMODE == libc::O_RDWR;
-    let readable = writable || flags & libc::O_ACCMODE == libc::O_RDONLY;
-    if flags & libc::O_PATH != 0 || !readable || !(writable || options.read_only) {
+    let flags = fcntl_getfl(&file).map_err(|error| failed(error.into()))?;
+    let access = flags & OFlags::RWMODE;
+    let writable = access == OFlags::RDWR;
+    let readable = writable || access == OFlags::RDONLY;
+    if flags.contains(OFlags::PATH) || !readable || !(writable || options.read_only) {
         let what = if options.read_only { "reading" } else { "reading and writing" };
         return Err(failed(io::Error::other(format!("it was not opened for {what}"))));
     }
-    if flags & libc::O_APPEND != 0 {
+    if flags.contains(OFlags::APPEND) {
         // Linux appends then, wherever it is told to write.
         return Err(failed(io::Error::other("it was opened for appending")));
     }
-    let wanted = match options.cache {
-        CacheMode::None => flags | libc::O_DIRECT,
-        _ => flags & !libc::O_DIRECT,
-    };
-    // SAFETY: as above.
-    if wanted != flags && unsafe { libc::fcntl(file.as_raw_fd(), libc::F_SETFL, wanted) } != 0 {
-        return Err(failed(io::Error::last_os_error()));
+    let mut wanted = flags;
+    wanted.set(OFlags::DIRECT, options.cache == CacheMode::None);
+    if wanted != flags {
+        fcntl_setfl(&file, wanted).map_err(|error| failed(error.into()))?;
     }
     use_file(options, file)
 }
@@ -119,7 +117,7 @@ pub fn take(options: &ImageOptions, file: File) -> Result<Arc<dyn Image>, OpenEr
 fn use_file(options: &ImageOptions, file: File) -> Result<Arc<dyn Image>, OpenError> {
     let ImageOptions { path, format: _, read_only, cache, discard } = options;
     // The guest's reads need no access times, which cost time. Only the file's owner may say so.
-    let _ = add_flags(&file, libc::O_NOATIME);
+    let _ = fcntl_getfl(&file).and_then(|flags| fcntl_setfl(&file, flags | OFlags::NOATIME));
     let image: io::Result<Arc<dyn Image>> = match options.format() {
         Format::Raw => {
             Raw::new(file, *read_only, *cache, *discard).map(|raw| Arc::new(raw) as Arc<dyn Image>)
@@ -128,18 +126,6 @@ fn use_file(options: &ImageOptions, file: File) -> Result<Arc<dyn Image>, OpenEr
             .map(|qcow2| Arc::new(qcow2) as Arc<dyn Image>),
     };
     image.map_err(|error| OpenError::Use { path: path.clone(), error })
-}
-
-/// Adds status flags to those that a file was opened with.
-fn add_flags(file: &File, more: libc::c_int) -> io::Result<()> {
-    let fd = file.as_raw_fd();
-    // SAFETY: no memory is involved.
-    let flags = unsafe { libc::fcntl(fd, libc::F_GETFL) };
-    // SAFETY: as above.
-    if flags < 0 || unsafe { libc::fcntl(fd, libc::F_SETFL, flags | more) } != 0 {
-        return Err(io::Error::last_os_error());
-    }
-    Ok(())
 }
 
 /// Opens an image's file, for another process perhaps.
@@ -230,10 +216,8 @@ pub(crate) mod tests {
         assert!(error.to_string().ends_with("it was opened for appending"));
         for (cache, flags) in [(CacheMode::None, 0), (CacheMode::Writeback, libc::O_DIRECT)] {
             let image = take(&options(true, cache), passed(flags)).unwrap();
-            let fd = image.direct().unwrap().fd.as_raw_fd();
-            // SAFETY: no memory is involved.
-            let direct = unsafe { libc::fcntl(fd, libc::F_GETFL) } & libc::O_DIRECT != 0;
-            assert_eq!(direct, cache == CacheMode::None);
+            let flags = fcntl_getfl(image.direct().unwrap().fd).unwrap();
+            assert_eq!(flags.contains(OFlags::DIRECT), cache == CacheMode::None);
         }
     }
 

@@ -79,11 +79,11 @@ impl Qcow2 {
         let has_zero_clusters = header.version >= 3;
         let limits = Limits {
             discard: discard && !read_only && has_zero_clusters,
-            discard_granularity: 1 << header.cluster_bits,
+            discard_granularity: 1 << header.tables.cluster_bits,
             physical_block: 512,
         };
         // An L2 table fills a cluster with entries of 8 bytes.
-        let l2_bits = header.cluster_bits.saturating_mul(2).saturating_sub(3);
+        let l2_bits = header.tables.cluster_bits.saturating_mul(2).saturating_sub(3);
         Ok(Self {
             chain,
             data,
@@ -365,14 +365,9 @@ enum Written {
 
 /// Whether there is a compressed cluster in a stretch of the disk.
 fn is_compressed(image: &FormatAccess<HostFile>, offset: u64, length: u64) -> io::Result<bool> {
-    let end = offset.saturating_add(length);
-    let mut next = offset;
-    while next < end {
-        let (mapping, count) = image.get_shallow_mapping(next, end.saturating_sub(next))?;
-        match mapping {
-            ShallowMapping::Special { .. } => return Ok(true),
-            _ if count == 0 => break,
-            _ => next = next.saturating_add(count),
+    for mapping in mappings(image, offset, length) {
+        if let (ShallowMapping::Special { .. }, _) = mapping? {
+            return Ok(true);
         }
     }
     Ok(false)
@@ -386,19 +381,30 @@ fn stretches(
     length: u64,
 ) -> io::Result<Vec<(u64, u64)>> {
     let mut stretches = Vec::new();
-    let end = offset.saturating_add(length);
-    let mut next = offset;
-    while next < end {
-        let (mapping, count) = image.get_shallow_mapping(next, end.saturating_sub(next))?;
-        if count == 0 {
-            break;
-        }
-        if let ShallowMapping::Raw { offset: host, writable: true, .. } = mapping {
+    for mapping in mappings(image, offset, length) {
+        if let (ShallowMapping::Raw { offset: host, writable: true, .. }, count @ 1..) = mapping? {
             stretches.push((host, count));
         }
-        next = next.saturating_add(count);
     }
     Ok(stretches)
+}
+
+/// What the image itself has of a stretch of the disk: each mapping with its length, in bytes.
+fn mappings(
+    image: &FormatAccess<HostFile>,
+    offset: u64,
+    length: u64,
+) -> impl Iterator<Item = io::Result<(ShallowMapping<'_, HostFile>, u64)>> {
+    let end = offset.saturating_add(length);
+    let mut next = offset;
+    std::iter::from_fn(move || {
+        let left = end.checked_sub(next).filter(|left| *left > 0)?;
+        let mapping = image.get_shallow_mapping(next, left);
+        // Nothing comes after an error, or where there is nothing.
+        let count = mapping.as_ref().map_or(0, |(_, count)| *count);
+        next = if count == 0 { end } else { next.saturating_add(count) };
+        Some(mapping)
+    })
 }
 
 #[cfg(test)]

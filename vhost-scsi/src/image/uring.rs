@@ -93,10 +93,7 @@ impl Uring {
         token: u64,
     ) {
         let slot = Slot { token, operation, fd: fd.as_raw_fd(), iovecs, offset };
-        let index = match self.free.pop() {
-            Some(index) => index,
-            None => self.slots.len(),
-        };
+        let index = self.free.pop().unwrap_or(self.slots.len());
         match self.slots.get_mut(index) {
             Some(place) => **place = slot,
             None => self.slots.push(Box::new(slot)),

@@ -61,6 +61,16 @@ pub fn put_length<const N: usize>(bytes: &mut [u8], at: usize) {
     }
 }
 
+/// MODE DATA LENGTH, which mode parameters begin with: two bytes for MODE SENSE (10), one for MODE
+/// SENSE (6) (SPC-5 7.5.6).
+pub fn put_mode_data_length(parameters: &mut [u8], ten: bool) {
+    if ten {
+        put_length::<2>(parameters, 0);
+    } else {
+        put_length::<1>(parameters, 0);
+    }
+}
+
 /// `text` as a field of `length` bytes, padded with spaces (SPC-5 4.3.1).
 #[must_use]
 pub fn ascii(text: &str, length: usize) -> Vec<u8> {

@@ -62,8 +62,6 @@ pub(super) enum BackingFormat {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Header {
     pub(super) version: u32,
-    /// Logarithm to base 2 of the size in bytes.
-    pub(super) cluster_bits: u32,
     /// Of the disk, in bytes.
     pub(super) size: u64,
     pub(super) backing: Option<(String, BackingFormat)>,
@@ -79,13 +77,14 @@ pub(super) struct Tables {
     pub(super) cluster_bits: u32,
     /// Logarithm to base 2 of the bits of a reference count.
     pub(super) refcount_order: u32,
-    /// What of the header tells this.
-    pub(super) header: Range<u64>,
     pub(super) l1: Range<u64>,
     pub(super) refcounts: Range<u64>,
 }
 
 impl Tables {
+    /// What of the header tells where they are.
+    pub(super) const HEADER: Range<u64> = 0..LENGTH_3 as u64;
+
     pub(super) fn cluster_size(&self) -> u64 {
         1 << self.cluster_bits
     }
@@ -168,8 +167,7 @@ impl Header {
             return Err(HeaderError::Damaged("the width of reference counts"));
         }
         let (l1, refcounts) = fields.tables(cluster_bits, file_size)?;
-        let header = 0..LENGTH_3 as u64;
-        let tables = Tables { cluster_bits, refcount_order, header, l1, refcounts };
+        let tables = Tables { cluster_bits, refcount_order, l1, refcounts };
         let backing_name = fields.backing_name()?;
         let extensions = fields.extensions(length)?;
         let raw_data_file = autoclear & RAW_EXTERNAL_DATA != 0;
@@ -190,7 +188,7 @@ impl Header {
             }
         };
         let size = fields.u64(24)?;
-        Ok(Self { version, cluster_bits, size, backing, data_file, raw_data_file, tables })
+        Ok(Self { version, size, backing, data_file, raw_data_file, tables })
     }
 
     fn check_features(incompatible: u64) -> Result<(), HeaderError> {
@@ -208,9 +206,8 @@ impl Header {
 
     /// Whether another header, read later, describes an image in the same files.
     pub(super) fn is_same_image(&self, other: &Self) -> bool {
-        let Self { version, cluster_bits, backing, data_file, raw_data_file, size: _, tables: _ } =
-            other;
-        (&self.version, &self.cluster_bits) == (version, cluster_bits)
+        let Self { version, backing, data_file, raw_data_file, size: _, tables } = other;
+        (self.version, self.tables.cluster_bits) == (*version, tables.cluster_bits)
             && (&self.backing, &self.data_file) == (backing, data_file)
             && self.raw_data_file == *raw_data_file
     }

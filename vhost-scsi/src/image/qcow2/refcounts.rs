@@ -91,7 +91,7 @@ impl Refcounts {
 
 impl State {
     fn concerns(&self, range: &Range<u64>) -> bool {
-        let tables = [&self.tables.header, &self.tables.l1, &self.tables.refcounts];
+        let tables = [&Tables::HEADER, &self.tables.l1, &self.tables.refcounts];
         tables.into_iter().any(|table| !overlap(table, range).is_empty())
             || self.kept_within(range).next().is_some()
     }
@@ -108,7 +108,7 @@ impl State {
     fn count_references(&mut self, view: &View<'_>) -> io::Result<Tables> {
         let range = view.range();
         let now = self.tables.clone();
-        let next = if overlap(&now.header, &range).is_empty() {
+        let next = if overlap(&Tables::HEADER, &range).is_empty() {
             now.clone()
         } else {
             let length = usize::try_from(now.cluster_size()).map_err(io::Error::other)?;

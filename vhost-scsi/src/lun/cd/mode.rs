@@ -1,7 +1,7 @@
 //! Mode pages (MMC-6 7): nothing can be changed.
 
 use crate::scsi::Sense;
-use crate::scsi::bytes::put_length;
+use crate::scsi::bytes::put_mode_data_length;
 
 const ERROR_RECOVERY: u8 = 0x01;
 const CAPABILITIES: u8 = 0x2a;
@@ -45,10 +45,6 @@ pub(super) fn sense(ten: bool, wanted: u8, control: u8, locked: bool) -> Result<
     };
     let mut data = vec![0; if ten { 8 } else { 4 }];
     data.extend(pages);
-    if ten {
-        put_length::<2>(&mut data, 0)
-    } else {
-        put_length::<1>(&mut data, 0)
-    }
+    put_mode_data_length(&mut data, ten);
     Ok(data)
 }

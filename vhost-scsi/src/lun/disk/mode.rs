@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::{DESCRIPTOR_SENSE, Disk, SOFTWARE_WRITE_PROTECT};
-use crate::scsi::bytes::{Fields, put, put_length};
+use crate::scsi::bytes::{Fields, put, put_length, put_mode_data_length};
 use crate::scsi::{Reply, Sense};
 
 const READ_WRITE_ERROR_RECOVERY: u8 = 0x01;
@@ -129,11 +129,7 @@ impl Disk {
         };
         data.extend(descriptor);
         data.extend(pages);
-        if ten {
-            put_length::<2>(&mut data, 0)
-        } else {
-            put_length::<1>(&mut data, 0)
-        }
+        put_mode_data_length(&mut data, ten);
         data
     }
 
