@@ -36,6 +36,14 @@ pub enum Error {
         /// The end of QEMU's messages and of the guest's console.
         log: String,
     },
+    /// The guest's machine was reset, and its kernel had not panicked.
+    #[error("the guest's machine was reset while {doing}; its console and QEMU say:\n{log}")]
+    Reset {
+        /// What the lab waited for.
+        doing: String,
+        /// The end of QEMU's messages and of the guest's console.
+        log: String,
+    },
     /// The guest did not answer in time.
     #[error("no answer within {seconds} s while {doing}; its console and QEMU say:\n{log}")]
     Timeout {

@@ -123,6 +123,19 @@ fn a_guest_that_can_not_start_says_why() {
 }
 
 #[test]
+fn a_reset_is_told_from_a_panic() -> Result<(), Error> {
+    let ends_by = |key: char| {
+        let guest = Guest::builder().boot()?;
+        guest.run(&format!("echo {key} >/proc/sysrq-trigger"))
+    };
+    let Err(Error::Reset { log, .. }) = ends_by('b') else { panic!("not reset") };
+    assert!(log.contains("guest-reset"), "{log}");
+    let Err(Error::Ended { log, .. }) = ends_by('c') else { panic!("did not panic") };
+    assert!(log.contains("Kernel panic"), "{log}");
+    Ok(())
+}
+
+#[test]
 fn a_guest_outlives_the_thread_that_booted_it_and_ends_when_dropped() -> Result<(), Error> {
     let guest = thread::spawn(|| Guest::builder().boot()).join().unwrap()?;
     assert_eq!(guest.run("hostname")?.stdout_if_ok()?, "lab\n");

@@ -94,6 +94,10 @@ impl Setup {
         Ok(Setup { host, process, _folder: folder })
     }
 
+    fn test(parts: &[(&str, Part)]) -> Result<(), Error> {
+        Host::test(|| Setup::boot()?.run(parts))
+    }
+
     /// Boots the guest's guest, and does these parts one after the other.
     fn run(&self, parts: &[(&str, Part)]) -> Result<(), Error> {
         let Setup { host, process, .. } = self;
@@ -111,7 +115,7 @@ impl Setup {
 
 #[test]
 fn physical_units_in_a_guest_s_guest() -> Result<(), Error> {
-    Setup::boot()?.run(&[
+    Setup::test(&[
         ("a disk of QEMU's", |host, guest| same_answers(host, guest, QEMU_DISK, DISK).map(drop)),
         ("a CD of QEMU's", |host, guest| same_answers(host, guest, QEMU_CD, CD).map(drop)),
         ("a disk of scsi_debug's", |host, guest| same_answers(host, guest, DEBUG, DISK).map(drop)),
@@ -124,7 +128,7 @@ fn physical_units_in_a_guest_s_guest() -> Result<(), Error> {
 #[test]
 #[ignore = "takes 5 minutes: cargo lab soak"]
 fn physical_units_that_are_disturbed() -> Result<(), Error> {
-    Setup::boot()?.run(&[
+    Setup::test(&[
         ("reservations", |host, guest| {
             let said = same_answers(host, guest, LIO, PERSISTENT)?;
             assert!(said.contains("Key=0x123abc"), "{said}");
@@ -382,6 +386,10 @@ fn a_unit_that_is_removed_gives_errors(host: &Host, guest: &Nested) -> Result<()
 /// scsi_debug's tape holds no data in this kernel: it is there, answers, and rewinds.
 #[test]
 fn a_tape_drive_in_a_guest_s_guest() -> Result<(), Error> {
+    Host::test(a_tape_drive)
+}
+
+fn a_tape_drive() -> Result<(), Error> {
     let host = Host::boot(|builder| builder)?;
     host.guest().run("modprobe scsi_debug ptype=1 dev_size_mb=8; sleep 1")?.stdout_if_ok()?;
     let tape = Unit { outer: "0:0:0:0", inner: "0:0:0:0" };
@@ -409,6 +417,10 @@ fn a_tape_drive_in_a_guest_s_guest() -> Result<(), Error> {
 #[test]
 #[ignore = "takes 10 minutes: cargo lab soak"]
 fn libiscsi_s_tests_give_what_they_give_on_the_unit_itself() -> Result<(), Error> {
+    Host::test(libiscsi_s_tests)
+}
+
+fn libiscsi_s_tests() -> Result<(), Error> {
     let folder =
         tempfile::tempdir().map_err(|source| Error::Io { what: "no folder".into(), source })?;
     let disk = folder.path().join("disk.img");

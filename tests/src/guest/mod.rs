@@ -7,6 +7,7 @@ mod qmp;
 mod slot;
 mod task;
 
+use std::fmt;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -92,12 +93,14 @@ impl Guest {
 
     /// Sends QEMU a QMP command, and gives its `return` value.
     pub fn qmp(&self, command: &str, arguments: Value) -> Result<Value, Error> {
-        self.qmp_session().execute(command, arguments).map_err(|error| self.explain(error))
+        let answer = lock(&self.qmp).execute(command, arguments);
+        answer.map_err(|error| self.explain(error))
     }
 
     /// Waits for a QMP event (those that came before count), and gives its `data`.
     pub fn wait_event(&self, event: &str, limit: Duration) -> Result<Value, Error> {
-        self.qmp_session().wait_event(event, limit).map_err(|error| self.explain(error))
+        let data = lock(&self.qmp).wait_event(event, limit);
+        data.map_err(|error| self.explain(error))
     }
 
     /// QEMU's process id.
@@ -132,16 +135,34 @@ impl Guest {
         answer.map_err(|error| self.explain(error))
     }
 
-    fn qmp_session(&self) -> MutexGuard<'_, Qmp> {
-        lock(&self.qmp)
+    /// Adds what QEMU and the guest said to an error that came of their silence.
+    fn explain(&self, error: Error) -> Error {
+        let said = self.log();
+        match (error, self.end()) {
+            (Error::Ended { doing, source, .. }, end) => {
+                let reset = end.as_ref().is_some_and(|end| end.reason == "guest-reset");
+                let log = end.map(|end| end.to_string()).unwrap_or_default() + &said;
+                // A kernel that panics resets its machine itself, and says why.
+                match reset && !self.console().contains("Kernel panic") {
+                    true => Error::Reset { doing, log },
+                    false => Error::Ended { doing, source, log },
+                }
+            }
+            (Error::Timeout { doing, seconds, .. }, _) => {
+                Error::Timeout { doing, seconds, log: said }
+            }
+            (other, _) => other,
+        }
     }
 
-    /// Adds what QEMU and the guest said to an error that came of their silence.
-    fn explain(&self, mut error: Error) -> Error {
-        if let Error::Ended { log, .. } | Error::Timeout { log, .. } = &mut error {
-            *log = self.log();
-        }
-        error
+    /// How QEMU ended, if it has.
+    fn end(&self) -> Option<End> {
+        // Its sockets close a moment before it has ended.
+        let moment = Duration::from_secs(1);
+        let status = lock(&self.qemu).wait_within(moment).ok()??;
+        let shutdown = lock(&self.qmp).wait_event("SHUTDOWN", moment).unwrap_or_default();
+        let reason = shutdown["reason"].as_str().unwrap_or("no reason given").to_owned();
+        Some(End { status, reason })
     }
 
     fn log(&self) -> String {
@@ -150,6 +171,18 @@ impl Guest {
 
     fn text(&self, name: &str) -> String {
         text(self.folder.path(), name)
+    }
+}
+
+/// How a QEMU ended, and what its last event gave as the reason.
+struct End {
+    status: ExitStatus,
+    reason: String,
+}
+
+impl fmt::Display for End {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "QEMU ended ({}): {}", self.status, self.reason)
     }
 }
 

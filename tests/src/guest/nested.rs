@@ -84,6 +84,21 @@ impl Host {
         Ok(Host { guest, folder })
     }
 
+    /// Runs a test of such a guest, once more if its machine was reset meanwhile: now and then
+    /// TCG does that to a hypervisor, of which neither kernel nor process is the cause.
+    ///
+    /// # Errors
+    /// The test's, or the third reset.
+    pub fn test(test: impl Fn() -> Result<(), Error>) -> Result<(), Error> {
+        for _ in 0..2 {
+            match test() {
+                Err(error @ Error::Reset { .. }) => eprintln!("{error}\nonce more:"),
+                other => return other,
+            }
+        }
+        test()
+    }
+
     /// The guest itself.
     pub fn guest(&self) -> &Guest {
         &self.guest
@@ -176,6 +191,7 @@ impl Shell for Nested<'_> {
     fn run_within(&self, limit: Duration, script: &str) -> Result<Output, Error> {
         let answer = lock(&self.channel).run(limit, script, &[]);
         match answer {
+            // Its host's end is told by the host, with the reason.
             Err(error @ (Error::Timeout { .. } | Error::Ended { .. })) => {
                 eprintln!("{}", self.console()?);
                 Err(error)
@@ -189,5 +205,33 @@ impl Drop for Nested<'_> {
     fn drop(&mut self) {
         // With the host it ends anyway.
         let _ = self.host.guest.run("kill -9 $(</run/nested.pid)");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::cell::Cell;
+
+    fn reset() -> Error {
+        Error::Reset { doing: String::new(), log: String::new() }
+    }
+
+    /// How often a test is run that fails so often, and whether it passes then.
+    fn runs(failures: usize, error: fn() -> Error) -> (usize, bool) {
+        let runs = Cell::new(0);
+        let result = Host::test(|| {
+            runs.set(runs.get() + 1);
+            if runs.get() <= failures { Err(error()) } else { Ok(()) }
+        });
+        (runs.get(), result.is_ok())
+    }
+
+    #[test]
+    fn only_a_reset_is_no_verdict() {
+        assert_eq!(runs(0, reset), (1, true));
+        assert_eq!(runs(2, reset), (3, true));
+        assert_eq!(runs(3, reset), (3, false));
+        assert_eq!(runs(1, || Error::NotRoot(String::new())), (1, false));
     }
 }
