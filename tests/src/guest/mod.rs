@@ -7,8 +7,8 @@ mod qmp;
 mod slot;
 mod task;
 
-use std::fmt;
 use std::fs;
+use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
@@ -137,32 +137,29 @@ impl Guest {
 
     /// Adds what QEMU and the guest said to an error that came of their silence.
     fn explain(&self, error: Error) -> Error {
-        let said = self.log();
-        match (error, self.end()) {
-            (Error::Ended { doing, source, .. }, end) => {
-                let reset = end.as_ref().is_some_and(|end| end.reason == "guest-reset");
-                let log = end.map(|end| end.to_string()).unwrap_or_default() + &said;
-                // A kernel that panics resets its machine itself, and says why.
-                match reset && !self.console().contains("Kernel panic") {
-                    true => Error::Reset { doing, log },
-                    false => Error::Ended { doing, source, log },
-                }
+        match error {
+            Error::Ended { doing, source, .. } => self.explain_end(doing, source),
+            Error::Timeout { doing, seconds, .. } => {
+                Error::Timeout { doing, seconds, log: self.log() }
             }
-            (Error::Timeout { doing, seconds, .. }, _) => {
-                Error::Timeout { doing, seconds, log: said }
-            }
-            (other, _) => other,
+            other => other,
         }
     }
 
-    /// How QEMU ended, if it has.
-    fn end(&self) -> Option<End> {
+    fn explain_end(&self, doing: String, source: io::Error) -> Error {
         // Its sockets close a moment before it has ended.
         let moment = Duration::from_secs(1);
-        let status = lock(&self.qemu).wait_within(moment).ok()??;
+        let Ok(Some(status)) = lock(&self.qemu).wait_within(moment) else {
+            return Error::Ended { doing, source, log: self.log() };
+        };
         let shutdown = lock(&self.qmp).wait_event("SHUTDOWN", moment).unwrap_or_default();
-        let reason = shutdown["reason"].as_str().unwrap_or("no reason given").to_owned();
-        Some(End { status, reason })
+        let reason = shutdown["reason"].as_str().unwrap_or("no reason given");
+        let log = format!("QEMU ended ({status}): {reason}\n{}", self.log());
+        // A kernel that panics resets its machine itself, and says why.
+        match reason == "guest-reset" && !self.console().contains("Kernel panic") {
+            true => Error::Reset { doing, log },
+            false => Error::Ended { doing, source, log },
+        }
     }
 
     fn log(&self) -> String {
@@ -171,18 +168,6 @@ impl Guest {
 
     fn text(&self, name: &str) -> String {
         text(self.folder.path(), name)
-    }
-}
-
-/// How a QEMU ended, and what its last event gave as the reason.
-struct End {
-    status: ExitStatus,
-    reason: String,
-}
-
-impl fmt::Display for End {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "QEMU ended ({}): {}", self.status, self.reason)
     }
 }
 

@@ -84,8 +84,8 @@ impl Host {
         Ok(Host { guest, folder })
     }
 
-    /// Runs a test of such a guest, once more if its machine was reset meanwhile: now and then
-    /// TCG does that to a hypervisor, of which neither kernel nor process is the cause.
+    /// Runs a test of such a guest, and again, at most twice, if its machine was reset meanwhile
+    /// without a word of its kernel: nothing that runs in the guest is known to do that.
     ///
     /// # Errors
     /// The test's, or the third reset.
