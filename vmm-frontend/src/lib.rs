@@ -1,3 +1,4 @@
-//! The frontend side of vhost-user.
+//! A thin KVM VMM whose devices are processes of their own.
 
 pub mod frontend;
+pub mod machine;
