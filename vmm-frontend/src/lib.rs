@@ -1,4 +1,5 @@
 //! A thin KVM VMM whose devices are processes of their own.
 
+pub mod cpu;
 pub mod frontend;
 pub mod machine;
