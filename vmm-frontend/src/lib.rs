@@ -3,3 +3,5 @@
 pub mod cpu;
 pub mod frontend;
 pub mod machine;
+pub mod reactor;
+pub mod virtio;
