@@ -1,5 +1,6 @@
 //! A thin KVM VMM whose devices are processes of their own.
 
+pub mod boot;
 pub mod cpu;
 pub mod frontend;
 pub mod machine;

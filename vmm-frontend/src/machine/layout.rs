@@ -5,6 +5,14 @@
 /// The real-mode interrupt vectors, the BIOS data area and what firmware would use begin at 0; the
 /// kernel's own memory map says that a machine's first page is not to be used.
 pub const LOW_END: u64 = 0x9_fc00;
+/// What a kernel is told: Linux's boot parameters, or PVH's start information; at most a few pages.
+pub const BOOT_PARAMS: u64 = 0x7000;
+/// The descriptor table that a kernel starts with.
+pub const GDT: u64 = 0x6000;
+/// The kernel's command line.
+pub const COMMAND_LINE: u64 = 0x2_0000;
+/// Bytes for it, with its NUL.
+pub const COMMAND_LINE_SIZE: usize = 0x1_0000;
 /// ACPI tables, where the search for the RSDP finds them (ACPI 6.5, 5.2.5.1).
 pub const TABLES: u64 = 0xe_0000;
 /// Bytes for them.
@@ -27,6 +35,8 @@ pub const LOCAL_APIC: u32 = 0xfee0_0000;
 /// A page, and three pages behind it, that KVM needs for itself on some processors
 /// (KVM_SET_IDENTITY_MAP_ADDR, KVM_SET_TSS_ADDR).
 pub const KVM_PAGES: u64 = 0xfeff_c000;
+/// Bytes of them.
+pub const KVM_PAGES_SIZE: u64 = 4 * 4096;
 /// Memory goes on.
 pub const ABOVE: u64 = 0x1_0000_0000;
 

@@ -1,0 +1,70 @@
+//! Linux's own boot protocol (Documentation/arch/x86/boot.rst), by its 32-bit entry point.
+
+use linux_loader::loader::bootparam::{boot_e820_entry, boot_params, setup_header};
+use vm_memory::{Bytes, GuestAddress};
+
+use super::{BootError, BzImage, Entry, Kernel, KernelLoader, Range};
+use crate::frontend::memory::AddressSpace;
+use crate::machine::layout;
+
+/// The protocol must have the 32-bit entry point's fields, and say how large the kernel gets.
+const OLDEST: u16 = 0x020a;
+/// A boot loader without a number of its own.
+const UNDEFINED_LOADER: u8 = 0xff;
+
+pub(super) fn load(
+    kernel: &mut Kernel,
+    memory: &AddressSpace,
+    map: &[Range],
+) -> Result<Entry, BootError> {
+    let header = load_kernel(kernel, memory)?;
+    let mut header = header.ok_or_else(|| kernel.no_kernel("no setup header"))?;
+    let version = header.version;
+    if version < OLDEST {
+        return Err(kernel.no_kernel(format_args!("boot protocol {version:#x} is too old")));
+    }
+    let limit = usize::try_from(header.cmdline_size).unwrap_or(usize::MAX);
+    kernel.write_command_line(memory, limit)?;
+
+    // It unpacks itself to where it likes to be, or to where it is, and needs that much there.
+    let start = header.pref_address.max(header.code32_start.into());
+    let end = start.saturating_add(header.init_size.into());
+    let last = u64::from(header.initrd_addr_max).saturating_add(1);
+    if let Some((address, size)) = kernel.load_initrd(memory, map, end, last)? {
+        header.ramdisk_image = address;
+        header.ramdisk_size = size;
+    }
+    header.type_of_loader = UNDEFINED_LOADER;
+    header.cmd_line_ptr = layout::COMMAND_LINE as u32;
+    let address = header.code32_start;
+
+    let params = params(header, map);
+    memory
+        .write_obj(params, GuestAddress(layout::BOOT_PARAMS))
+        .map_err(|_| BootError::NoRoom { option: "--kernel", size: size_of_val(&params) as u64 })?;
+    Ok(Entry { address, esi: layout::BOOT_PARAMS as u32, ebx: 0 })
+}
+
+fn load_kernel(
+    kernel: &mut Kernel,
+    memory: &AddressSpace,
+) -> Result<Option<setup_header>, BootError> {
+    let high = Some(GuestAddress(layout::HIGH));
+    let loaded = BzImage::load(memory, None, &mut kernel.file, high);
+    Ok(loaded.map_err(|error| kernel.no_kernel(error))?.setup_header)
+}
+
+/// The "zero page".
+fn params(hdr: setup_header, map: &[Range]) -> boot_params {
+    let mut params = boot_params { hdr, acpi_rsdp_addr: layout::TABLES, ..Default::default() };
+    let mut count = 0u8;
+    let mut table = params.e820_table;
+    for (entry, range) in table.iter_mut().zip(map) {
+        let Range { start, size, kind } = *range;
+        *entry = boot_e820_entry { addr: start, size, r#type: kind as u32 };
+        count = count.saturating_add(1);
+    }
+    params.e820_table = table;
+    params.e820_entries = count;
+    params
+}

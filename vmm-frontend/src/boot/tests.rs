@@ -1,0 +1,161 @@
+use super::*;
+use crate::frontend::memory::Memory;
+
+use std::io::Write;
+
+use tempfile::NamedTempFile;
+
+const MEMORY: u64 = 64 << 20;
+
+fn file(content: &[u8]) -> NamedTempFile {
+    let mut file = NamedTempFile::new().unwrap();
+    file.write_all(content).unwrap();
+    file
+}
+
+/// A bzImage of a setup sector, and so many bytes of kernel.
+fn bzimage(size: usize) -> Vec<u8> {
+    let mut image = vec![0; 1024 + size];
+    let mut put = |offset: usize, bytes: &[u8]| {
+        image[offset..offset + bytes.len()].copy_from_slice(bytes);
+    };
+    put(0x1f1, &[1]);
+    put(0x202, b"HdrS");
+    put(0x206, &0x20fu16.to_le_bytes());
+    put(0x211, &[1]);
+    put(0x214, &0x10_0000u32.to_le_bytes());
+    put(0x22c, &0x7fff_ffffu32.to_le_bytes());
+    put(0x238, &255u32.to_le_bytes());
+    put(0x258, &0x100_0000u64.to_le_bytes());
+    put(0x260, &0x100_0000u32.to_le_bytes());
+    put(1024, &[0x90; 16]);
+    image
+}
+
+/// An ELF kernel with one segment at 2 MiB, and a PVH note.
+fn elf() -> Vec<u8> {
+    let mut image = vec![0; 0x200];
+    let mut put = |offset: usize, bytes: &[u8]| {
+        image[offset..offset + bytes.len()].copy_from_slice(bytes);
+    };
+    put(0, b"\x7fELF\x02\x01\x01");
+    put(24, &0x20_0000u64.to_le_bytes());
+    put(32, &64u64.to_le_bytes());
+    put(54, &[56, 0, 2, 0]);
+    // PT_LOAD: 16 bytes from 0x180.
+    put(64, &[1, 0, 0, 0]);
+    put(72, &0x180u64.to_le_bytes());
+    put(88, &0x20_0000u64.to_le_bytes());
+    put(96, &16u64.to_le_bytes());
+    put(104, &16u64.to_le_bytes());
+    // PT_NOTE: 20 bytes from 0x140.
+    put(120, &[4, 0, 0, 0]);
+    put(128, &0x140u64.to_le_bytes());
+    put(152, &20u64.to_le_bytes());
+    put(160, &20u64.to_le_bytes());
+    put(168, &4u64.to_le_bytes());
+    put(0x140, &[4, 0, 0, 0, 4, 0, 0, 0, 18, 0, 0, 0]);
+    put(0x14c, b"Xen\0");
+    put(0x150, &0x20_0004u32.to_le_bytes());
+    put(0x180, &[0xf4; 16]);
+    image
+}
+
+struct Loaded {
+    memory: Memory,
+    entry: Entry,
+}
+
+fn load(kernel: &[u8], initrd: Option<&[u8]>, text: &str) -> Result<Loaded, BootError> {
+    let (kernel, initrd) = (file(kernel), initrd.map(file));
+    let initrd = initrd.as_ref().map(NamedTempFile::path);
+    let memory = Memory::new(&[(0, MEMORY)]).unwrap();
+    let mut kernel = Kernel::open(kernel.path(), initrd, text)?;
+    let entry = kernel.load(memory.space(), &memory_map(MEMORY, 0))?;
+    Ok(Loaded { memory, entry })
+}
+
+impl Loaded {
+    fn bytes<const N: usize>(&self, at: u64) -> [u8; N] {
+        let mut bytes = [0; N];
+        self.memory.space().read_slice(&mut bytes, GuestAddress(at)).unwrap();
+        bytes
+    }
+
+    fn u32(&self, at: u64) -> u32 {
+        u32::from_le_bytes(self.bytes(at))
+    }
+}
+
+#[test]
+fn a_bzimage_finds_its_command_line_its_initrd_and_the_memory_map() {
+    let loaded = load(&bzimage(5000), Some(b"initial"), "quiet").unwrap();
+    let zero_page = u64::from(loaded.entry.esi);
+    assert_eq!(loaded.entry.address, 0x10_0000);
+    assert_eq!(loaded.bytes(0x10_0000), [0x90; 16]);
+    let initrd = loaded.u32(zero_page + 0x218);
+    assert_eq!(u64::from(initrd), MEMORY - 4096, "at the end of memory");
+    assert_eq!(loaded.u32(zero_page + 0x21c), 7);
+    assert_eq!(&loaded.bytes(initrd.into()), b"initial");
+    let command_line = loaded.u32(zero_page + 0x228);
+    assert_eq!(&loaded.bytes(command_line.into()), b"quiet\0");
+    assert_eq!(loaded.bytes::<1>(zero_page + 0x1e8), [5], "ranges");
+    assert_eq!(loaded.u32(zero_page + 0x70), layout::TABLES as u32);
+}
+
+#[test]
+fn a_pvh_kernel_finds_them_too() {
+    let loaded = load(&elf(), Some(b"initial"), "quiet").unwrap();
+    assert_eq!(loaded.entry.address, 0x20_0004);
+    assert_eq!(loaded.bytes(0x20_0000), [0xf4; 16]);
+    let info = u64::from(loaded.entry.ebx);
+    assert_eq!(loaded.u32(info), 0x336e_c578);
+    let module = loaded.u32(info + 16);
+    assert_eq!(loaded.u32(u64::from(module) + 8), 7);
+    assert_eq!(&loaded.bytes(loaded.u32(module.into()).into()), b"initial");
+    assert_eq!(&loaded.bytes(loaded.u32(info + 24).into()), b"quiet\0");
+    assert_eq!(loaded.u32(info + 48), 5, "ranges");
+}
+
+fn refusal(kernel: &[u8], initrd: Option<&[u8]>, text: &str) -> String {
+    load(kernel, initrd, text).err().unwrap().to_string()
+}
+
+#[test]
+fn what_cannot_be_started_is_refused_in_one_sentence() {
+    let long = "x".repeat(256);
+    let text = refusal(&bzimage(16), None, &long);
+    assert_eq!(text, "--append: 256 bytes, and this kernel takes at most 255");
+    let large = vec![0; (MEMORY - 0x150_0000) as usize];
+    let text = refusal(&bzimage(16), Some(&large), "");
+    assert!(text.contains("--initrd") && text.contains("--memory"), "{text}");
+    for odd in [&b""[..], b"\x7fELF", b"#!/bin/sh\n", &[0; 4096], &elf()[..0x100]] {
+        let text = refusal(odd, None, "");
+        assert!(text.contains("neither a Linux bzImage nor an ELF kernel"), "{text}");
+    }
+    let mut old = bzimage(16);
+    old[0x206] = 9;
+    assert!(refusal(&old, None, "").contains("boot protocol 0x209 is too old"));
+    let text = Kernel::open(Path::new("/dev/null"), None, "").err().unwrap().to_string();
+    assert_eq!(text, "--kernel /dev/null: not a regular file");
+}
+
+#[test]
+fn a_kernel_larger_than_memory_is_refused() {
+    assert!(load(&bzimage(MEMORY as usize), None, "").is_err());
+}
+
+proptest::proptest! {
+    /// Whatever a file has in its headers, it is loaded or refused.
+    #[test]
+    fn odd_headers_do_no_harm(
+        changes in proptest::collection::vec((0usize..0x200, proptest::prelude::any::<u8>()), 1..8),
+        pvh: bool,
+    ) {
+        let mut image = if pvh { elf() } else { bzimage(512) };
+        for (place, value) in changes {
+            if !pvh || place >= 4 { image[place + if pvh { 0 } else { 0x1f1 - 0xf1 }] = value; }
+        }
+        let _ = load(&image, Some(b"initial"), "quiet");
+    }
+}
