@@ -4,5 +4,6 @@ pub mod boot;
 pub mod cpu;
 pub mod frontend;
 pub mod machine;
+pub mod pci;
 pub mod reactor;
 pub mod virtio;

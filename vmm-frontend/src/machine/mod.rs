@@ -1,5 +1,13 @@
 //! The machine: what KVM has, and the rest of a PC that a guest needs.
+//!
+//! - [`layout`]: where things are;
+//! - [`vm`], [`vcpu`], [`irq`]: what KVM has of it;
+//! - [`bus`]: who answers where;
+//! - [`acpi`]: the tables that tell a guest of all this.
 
 pub mod acpi;
 pub mod bus;
+pub mod irq;
 pub mod layout;
+pub mod vcpu;
+pub mod vm;

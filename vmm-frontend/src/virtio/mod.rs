@@ -1,5 +1,7 @@
 //! Virtio devices, and how a guest reaches them.
 
+pub mod pci;
+
 use std::sync::Arc;
 
 use vmm_sys_util::eventfd::EventFd;
