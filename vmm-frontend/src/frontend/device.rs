@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::Arc;
@@ -201,6 +201,14 @@ impl Device {
     #[must_use]
     pub fn stream(&self) -> &UnixStream {
         &self.stream
+    }
+
+    /// The channel on which the device process speaks of its own accord, if it has one.
+    #[must_use]
+    pub fn channel(&self) -> Option<BorrowedFd<'_>> {
+        let fd = self.channel.as_ref()?.as_raw_fd();
+        // SAFETY: the channel, which is borrowed, owns it.
+        Some(unsafe { BorrowedFd::borrow_raw(fd) })
     }
 
     /// The features that both ends have.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use vhost::vhost_user::message::VhostUserVirtioFeatures;
 use vm_memory::{Bytes, GuestAddress};
 
 use super::device::{Device, QueueSetup, Wanted};
@@ -15,6 +16,7 @@ use super::memory::Memory;
 use super::ring::Ring;
 use super::{FrontendError, host};
 
+const LOG_ALL: VhostUserVirtioFeatures = VhostUserVirtioFeatures::LOG_ALL;
 /// Where a used ring has its index, in bytes.
 const USED_INDEX: u64 = 2;
 /// How often a socket is tried on which nobody listens yet.
@@ -28,6 +30,8 @@ pub struct Session {
     device: Device,
     memory: Memory,
     inflight: Option<Inflight>,
+    /// The features that are in use, which a later process must have too.
+    features: u64,
     queues: BTreeMap<u16, QueueSetup>,
     log: Option<Arc<DirtyLog>>,
 }
@@ -45,14 +49,40 @@ impl Session {
         queues: u16,
         size: u16,
     ) -> Result<Self, FrontendError> {
-        let mut device = Device::connect(path, wanted)?;
-        let inflight = Inflight::new(&mut device, queues, size)?;
-        if let Some(inflight) = &inflight {
-            inflight.hand_over(&mut device)?;
+        let mut session = Self::open(path, wanted, memory)?;
+        session.begin(queues, size)?;
+        Ok(session)
+    }
+
+    /// Connects, and does nothing more until [`begin`](Self::begin): the device can be asked
+    /// before how many queues it has.
+    ///
+    /// # Errors
+    /// See [`FrontendError`].
+    pub fn open(path: &Path, wanted: Wanted, memory: &Memory) -> Result<Self, FrontendError> {
+        let device = Device::connect(path, wanted)?;
+        Ok(Self {
+            path: path.to_owned(),
+            wanted,
+            features: device.features(),
+            device,
+            memory: memory.clone(),
+            inflight: None,
+            queues: BTreeMap::new(),
+            log: None,
+        })
+    }
+
+    /// Agrees on a record of requests, as [`connect`](Self::connect) does, and shares memory.
+    ///
+    /// # Errors
+    /// See [`FrontendError`].
+    pub fn begin(&mut self, queues: u16, size: u16) -> Result<(), FrontendError> {
+        self.inflight = Inflight::new(&mut self.device, queues, size)?;
+        if let Some(inflight) = &self.inflight {
+            inflight.hand_over(&mut self.device)?;
         }
-        device.set_memory(memory)?;
-        let (path, memory) = (path.to_owned(), memory.clone());
-        Ok(Self { path, wanted, device, memory, inflight, queues: BTreeMap::new(), log: None })
+        self.device.set_memory(&self.memory)
     }
 
     /// The connection to the process that serves it now.
@@ -82,16 +112,34 @@ impl Session {
         self.device.set_memory(memory)
     }
 
-    /// Starts a ring. The device goes on behind the last request that it has completed.
+    /// The driver uses these features, of those that the device process offered. If that is gone,
+    /// the next one is told.
+    ///
+    /// # Errors
+    /// See [`FrontendError`].
+    pub fn set_features(&mut self, features: u64) -> Result<(), FrontendError> {
+        let of_connection = VhostUserVirtioFeatures::PROTOCOL_FEATURES | LOG_ALL;
+        let kept = self.device.features() & of_connection.bits();
+        self.features = features | kept;
+        self.device.set_features(self.features)
+    }
+
+    /// Starts a driver's ring. The device goes on behind the last request that it has completed.
     ///
     /// # Errors
     /// See [`FrontendError`].
     pub fn start(&mut self, queue: u16, ring: &Ring) -> Result<(), FrontendError> {
-        let setup = QueueSetup::of(ring);
+        self.start_queue(queue, QueueSetup::of(ring))
+    }
+
+    /// Starts a ring. If the device process is gone, the next one does.
+    ///
+    /// # Errors
+    /// See [`FrontendError`].
+    pub fn start_queue(&mut self, queue: u16, setup: QueueSetup) -> Result<(), FrontendError> {
         let base = self.used_index(queue, &setup)?;
-        self.device.start_queue(queue, &setup, base, &self.memory)?;
-        self.queues.insert(queue, setup);
-        Ok(())
+        let setup = self.queues.entry(queue).insert_entry(setup);
+        self.device.start_queue(queue, setup.get(), base, &self.memory)
     }
 
     /// Stops a ring when its last request is done.
@@ -103,6 +151,16 @@ impl Session {
         self.device.stop_queue(queue)
     }
 
+    /// Stops all rings, each when its last request is done; none is started again by another
+    /// process.
+    ///
+    /// # Errors
+    /// See [`FrontendError`].
+    pub fn stop_all(&mut self) -> Result<(), FrontendError> {
+        let queues = std::mem::take(&mut self.queues);
+        queues.keys().try_for_each(|queue| self.device.stop_queue(*queue).map(drop))
+    }
+
     /// Begins to log dirty pages, or ends it.
     ///
     /// # Errors
@@ -112,6 +170,7 @@ impl Session {
             self.device.set_log(log)?;
         }
         self.device.set_logging(log.is_some())?;
+        self.features = self.device.features();
         self.log = log;
         Ok(())
     }
@@ -141,10 +200,8 @@ impl Session {
                 Err(_) => std::thread::sleep(RETRY),
             }
         };
-        let features = self.device.features();
-        let missing = features & !device.features();
-        let missing =
-            missing & !vhost::vhost_user::message::VhostUserVirtioFeatures::LOG_ALL.bits();
+        let features = self.features;
+        let missing = features & !device.features() & !LOG_ALL.bits();
         if missing != 0 {
             return Err(FrontendError::Lacks(format!("features {missing:#x}, which it had")));
         }

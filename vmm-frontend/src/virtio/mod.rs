@@ -1,6 +1,7 @@
 //! Virtio devices, and how a guest reaches them.
 
 pub mod pci;
+pub mod vhost_user;
 
 use std::sync::Arc;
 

@@ -1,0 +1,363 @@
+//! A connection to a device process that is made again, as long as it takes, when it is lost.
+
+use std::io;
+use std::net::Shutdown;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags, poll};
+use vhost::vhost_user::message::VhostUserVirtioFeatures;
+use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+
+use super::{Kind, VhostUserError};
+use crate::frontend::memory::Memory;
+use crate::frontend::ring::{Events, Layout};
+use crate::frontend::{FrontendError, ProtocolFeatures, QueueSetup, Session, Wanted};
+use crate::virtio::Queue;
+
+/// The longest that a process may take to answer a message, before it counts as lost. A ring stops
+/// only when its requests are done.
+const ANSWER: Duration = Duration::from_secs(60);
+/// How long to wait before it is tried again to connect, first and at most.
+const FIRST: Duration = Duration::from_millis(10);
+const LONGEST: Duration = Duration::from_secs(1);
+
+/// A connection and the thread that watches over it.
+#[derive(Debug)]
+pub(super) struct Link {
+    shared: Arc<Shared>,
+    watcher: Option<JoinHandle<()>>,
+    features: u64,
+    has_config: bool,
+}
+
+#[derive(Debug)]
+struct Shared {
+    session: Mutex<Session>,
+    path: std::path::PathBuf,
+    connected: AtomicBool,
+    end: EventFd,
+    ended: AtomicBool,
+    config: Mutex<ConfigSpace>,
+    generation: AtomicU8,
+    /// Bytes of configuration space that are read at once.
+    config_size: usize,
+}
+
+/// What is known of the configuration space.
+#[derive(Debug, Default)]
+struct ConfigSpace {
+    bytes: Vec<u8>,
+    call: Option<Arc<EventFd>>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What belongs to the connection, not to the device.
+fn of_connection() -> u64 {
+    (VhostUserVirtioFeatures::PROTOCOL_FEATURES | VhostUserVirtioFeatures::LOG_ALL).bits()
+}
+
+impl Link {
+    pub(super) fn connect(
+        path: &Path,
+        kind: Kind,
+        memory: &Memory,
+    ) -> Result<Self, VhostUserError> {
+        let mut session = Session::open(path, Wanted::new(u64::MAX), memory)?;
+        let device = session.device();
+        device.stream().set_read_timeout(Some(ANSWER))?;
+        let has_config = device.protocol_features().contains(ProtocolFeatures::CONFIG);
+        let features = device.features() & !kind.unwanted(has_config) & !of_connection();
+        let shared = Shared {
+            session: Mutex::new(session),
+            path: path.to_owned(),
+            connected: AtomicBool::new(true),
+            end: EventFd::new(EFD_NONBLOCK)?,
+            ended: AtomicBool::new(false),
+            config: Mutex::default(),
+            generation: AtomicU8::new(0),
+            config_size: kind.config_size(),
+        };
+        Ok(Self { shared: Arc::new(shared), watcher: None, features, has_config })
+    }
+
+    /// Begins with so many queues, and watches from now on.
+    pub(super) fn begin(&mut self, queues: u16, size: u16) -> Result<(), VhostUserError> {
+        lock(&self.shared.session).begin(queues, size)?;
+        let shared = Arc::clone(&self.shared);
+        let thread = thread::Builder::new().name(String::from("vhost-user"));
+        self.watcher = Some(thread.spawn(move || shared.watch())?);
+        Ok(())
+    }
+
+    /// What the device offers.
+    pub(super) fn features(&self) -> u64 {
+        self.features
+    }
+
+    /// Queues at most.
+    pub(super) fn queues(&self) -> u16 {
+        lock(&self.shared.session).device().queues()
+    }
+
+    pub(super) fn has_config(&self) -> bool {
+        self.has_config
+    }
+
+    pub(super) fn is_connected(&self) -> bool {
+        self.shared.connected.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn config_generation(&self) -> u8 {
+        self.shared.generation.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn set_config_call(&self, call: Arc<EventFd>) {
+        lock(&self.shared.config).call = Some(call);
+    }
+
+    /// The configuration space up to `end`, or as much as is known of it.
+    pub(super) fn read_config(&self, end: usize) -> Vec<u8> {
+        self.shared.read_config(end)
+    }
+
+    pub(super) fn write_config(&self, offset: u32, data: &[u8]) {
+        let result = lock(&self.shared.session).device().set_config(offset, data);
+        if let Err(error) = result {
+            log::warn!("{}: {error}", self.shared.path.display());
+        }
+        lock(&self.shared.config).bytes.clear();
+    }
+
+    /// Starts queues. If the process is gone, the next one starts them.
+    pub(super) fn start(&self, features: u64, queues: Vec<Queue>) -> Result<(), FrontendError> {
+        let mut session = lock(&self.shared.session);
+        let mut result = session.set_features(features);
+        for queue in queues {
+            let started = setup(&queue).and_then(|setup| session.start_queue(queue.index, setup));
+            result = result.and(started);
+        }
+        self.shared.judge(&mut session, result)
+    }
+
+    /// Stops all queues. One of a process that is gone has stopped.
+    pub(super) fn stop(&self, reset: bool) {
+        let mut session = lock(&self.shared.session);
+        let mut result = session.stop_all();
+        let can_reset =
+            session.device().protocol_features().contains(ProtocolFeatures::RESET_DEVICE);
+        if reset && can_reset && result.is_ok() {
+            result = session.reset();
+        }
+        if let Err(error) = self.shared.judge(&mut session, result) {
+            log::warn!("{}: {error}", self.shared.path.display());
+        }
+    }
+}
+
+/// A queue as a device process is told of it.
+fn setup(queue: &Queue) -> Result<QueueSetup, FrontendError> {
+    let Queue { size, descriptors, available, used, .. } = *queue;
+    let layout = Layout { size, descriptors, available, used, tables: 0 };
+    let error = EventFd::new(EFD_NONBLOCK)
+        .map_err(|source| FrontendError::Host { what: "no event can be made", source })?;
+    let (kick, call) = (Arc::clone(&queue.kick), Arc::clone(&queue.call));
+    Ok(QueueSetup { layout, events: Events { kick, call, error: Arc::new(error) } })
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        self.shared.ended.store(true, Ordering::Relaxed);
+        // Its counter is 0 before.
+        let _ = self.shared.end.write(1);
+        if let Some(watcher) = self.watcher.take() {
+            let _ = watcher.join();
+        }
+    }
+}
+
+impl Shared {
+    /// Whether something failed since the process is gone, which will be made good by the next.
+    /// One that does not answer is given up.
+    fn judge(
+        &self,
+        session: &mut Session,
+        result: Result<(), FrontendError>,
+    ) -> Result<(), FrontendError> {
+        let Err(error) = result else { return Ok(()) };
+        let device = session.device();
+        match &error {
+            FrontendError::Message { source: vhost::Error::VhostUserProtocol(source), .. }
+                if !device.is_connected() || !is_refusal(source) =>
+            {
+                log::warn!("{}: {error}; waiting for another process", self.path.display());
+                // The watcher sees that, and connects again.
+                let _ = device.stream().shutdown(Shutdown::Both);
+                Ok(())
+            }
+            _ => Err(error),
+        }
+    }
+
+    fn read_config(&self, end: usize) -> Vec<u8> {
+        let mut config = lock(&self.config);
+        if config.bytes.len() >= end.max(1) {
+            return config.bytes.clone();
+        }
+        // Some processes refuse what lies behind their end, and some ignore the offset.
+        for size in [end.max(self.config_size), end] {
+            let Ok(length) = u32::try_from(size) else { continue };
+            if length == 0 {
+                continue;
+            }
+            let result = lock(&self.session).device().config(0, length);
+            match result {
+                Ok(bytes) => {
+                    config.bytes = bytes;
+                    break;
+                }
+                Err(error) => log::debug!("{}: {error}", self.path.display()),
+            }
+        }
+        config.bytes.clone()
+    }
+
+    /// The watcher's thread.
+    fn watch(&self) {
+        while !self.ended.load(Ordering::Relaxed) {
+            match self.wait() {
+                Ok(Event::End) => return,
+                Ok(Event::Message) => self.take_messages(),
+                Ok(Event::Lost) => self.reconnect(),
+                Err(error) => {
+                    log::error!("{}: waiting failed: {error}", self.path.display());
+                    thread::sleep(LONGEST);
+                }
+            }
+        }
+    }
+
+    fn wait(&self) -> io::Result<Event> {
+        // Copies, since others use the session meanwhile.
+        let (stream, channel) = {
+            let mut session = lock(&self.session);
+            let device = session.device();
+            let channel = device.channel().map(|fd| fd.try_clone_to_owned()).transpose()?;
+            (device.stream().try_clone()?, channel)
+        };
+        // SAFETY: the event lives as long as this.
+        let end = unsafe { BorrowedFd::borrow_raw(self.end.as_raw_fd()) };
+        let mut fds = vec![
+            PollFd::from_borrowed_fd(end, PollFlags::IN),
+            PollFd::from_borrowed_fd(stream.as_fd(), PollFlags::RDHUP),
+        ];
+        if let Some(channel) = &channel {
+            fds.push(PollFd::from_borrowed_fd(channel.as_fd(), PollFlags::IN));
+        }
+        loop {
+            match poll(&mut fds, None) {
+                Err(rustix::io::Errno::INTR) => {}
+                result => {
+                    result?;
+                    break;
+                }
+            }
+        }
+        let ready: Vec<bool> = fds.iter().map(|fd| !fd.revents().is_empty()).collect();
+        Ok(match ready.as_slice() {
+            [true, ..] => Event::End,
+            [_, true, ..] => Event::Lost,
+            _ => Event::Message,
+        })
+    }
+
+    fn take_messages(&self) {
+        let changed = lock(&self.session).device().config_changed();
+        match changed {
+            Ok(true) => self.tell_config_changed(),
+            Ok(false) => {}
+            Err(error) => {
+                log::warn!("{}: {error}", self.path.display());
+                let _ = lock(&self.session).device().stream().shutdown(Shutdown::Both);
+                self.reconnect();
+            }
+        }
+    }
+
+    fn tell_config_changed(&self) {
+        let mut config = lock(&self.config);
+        config.bytes.clear();
+        self.generation.fetch_add(1, Ordering::Relaxed);
+        if let Some(call) = &config.call {
+            let _ = call.write(1);
+        }
+    }
+
+    /// Waits for a process, as long as it takes.
+    fn reconnect(&self) {
+        self.connected.store(false, Ordering::Relaxed);
+        let mut pause = FIRST;
+        while !self.ended.load(Ordering::Relaxed) {
+            let result = {
+                let mut session = lock(&self.session);
+                session.reconnect(Duration::ZERO).and_then(|()| {
+                    let stream = session.device().stream();
+                    stream.set_read_timeout(Some(ANSWER)).map_err(|source| FrontendError::Host {
+                        what: "a socket cannot be set up",
+                        source,
+                    })
+                })
+            };
+            match result {
+                Ok(()) => {
+                    log::info!("{}: connected again", self.path.display());
+                    self.connected.store(true, Ordering::Relaxed);
+                    // Another process may have something else in it.
+                    self.tell_config_changed();
+                    return;
+                }
+                Err(FrontendError::Connect { .. }) => {}
+                Err(error) => log::warn!("{}: {error}", self.path.display()),
+            }
+            self.sleep(pause);
+            pause = pause.saturating_mul(2).min(LONGEST);
+        }
+    }
+
+    /// Sleeps, unless it is to end.
+    fn sleep(&self, time: Duration) {
+        // SAFETY: the event lives as long as this.
+        let end = unsafe { BorrowedFd::borrow_raw(self.end.as_raw_fd()) };
+        let time = rustix::event::Timespec::try_from(time).ok();
+        let _ = poll(&mut [PollFd::from_borrowed_fd(end, PollFlags::IN)], time.as_ref());
+    }
+}
+
+/// What the watcher waits for.
+enum Event {
+    End,
+    Lost,
+    Message,
+}
+
+/// The process answered, with a no.
+fn is_refusal(error: &vhost::vhost_user::Error) -> bool {
+    use vhost::vhost_user::Error;
+    matches!(
+        error,
+        Error::BackendInternalError
+            | Error::FrontendInternalError
+            | Error::InvalidOperation(_)
+            | Error::FeatureMismatch
+            | Error::InvalidParam
+            | Error::InactiveFeature(_)
+            | Error::InactiveOperation(_)
+    )
+}
