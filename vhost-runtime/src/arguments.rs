@@ -32,6 +32,28 @@ fn sentence(error: &clap::Error) -> String {
     said.strip_prefix("error: ").map(str::to_owned).unwrap_or(said)
 }
 
+/// Bytes: a number, alone or with K, M, G or T.
+///
+/// # Errors
+/// It is something else.
+pub fn size(text: &str) -> Result<u64, String> {
+    let (digits, shift) = match text.char_indices().next_back() {
+        Some((at, unit)) if !unit.is_ascii_digit() => {
+            let shift = match unit.to_ascii_uppercase() {
+                'K' => 10,
+                'M' => 20,
+                'G' => 30,
+                'T' => 40,
+                _ => return Err(String::from("its unit must be K, M, G or T")),
+            };
+            (text.split_at(at).0, shift)
+        }
+        _ => (text, 0),
+    };
+    let number: u64 = digits.parse().map_err(|_| String::from("write it like 10G"))?;
+    number.checked_mul(1 << shift).ok_or_else(|| String::from("nothing is so large"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -44,6 +66,15 @@ mod tests {
         sandbox: Option<String>,
         #[arg(long, required = true)]
         path: Option<String>,
+    }
+
+    #[test]
+    fn sizes_have_units() {
+        assert_eq!(size("512"), Ok(512));
+        assert_eq!(size("10g"), Ok(10 << 30));
+        for wrong in ["", "G", "1X", "-1", "99999999999T", "1ü"] {
+            assert!(size(wrong).is_err(), "{wrong}");
+        }
     }
 
     fn wrong(words: &str) -> String {

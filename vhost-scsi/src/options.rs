@@ -6,6 +6,7 @@ use crate::image::engine::EngineKind;
 use crate::scsi::target::{Address, LUNS};
 use crate::units::Kind;
 use clap::{ArgGroup, Args, Parser, Subcommand};
+use vhost_runtime::arguments::size;
 use vhost_runtime::program::ProgramArgs;
 
 /// A SCSI controller in a process of its own, for any VMM that speaks vhost-user
@@ -154,24 +155,6 @@ fn address(text: &str) -> Result<Address, String> {
     parsed.ok_or_else(|| format!("write it as TARGET:LUN, 0:0 to 255:{}", LUNS - 1))
 }
 
-fn size(text: &str) -> Result<u64, String> {
-    let (digits, shift) = match text.char_indices().next_back() {
-        Some((at, unit)) if !unit.is_ascii_digit() => {
-            let shift = match unit.to_ascii_uppercase() {
-                'K' => 10,
-                'M' => 20,
-                'G' => 30,
-                'T' => 40,
-                _ => return Err(String::from("its unit must be K, M, G or T")),
-            };
-            (text.split_at(at).0, shift)
-        }
-        _ => (text, 0),
-    };
-    let number: u64 = digits.parse().map_err(|_| String::from("write it like 10G"))?;
-    number.checked_mul(1 << shift).ok_or_else(|| String::from("no image is so large"))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -189,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn addresses_and_sizes() {
+    fn queues_and_addresses() {
         assert_eq!((queues("1"), queues("254")), (Ok(1), Ok(254)));
         for wrong in ["0", "255", "-1", "x", ""] {
             assert!(queues(wrong).is_err(), "{wrong}");
@@ -197,11 +180,6 @@ mod tests {
         assert_eq!(address("3:16383"), Ok(Address { target: 3, lun: 16383 }));
         for wrong in ["3", "3:16384", "256:0", "a:b", ":"] {
             assert!(address(wrong).is_err(), "{wrong}");
-        }
-        assert_eq!(size("512"), Ok(512));
-        assert_eq!(size("10g"), Ok(10 << 30));
-        for wrong in ["", "G", "1X", "-1", "99999999999T", "1ü"] {
-            assert!(size(wrong).is_err(), "{wrong}");
         }
     }
 }

@@ -4,6 +4,7 @@ pub mod boot;
 pub mod cpu;
 pub mod frontend;
 pub mod machine;
+pub mod options;
 pub mod pci;
 pub mod reactor;
 pub mod virtio;

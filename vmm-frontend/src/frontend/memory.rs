@@ -2,8 +2,8 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::FromRawFd;
 
+use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
 use vhost::VhostUserMemoryRegionInfo;
 use vm_memory::mmap::MmapRegionBuilder;
 use vm_memory::{
@@ -61,9 +61,17 @@ impl Memory {
     /// # Errors
     /// See [`MemoryError`].
     pub fn add(&mut self, guest: u64, size: u64) -> Result<(), MemoryError> {
+        self.add_pages(guest, size, Pages::Normal)
+    }
+
+    /// Adds a region of zeroes, made of such pages of the host.
+    ///
+    /// # Errors
+    /// See [`MemoryError`].
+    pub fn add_pages(&mut self, guest: u64, size: u64, pages: Pages) -> Result<(), MemoryError> {
         let wrong = |reason: String| MemoryError::Region { guest, size, reason };
         let bytes = usize::try_from(size).map_err(|error| wrong(error.to_string()))?;
-        let file = shared_file(size).map_err(|source| MemoryError::Host { size, source })?;
+        let file = sealed_file(size, pages).map_err(|source| MemoryError::Host { size, source })?;
         let mapping = MmapRegionBuilder::new(bytes)
             .with_mmap_prot(libc::PROT_READ | libc::PROT_WRITE)
             .with_mmap_flags(libc::MAP_SHARED | libc::MAP_NORESERVE)
@@ -117,15 +125,47 @@ impl Memory {
     }
 }
 
+/// The host's pages that memory is made of.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Pages {
+    /// 4 KiB.
+    #[default]
+    Normal,
+    /// 2 MiB, of those that the host has set aside (hugetlbfs).
+    Huge2M,
+    /// 1 GiB, likewise.
+    Huge1G,
+}
+
+impl Pages {
+    /// Bytes of one.
+    #[must_use]
+    pub fn size(self) -> u64 {
+        match self {
+            Self::Normal => 4 << 10,
+            Self::Huge2M => 2 << 20,
+            Self::Huge1G => 1 << 30,
+        }
+    }
+}
+
+/// A file in memory that keeps its size, whoever has it: nobody can make a reader's memory go away.
+fn sealed_file(size: u64, pages: Pages) -> io::Result<File> {
+    let kind = match pages {
+        Pages::Normal => MemfdFlags::empty(),
+        Pages::Huge2M => MemfdFlags::HUGETLB | MemfdFlags::HUGE_2MB,
+        Pages::Huge1G => MemfdFlags::HUGETLB | MemfdFlags::HUGE_1GB,
+    };
+    let file =
+        File::from(memfd_create(c"guest", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING | kind)?);
+    file.set_len(size)?;
+    fcntl_add_seals(&file, SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)?;
+    Ok(file)
+}
+
 /// A file in memory, of so many zero bytes.
 pub(super) fn shared_file(size: u64) -> io::Result<File> {
-    // SAFETY: the name is a C string; the result is checked.
-    let fd = unsafe { libc::memfd_create(c"guest".as_ptr(), libc::MFD_CLOEXEC) };
-    if fd < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    // SAFETY: a fresh descriptor that nobody else owns.
-    let file = unsafe { File::from_raw_fd(fd) };
+    let file = File::from(memfd_create(c"guest", MemfdFlags::CLOEXEC)?);
     file.set_len(size)?;
     Ok(file)
 }

@@ -1,0 +1,139 @@
+//! The command line, and what it means: each value is checked before anything starts.
+
+mod cpus;
+mod memory;
+mod vhost_user;
+
+use std::path::PathBuf;
+
+use clap::Parser;
+use vhost_runtime::program::Confinement;
+
+pub use cpus::Cpus;
+pub use memory::MemoryOption;
+pub use vhost_user::VhostUserOption;
+
+/// A thin virtual machine whose devices are processes of their own
+///
+/// Boots a Linux kernel, or a disk by its firmware, on KVM. The console is this terminal: Ctrl-A x
+/// ends the machine, Ctrl-A h helps.
+#[derive(Clone, Debug, Parser)]
+#[command(version, max_term_width = 100)]
+pub struct Options {
+    /// A kernel: a Linux bzImage, or an ELF file with a PVH entry point
+    #[arg(long, value_name = "FILE")]
+    pub kernel: Option<PathBuf>,
+
+    /// The initial RAM disk for the kernel
+    #[arg(long, value_name = "FILE", requires = "kernel")]
+    pub initrd: Option<PathBuf>,
+
+    /// The kernel's command line
+    #[arg(long, value_name = "TEXT", requires = "kernel", default_value = "")]
+    pub append: String,
+
+    /// Memory: SIZE[,hugepages=2M|1G]
+    #[arg(long, value_name = "SIZE", default_value = "512M")]
+    pub memory: MemoryOption,
+
+    /// Processors: N, or sockets=N,cores=N,threads=N
+    #[arg(long, value_name = "N", default_value = "1")]
+    pub cpus: Cpus,
+
+    /// A processor model, with features: MODEL[,+x][,-x][,check|enforce]; `help` lists all
+    #[arg(long, value_name = "MODEL", default_value = "host", allow_hyphen_values = true)]
+    pub cpu: String,
+
+    /// A disk: PATH[,key=value…] as vhost-scsi takes it
+    #[arg(long, value_name = "PATH[,…]")]
+    pub disk: Vec<String>,
+
+    /// A CD or DVD drive with an ISO image, or `empty`: PATH[,key=value…]
+    #[arg(long, value_name = "PATH[,…]")]
+    pub cdrom: Vec<String>,
+
+    /// A physical SCSI unit, passed through: /dev/sgN, /dev/sdX, …[,key=value…]
+    #[arg(long, value_name = "DEVICE[,…]")]
+    pub scsi_passthrough: Vec<String>,
+
+    /// A device of a running process: type=scsi|net|blk|sound|generic,socket=PATH[,key=value…]
+    #[arg(long, value_name = "type=…,socket=PATH")]
+    pub vhost_user: Vec<VhostUserOption>,
+
+    /// Confine the program; or not, to debug it
+    #[arg(long, value_name = "on|off", value_enum, default_value_t, hide_possible_values = true)]
+    pub sandbox: Confinement,
+
+    /// Log more; twice for debugging (or set RUST_LOG)
+    #[arg(short, long, action = clap::ArgAction::Count)]
+    pub verbose: u8,
+}
+
+/// `key=value` parts, each key once.
+pub(crate) struct Pairs<'a>(Vec<(&'a str, &'a str)>);
+
+impl<'a> Pairs<'a> {
+    /// Reads them; those of `keys` are known.
+    pub(crate) fn parse(text: &'a str, keys: &[&str]) -> Result<Self, String> {
+        let mut pairs: Vec<(&str, &str)> = Vec::new();
+        for part in text.split(',').filter(|part| !part.is_empty()) {
+            let Some((key, value)) = part.split_once('=') else {
+                return Err(format!("{part:?}: write it as key=value"));
+            };
+            if !keys.contains(&key) {
+                return Err(format!("{key}= is unknown; there are {}", keys.join(", ")));
+            }
+            if pairs.iter().any(|(known, _)| *known == key) {
+                return Err(format!("{key}= is there twice"));
+            }
+            pairs.push((key, value));
+        }
+        Ok(Self(pairs))
+    }
+
+    /// What a key says.
+    pub(crate) fn get(&self, key: &str) -> Option<&'a str> {
+        self.0.iter().find(|(known, _)| *known == key).map(|(_, value)| *value)
+    }
+
+    /// What a key says, as a number in a range.
+    pub(crate) fn number(
+        &self,
+        key: &str,
+        range: std::ops::RangeInclusive<u16>,
+    ) -> Result<Option<u16>, String> {
+        let Some(text) = self.get(key) else { return Ok(None) };
+        let number = text.parse().ok().filter(|number| range.contains(number));
+        let wrong = || format!("{key}={text}: it must be {} to {}", range.start(), range.end());
+        number.map(Some).ok_or_else(wrong)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Options::command().debug_assert();
+    }
+
+    #[test]
+    fn pairs_are_read_once_each() {
+        let pairs = Pairs::parse("a=1,b=x=y", &["a", "b"]).ok().unwrap();
+        assert_eq!(
+            (pairs.get("a"), pairs.get("b"), pairs.get("c")),
+            (Some("1"), Some("x=y"), None)
+        );
+        assert_eq!(pairs.number("a", 0..=1), Ok(Some(1)));
+        assert_eq!(pairs.number("a", 2..=3), Err(String::from("a=1: it must be 2 to 3")));
+        for (wrong, sentence) in [
+            ("a", "\"a\": write it as key=value"),
+            ("c=1", "c= is unknown; there are a, b"),
+            ("a=1,a=2", "a= is there twice"),
+        ] {
+            assert_eq!(Pairs::parse(wrong, &["a", "b"]).err().unwrap(), sentence);
+        }
+    }
+}
