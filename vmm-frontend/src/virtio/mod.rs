@@ -1,6 +1,10 @@
 //! Virtio devices, and how a guest reaches them.
 
 pub mod pci;
+pub mod queue;
+pub mod rng;
+#[cfg(test)]
+mod test_guest;
 pub mod vhost_user;
 
 use std::sync::Arc;
