@@ -1,5 +1,6 @@
 //! Virtio devices, and how a guest reaches them.
 
+pub mod console;
 pub mod pci;
 pub mod queue;
 pub mod rng;

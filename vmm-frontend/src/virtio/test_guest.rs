@@ -79,6 +79,11 @@ impl Guest {
         bytes
     }
 
+    pub(super) fn write(&self, buffer: Buffer, bytes: &[u8]) {
+        assert!(bytes.len() <= buffer.length as usize);
+        self.memory.space().write_slice(bytes, GuestAddress(buffer.address)).unwrap();
+    }
+
     /// Offers what no driver would.
     pub(super) fn offer(&self, ring: &mut Ring, chains: &[(u16, Descriptor)], more: u16) {
         for (index, &(_, descriptor)) in chains.iter().enumerate() {
