@@ -11,3 +11,6 @@ pub mod irq;
 pub mod layout;
 pub mod vcpu;
 pub mod vm;
+pub mod line;
+pub mod rtc;
+mod timer;
