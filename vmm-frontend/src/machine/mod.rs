@@ -12,5 +12,7 @@ pub mod layout;
 pub mod vcpu;
 pub mod vm;
 pub mod line;
+pub mod power;
+pub mod reset;
 pub mod rtc;
 mod timer;

@@ -302,7 +302,11 @@ impl Model {
 
     fn encode(&self, value: i64) -> u8 {
         let value = u8::try_from(value).unwrap_or(0);
-        if self.byte(index::B) & b::DM_BINARY != 0 { value } else { value / 10 << 4 | value % 10 }
+        if self.byte(index::B) & b::DM_BINARY != 0 {
+            value
+        } else {
+            ((value / 10) << 4) | (value % 10)
+        }
     }
 
     fn decode(&self, byte: u8) -> u8 {
