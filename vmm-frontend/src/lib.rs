@@ -8,3 +8,4 @@ pub mod options;
 pub mod pci;
 pub mod reactor;
 pub mod virtio;
+pub mod vmm;

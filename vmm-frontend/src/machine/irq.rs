@@ -10,6 +10,7 @@ use kvm_bindings::{
 };
 use vmm_sys_util::eventfd::EventFd;
 
+use super::line::Line;
 use super::vm::{Vm, VmError, kvm};
 
 /// Inputs of the I/O APIC; numbers of message-signalled interrupts follow.
@@ -95,12 +96,25 @@ impl Interrupts {
         let _ = self.vm.fd().unregister_irqfd(event, input);
     }
 
-    /// Sets an input by hand.
-    ///
-    /// # Errors
-    /// KVM refuses.
-    pub fn set(&self, input: u32, high: bool) -> Result<(), VmError> {
-        self.vm.fd().set_irq_line(input, high).map_err(kvm("KVM_IRQ_LINE"))
+    /// A level-triggered input, set by hand.
+    #[must_use]
+    pub fn input(&self, input: u32) -> Input {
+        Input { vm: Arc::clone(&self.vm), input }
+    }
+}
+
+/// A level-triggered input of the I/O APIC.
+#[derive(Debug)]
+pub struct Input {
+    vm: Arc<Vm>,
+    input: u32,
+}
+
+impl Line for Input {
+    fn set(&self, high: bool) {
+        if let Err(error) = self.vm.fd().set_irq_line(self.input, high) {
+            log::error!("KVM_IRQ_LINE {}: {error}", self.input);
+        }
     }
 }
 

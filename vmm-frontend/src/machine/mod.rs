@@ -2,17 +2,18 @@
 //!
 //! - [`layout`]: where things are;
 //! - [`vm`], [`vcpu`], [`irq`]: what KVM has of it;
-//! - [`bus`]: who answers where;
+//! - [`bus`]: who answers where; [`line`]: interrupt lines;
+//! - [`rtc`], [`power`], [`reset`]: the devices of a PC's board;
 //! - [`acpi`]: the tables that tell a guest of all this.
 
 pub mod acpi;
 pub mod bus;
 pub mod irq;
 pub mod layout;
-pub mod vcpu;
-pub mod vm;
 pub mod line;
 pub mod power;
 pub mod reset;
 pub mod rtc;
 mod timer;
+pub mod vcpu;
+pub mod vm;

@@ -36,7 +36,7 @@ pub enum VmError {
 }
 
 /// Gives an error of KVM its context.
-pub(super) fn kvm(what: &'static str) -> impl Fn(kvm_ioctls::Error) -> VmError {
+pub(crate) fn kvm(what: &'static str) -> impl Fn(kvm_ioctls::Error) -> VmError {
     move |source| VmError::Kvm { what, source }
 }
 

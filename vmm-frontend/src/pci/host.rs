@@ -93,11 +93,16 @@ impl fmt::Debug for Host {
 const PORTS: (u64, u64) = (0xc000, 0x4000);
 
 impl Host {
-    /// A bus with only the bridge on it, which gives out addresses above memory from `above`.
+    /// A bus with only the bridge on it, which gives out addresses above memory from `above`. The
+    /// machine's reset register is a byte inside the bridge's, so the bridge hands it on.
     ///
     /// # Errors
     /// The machine has something else where it should be.
-    pub fn new(buses: Arc<Buses>, above: (u64, u64)) -> Result<Arc<Self>, PciError> {
+    pub fn new(
+        buses: Arc<Buses>,
+        above: (u64, u64),
+        reset: Arc<dyn Registers>,
+    ) -> Result<Arc<Self>, PciError> {
         let (low, low_end) = layout::PCI;
         let host = Arc::new(Self {
             buses: Arc::clone(&buses),
@@ -110,7 +115,7 @@ impl Host {
             }),
         });
         host.add(Place(0), Arc::new(Bridge(Mutex::new(Config::new(BRIDGE)))))?;
-        let ports = Arc::new(Mechanism1(Arc::clone(&host)));
+        let ports = Arc::new(Mechanism1 { host: Arc::clone(&host), reset });
         let memory = Arc::new(Ecam(Arc::clone(&host)));
         let no_room = |_| PciError::NoRoom(8);
         buses.ports.add(layout::PCI_CONFIG.into(), 8, ports).map_err(no_room)?;
@@ -311,15 +316,20 @@ impl Registers for Ecam {
 }
 
 /// Mechanism #1: a register selects, another gives access.
-struct Mechanism1(Arc<Host>);
+struct Mechanism1 {
+    host: Arc<Host>,
+    reset: Arc<dyn Registers>,
+}
 
 impl Mechanism1 {
     const ENABLE: u32 = 1 << 31;
     const DATA: u64 = 4;
+    /// Where the reset register is.
+    const RESET: u64 = layout::RESET as u64 - layout::PCI_CONFIG as u64;
 
     /// Which register is selected, if any and on bus 0.
     fn decode(&self, offset: u64, length: usize) -> Option<(Place, usize)> {
-        let selected = self.0.state().selected;
+        let selected = self.host.state().selected;
         let [register, place, bus, _] = selected.to_le_bytes();
         let offset = usize::try_from(offset.checked_sub(Self::DATA)?).ok()?;
         let valid = selected & Self::ENABLE != 0 && bus == 0 && fits(offset, length);
@@ -329,23 +339,30 @@ impl Mechanism1 {
 
 impl Registers for Mechanism1 {
     fn read(&self, offset: u64, data: &mut [u8]) {
-        if offset < Self::DATA {
+        match (offset, data.len()) {
             // Only as a doubleword it is the address register.
-            if let (0, Ok(data)) = (offset, <&mut [u8; 4]>::try_from(data)) {
-                *data = self.0.state().selected.to_le_bytes();
+            (0, 4) => data.copy_from_slice(&self.host.state().selected.to_le_bytes()),
+            (Self::RESET, 1) => self.reset.read(0, data),
+            (offset, length) => {
+                if let Some((place, register)) = self.decode(offset, length) {
+                    self.host.read(place, register, data);
+                }
             }
-        } else if let Some((place, register)) = self.decode(offset, data.len()) {
-            self.0.read(place, register, data);
         }
     }
 
     fn write(&self, offset: u64, data: &[u8]) {
-        if offset < Self::DATA {
-            if let (0, Ok(data)) = (offset, <[u8; 4]>::try_from(data)) {
-                self.0.state().selected = u32::from_le_bytes(data) & (Self::ENABLE | 0xff_fffc);
+        match (offset, <[u8; 4]>::try_from(data)) {
+            (0, Ok(data)) => {
+                let selected = u32::from_le_bytes(data) & (Self::ENABLE | 0xff_fffc);
+                self.host.state().selected = selected;
             }
-        } else if let Some((place, register)) = self.decode(offset, data.len()) {
-            self.0.write(place, register, data);
+            (Self::RESET, Err(_)) if data.len() == 1 => self.reset.write(0, data),
+            (offset, _) => {
+                if let Some((place, register)) = self.decode(offset, data.len()) {
+                    self.host.write(place, register, data);
+                }
+            }
         }
     }
 }

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use crate::machine::irq::Interrupts;
+use crate::machine::line::Line;
 use crate::machine::vm::VmError;
 use crate::reactor::{Reactor, Watch};
 
@@ -54,10 +55,11 @@ impl Pin {
         let interrupts = interrupts.clone();
         Ok(Self { raised, assert, input, interrupts, _resample: watch })
     }
+}
 
-    /// Asks for an interrupt, until it is told not to.
-    pub fn set(&self, raised: bool) {
-        if !self.raised.swap(raised, Ordering::SeqCst) && raised {
+impl Line for Pin {
+    fn set(&self, high: bool) {
+        if !self.raised.swap(high, Ordering::SeqCst) && high {
             signal(&self.assert);
         }
     }

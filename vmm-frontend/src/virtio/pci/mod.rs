@@ -17,6 +17,7 @@ use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use super::{Device, Queue};
 use crate::machine::irq::Interrupts;
+use crate::machine::line::Line;
 use crate::machine::vm::Vm;
 use crate::pci::Function;
 use crate::pci::config::{Bar, Config, Identity, Space};
@@ -172,7 +173,11 @@ impl VirtioPci {
         data.fill(0);
         match layout::structure(offset) {
             Some((layout::Structure::Common, offset)) => {
-                let generation = self.device().config_generation();
+                // Only there it is looked at.
+                let generation = match offset {
+                    registers::GENERATION => self.device().config_generation(),
+                    _ => 0,
+                };
                 lock(&self.state).common.read(offset, data, generation);
             }
             Some((layout::Structure::Isr, 0)) => {

@@ -5,6 +5,9 @@ use std::ops::Range;
 /// No vector: no interrupt.
 pub(super) const NO_VECTOR: u16 = 0xffff;
 
+/// Where the generation of the configuration space is.
+pub(super) const GENERATION: u64 = 0x15;
+
 const ACKNOWLEDGE: u8 = 1;
 const DRIVER: u8 = 2;
 const DRIVER_OK: u8 = 4;
@@ -110,7 +113,7 @@ impl Common {
             0x10 => self.config_vector.into(),
             0x12 => self.queues.len() as u64,
             0x14 => self.status.into(),
-            0x15 => generation.into(),
+            GENERATION => generation.into(),
             0x16 => self.queue_select.into(),
             0x18 => queue.size.into(),
             0x1a => queue.vector.into(),
