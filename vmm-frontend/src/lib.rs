@@ -3,6 +3,7 @@
 pub mod boot;
 pub mod cpu;
 pub mod frontend;
+pub mod launcher;
 pub mod machine;
 pub mod options;
 pub mod pci;
