@@ -3,13 +3,15 @@
 use std::process::ExitCode;
 
 use vhost_runtime::arguments::{self, ArgumentError};
-use vhost_runtime::program;
+use vhost_runtime::control::Events;
+use vhost_runtime::program::{self, ProgramError, Shutdown};
 use vmm_frontend::boot::Kernel;
 use vmm_frontend::cpu::selection::Selection;
+use vmm_frontend::launcher::{LaunchError, Launcher};
 use vmm_frontend::machine::vm;
-use vmm_frontend::options::Options;
-use vmm_frontend::virtio::vhost_user::{self, VhostUser};
-use vmm_frontend::vmm::{self, Settings, Vmm, VmmError};
+use vmm_frontend::options::{Options, VhostUserOption};
+use vmm_frontend::virtio::vhost_user::{Kind, VhostUser};
+use vmm_frontend::vmm::{self, Event, Machine, Settings, VmmError};
 
 #[derive(Debug, thiserror::Error)]
 enum Failure {
@@ -17,6 +19,10 @@ enum Failure {
     Arguments(#[from] ArgumentError),
     #[error(transparent)]
     Vmm(#[from] VmmError),
+    #[error(transparent)]
+    Launch(#[from] LaunchError),
+    #[error(transparent)]
+    Program(#[from] ProgramError),
     #[error("no guest: give --kernel FILE")]
     NoGuest,
 }
@@ -41,24 +47,55 @@ fn start() -> Result<ExitCode, Failure> {
         cpu,
         topology: options.cpus.0,
     };
+    let programs = options.programs();
+    let mut launcher = match programs.is_empty() {
+        true => None,
+        false => Some(Launcher::start(&programs)?),
+    };
+    let shutdown = Shutdown::new()?;
     let device = vm::open().map_err(VmmError::from)?;
     let memory = vmm::memory(settings.memory, settings.pages)?;
-    let mut machine = Vmm::new(&device, &settings, memory, kernel)?;
+    let events = Events::default();
+    let machine = Machine::new(&device, &settings, memory, kernel, events)?;
     first_light(&machine);
-    let processors = settings.topology.processors();
-    for option in &options.vhost_user {
-        let settings = vhost_user::Settings {
-            kind: option.kind,
-            path: option.socket.clone(),
-            queues: option.queues,
-            queue_size: option.queue_size,
-            processors: u16::try_from(processors).unwrap_or(u16::MAX),
-        };
-        let device = VhostUser::connect(&settings, machine.memory()).map_err(VmmError::from)?;
-        machine.add_virtio(Box::new(device))?;
+    add_devices(&machine, &options, launcher.as_ref())?;
+    if let Some(launcher) = &mut launcher {
+        launcher.all_serve()?;
     }
+    end_by(shutdown, &machine)?;
     machine.run()?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Connects to all device processes.
+fn add_devices(
+    machine: &Machine,
+    options: &Options,
+    launcher: Option<&Launcher>,
+) -> Result<(), VmmError> {
+    let launched = launcher.map(Launcher::sockets).unwrap_or_default();
+    let launched = launched.iter().map(|socket| VhostUserOption::of(Kind::Scsi, socket));
+    let processors = u16::try_from(machine.topology().processors()).unwrap_or(u16::MAX);
+    for option in launched.chain(options.vhost_user.iter().cloned()) {
+        let settings = option.settings(processors);
+        let device = VhostUser::connect(&settings, machine.memory())?;
+        machine.add_virtio(Box::new(device))?;
+    }
+    Ok(())
+}
+
+/// Ends the machine when the program is asked to.
+fn end_by(shutdown: Shutdown, machine: &Machine) -> Result<(), ProgramError> {
+    let tell = machine.teller();
+    let wait = move || {
+        if let Err(error) = shutdown.wait() {
+            log::error!("{error}");
+        }
+        let _ = tell.send(Event::Off { by_guest: false });
+    };
+    let thread = std::thread::Builder::new().name(String::from("signals"));
+    let failed = |error| ProgramError::Host { what: "signals cannot be awaited", error };
+    thread.spawn(wait).map(drop).map_err(failed)
 }
 
 struct Temp(std::sync::Mutex<vm_superio::Serial<T, vm_superio::serial::NoEvents, std::io::Stdout>>);
@@ -77,7 +114,7 @@ impl vmm_frontend::machine::bus::Registers for Temp {
         let _ = self.0.lock().unwrap().write(offset as u8, data[0]);
     }
 }
-fn first_light(machine: &Vmm) {
+fn first_light(machine: &Machine) {
     let event = vmm_sys_util::eventfd::EventFd::new(0).unwrap();
     machine.interrupts().edge(4, &event).unwrap();
     let serial = vm_superio::Serial::new(T(event), std::io::stdout());

@@ -29,6 +29,12 @@ struct Shared {
     connected: AtomicBool,
 }
 
+impl std::fmt::Debug for Events {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Events").field("clients", &self.shared.count).finish_non_exhaustive()
+    }
+}
+
 impl Events {
     /// An event, with its data, made only if somebody is there to be told.
     pub fn send(&self, name: &str, data: impl FnOnce() -> Value) {

@@ -187,15 +187,17 @@ impl Server {
                 "capabilities are negotiated already: there is nothing more to enable",
             )),
             "query-commands" => {
-                let names = COMMON.iter().chain(self.commands.names());
+                let own = self.commands.names();
+                let names = COMMON.iter().filter(|name| !own.contains(name)).chain(own);
                 Ok(names.map(|name| json!({ "name": name })).collect())
             }
             "query-version" => Ok(self.version()),
-            "query-status" => Ok(json!({ "connected": self.events.is_connected() })),
-            "quit" => Ok(json!({})),
+            // A program may know better what it is doing.
             _ if self.commands.names().contains(&name) => {
                 self.commands.execute(name, arguments, fds)
             }
+            "query-status" => Ok(json!({ "connected": self.events.is_connected() })),
+            "quit" => Ok(json!({})),
             _ => Err(ControlError::CommandNotFound(name.to_owned())),
         }
     }

@@ -70,6 +70,14 @@ impl Shutdown {
         Ok(Stop { asked: self.asked.try_clone()? })
     }
 
+    /// Waits until the program is to end.
+    ///
+    /// # Errors
+    /// Waiting failed.
+    pub fn wait(&self) -> Result<(), ProgramError> {
+        wait(&[], self).map(drop)
+    }
+
     /// Takes the signal that has come, so that the next one is noticed.
     pub(crate) fn take(&self) {
         let mut signal = [0; size_of::<libc::signalfd_siginfo>()];

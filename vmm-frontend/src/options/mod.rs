@@ -4,10 +4,13 @@ mod cpus;
 mod memory;
 mod vhost_user;
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::Parser;
 use vhost_runtime::program::Confinement;
+
+use crate::launcher::Program;
 
 pub use cpus::Cpus;
 pub use memory::MemoryOption;
@@ -67,6 +70,32 @@ pub struct Options {
     /// Log more; twice for debugging (or set RUST_LOG)
     #[arg(short, long, action = clap::ArgAction::Count)]
     pub verbose: u8,
+}
+
+impl Options {
+    /// The device processes that the machine starts itself: one SCSI controller for all units, with
+    /// a queue for each processor.
+    #[must_use]
+    pub fn programs(&self) -> Vec<Program> {
+        let units = [
+            ("--disk", &self.disk),
+            ("--cdrom", &self.cdrom),
+            ("--passthrough", &self.scsi_passthrough),
+        ];
+        let units = units.iter().flat_map(|(option, texts)| {
+            texts.iter().flat_map(move |text| [OsString::from(option), OsString::from(text)])
+        });
+        let mut arguments: Vec<OsString> = units.collect();
+        if arguments.is_empty() {
+            return Vec::new();
+        }
+        let queues = self.cpus.0.processors().to_string();
+        arguments.extend(["--num-queues".into(), queues.into()]);
+        if self.sandbox == Confinement::Off {
+            arguments.extend(["--sandbox".into(), "off".into()]);
+        }
+        vec![Program { name: "vhost-scsi", arguments }]
+    }
 }
 
 /// `key=value` parts, each key once.

@@ -1,10 +1,10 @@
 //! `--vhost-user`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use super::Pairs;
-use crate::virtio::vhost_user::Kind;
+use crate::virtio::vhost_user::{Kind, Settings};
 
 /// A device of a running process.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,6 +22,22 @@ pub struct VhostUserOption {
 const KEYS: [&str; 5] = ["type", "socket", "id", "queues", "queue-size"];
 /// The most queues that the protocol can name in every message.
 const QUEUES: u16 = 256;
+const QUEUE_SIZE: u16 = 256;
+
+impl VhostUserOption {
+    /// A device of a process that was started for this machine.
+    #[must_use]
+    pub fn of(kind: Kind, socket: &Path) -> Self {
+        Self { kind, socket: socket.to_owned(), queues: None, queue_size: QUEUE_SIZE }
+    }
+
+    /// What is wanted of it, in a machine of so many processors.
+    #[must_use]
+    pub fn settings(self, processors: u16) -> Settings {
+        let Self { kind, socket: path, queues, queue_size } = self;
+        Settings { kind, path, queues, queue_size, processors }
+    }
+}
 
 impl FromStr for VhostUserOption {
     type Err = String;
@@ -48,7 +64,7 @@ impl FromStr for VhostUserOption {
         }
         let socket = pairs.get("socket").filter(|path| !path.is_empty());
         let socket = socket.ok_or_else(|| String::from("socket=PATH is missing"))?.into();
-        let queue_size = pairs.number("queue-size", 2..=1024)?.unwrap_or(256);
+        let queue_size = pairs.number("queue-size", 2..=1024)?.unwrap_or(QUEUE_SIZE);
         if !queue_size.is_power_of_two() {
             return Err(format!("queue-size={queue_size}: it must be a power of two"));
         }

@@ -165,16 +165,27 @@ impl Host {
 
     /// Resets all functions.
     pub fn reset(&self) {
-        let functions: Vec<_> = {
-            let state = self.state();
-            state.occupants.iter().map(|(place, it)| (*place, Arc::clone(&it.function))).collect()
-        };
-        for (place, function) in functions {
+        for (place, function) in self.functions() {
             function.reset();
             function.with_config(&mut Config::reset);
             self.remap(place);
         }
         self.state().selected = 0;
+    }
+
+    /// Has all functions stop touching guest memory.
+    pub fn pause(&self) {
+        self.functions().iter().for_each(|(_, function)| function.pause());
+    }
+
+    /// Has all functions go on.
+    pub fn resume(&self) {
+        self.functions().iter().for_each(|(_, function)| function.resume());
+    }
+
+    fn functions(&self) -> Vec<(Place, Arc<dyn Function>)> {
+        let state = self.state();
+        state.occupants.iter().map(|(place, it)| (*place, Arc::clone(&it.function))).collect()
     }
 
     fn remap(&self, place: Place) {

@@ -38,4 +38,10 @@ pub trait Function: Send + Sync {
 
     /// Is as at power-on, but for its BARs.
     fn reset(&self);
+
+    /// The machine stops: guest memory is not touched from when this returns.
+    fn pause(&self) {}
+
+    /// The machine goes on.
+    fn resume(&self) {}
 }

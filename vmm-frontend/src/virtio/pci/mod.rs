@@ -254,6 +254,13 @@ impl VirtioPci {
     }
 
     fn start(&self, state: &mut State) {
+        state.started = true;
+        self.await_events(state);
+        self.serve(state);
+    }
+
+    /// Has the device serve its queues.
+    fn serve(&self, state: &mut State) {
         let setup = state.common.queues().filter_map(|(index, registers)| {
             let events = self.queues.get(usize::from(index))?;
             Some(Queue {
@@ -267,8 +274,6 @@ impl VirtioPci {
             })
         });
         let setup = setup.collect();
-        state.started = true;
-        self.await_events(state);
         if let Err(error) = self.device().start(state.common.features(), setup) {
             log::error!("a virtio device cannot start: {error}");
             state.common.set_needs_reset();
@@ -417,6 +422,19 @@ impl Function for VirtioPci {
         let mut state = lock(&self.state);
         self.reset_device(&mut state);
         state.msix.reset();
+    }
+
+    fn pause(&self) {
+        if lock(&self.state).started {
+            self.device().stop(false);
+        }
+    }
+
+    fn resume(&self) {
+        let mut state = lock(&self.state);
+        if state.started {
+            self.serve(&mut state);
+        }
     }
 }
 

@@ -1,0 +1,179 @@
+//! How a machine is made: its memory, its board, its processors.
+
+use std::sync::mpsc::{self, Receiver, Sender};
+use std::sync::{Arc, Mutex};
+use std::thread;
+
+use kvm_ioctls::Kvm;
+use vhost_runtime::control::Events;
+use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+
+use super::error::{VmmError, host as failed};
+use super::host::host;
+use super::machine::{Board, Event, Guest, Machine, Status};
+use crate::boot::{Kernel, memory_map};
+use crate::cpu::Cpu;
+use crate::cpu::filter::Platform;
+use crate::cpu::selection::Selection;
+use crate::cpu::topology::Topology;
+use crate::frontend::memory::{Memory, Pages};
+use crate::machine::irq::Interrupts;
+use crate::machine::line::Edge;
+use crate::machine::power::{OnPower, Power, PowerEvent};
+use crate::machine::reset::{KeyboardController, ResetRegister};
+use crate::machine::rtc::{self, Rtc};
+use crate::machine::vcpu::{Buses, Report, Runner, Vcpu};
+use crate::machine::vm::{Chips, Vm};
+use crate::machine::{acpi, layout};
+use crate::pci::host::Host;
+use crate::reactor::Reactor;
+
+/// What a machine is made of.
+#[derive(Debug)]
+pub struct Settings {
+    /// Bytes of memory.
+    pub memory: u64,
+    /// What it is made of.
+    pub pages: Pages,
+    /// Its processors' model.
+    pub cpu: Selection,
+    /// How many, and how they are placed.
+    pub topology: Topology,
+}
+
+/// The memory of a machine: below the hole, and above 4 GiB.
+fn split(size: u64) -> (u64, u64) {
+    let below = size.min(layout::HOLE);
+    (below, size.saturating_sub(below))
+}
+
+/// Makes a machine's memory.
+///
+/// # Errors
+/// The host has not so much.
+pub fn memory(size: u64, pages: Pages) -> Result<Memory, VmmError> {
+    let (below, above) = split(size);
+    let mut memory = Memory::default();
+    memory.add_pages(0, below, pages)?;
+    if above > 0 {
+        memory.add_pages(layout::ABOVE, above, pages)?;
+    }
+    Ok(memory)
+}
+
+impl Machine {
+    /// Makes a machine without devices on its PCI bus, with the kernel in its memory. It does not
+    /// run yet. `events` is told what happens to it.
+    ///
+    /// # Errors
+    /// See [`VmmError`].
+    pub fn new(
+        device: &Kvm,
+        settings: &Settings,
+        memory: Memory,
+        kernel: Kernel,
+        events: Events,
+    ) -> Result<Self, VmmError> {
+        let topology = settings.topology;
+        let host = host(device)?;
+        let (cpu, missing) = Cpu::new(&settings.cpu, topology, Platform::Kvm, &host);
+        for warning in settings.cpu.judge(&missing)? {
+            log::warn!("{warning}");
+        }
+        let vm = Arc::new(Vm::new(device, memory)?);
+        let (tell, told) = mpsc::channel();
+        let (below, above) = split(settings.memory);
+        let pci_above = pci_above(above, cpu.address_bits());
+        let board = board(&vm, (below, above), pci_above, &tell)?;
+
+        let mut vcpus = Vec::new();
+        let mut apic_ids = Vec::new();
+        for index in 0..topology.processors() {
+            apic_ids.push(u8::try_from(cpu.apic_id(index)).map_err(|_| VmmError::Tables)?);
+            vcpus.push(Vcpu::new(device, &vm, &cpu, index)?);
+        }
+        let described = acpi::Description { cpus: &apic_ids, pci_above };
+        let tables = acpi::tables(layout::TABLES, &described).ok_or(VmmError::Tables)?;
+        let chips = Chips::save(vm.fd())?;
+        let (ended, reports) = mpsc::channel();
+        let runner = Runner::new(vcpus, Arc::clone(&board.buses), ended);
+        let runner = runner.map_err(failed("no thread for a processor can be had"))?;
+        forward(reports, tell.clone()).map_err(failed("no thread can be had"))?;
+        let map = memory_map(below, above);
+        let guest = Guest { kernel, map, tables, chips };
+        let machine = Self {
+            vm,
+            board,
+            runner,
+            guest: Mutex::new(guest),
+            status: Mutex::new(Status::Prelaunch),
+            topology,
+            host,
+            events,
+            tell,
+            told: Mutex::new(told),
+        };
+        machine.load()?;
+        Ok(machine)
+    }
+}
+
+/// What is on the board.
+fn board(
+    vm: &Arc<Vm>,
+    (below, above): (u64, u64),
+    pci_above: (u64, u64),
+    tell: &Sender<Event>,
+) -> Result<Board, VmmError> {
+    let interrupts = Interrupts::new(Arc::clone(vm));
+    let reactor = Reactor::new().map_err(failed("no reactor can be made"))?;
+    let buses = Arc::new(Buses::default());
+    let on_power = on_power(tell.clone());
+    let reset = Arc::new(ResetRegister::new(Arc::clone(&on_power)));
+    let pci = Host::new(Arc::clone(&buses), pci_above, reset)?;
+    let keyboard = Arc::new(KeyboardController::new(Arc::clone(&on_power)));
+    buses.ports.add(0x60, 5, keyboard)?;
+    let sci = Arc::new(interrupts.input(layout::pm::SCI.into()));
+    let power = Power::new(&reactor, sci, on_power).map_err(failed("no timer can be made"))?;
+    power.add_to(&buses.ports)?;
+    let line = Arc::new(Edge::new(edge(&interrupts, layout::RTC_IRQ)?));
+    let rtc = Rtc::new(&reactor, line, rtc::Memory { below, above });
+    let rtc = Arc::new(rtc.map_err(failed("no clock can be made"))?);
+    rtc.add_to(&buses.ports)?;
+    Ok(Board { buses, interrupts, reactor, pci, power, rtc })
+}
+
+/// Addresses for BARs above all memory, up to what the processors can address.
+fn pci_above(above: u64, address_bits: u32) -> (u64, u64) {
+    let memory_end = layout::ABOVE.saturating_add(above);
+    let end = 1u64.checked_shl(address_bits).unwrap_or(u64::MAX);
+    let start = memory_end.next_multiple_of(1 << 30).min(end >> 1);
+    (start, end)
+}
+
+fn on_power(tell: Sender<Event>) -> OnPower {
+    Arc::new(move |event| {
+        // Nobody listens any more only if the machine ends.
+        let _ = tell.send(match event {
+            PowerEvent::Off => Event::Off { by_guest: true },
+            PowerEvent::Reset => Event::Reset { by_guest: true },
+        });
+    })
+}
+
+/// An event whose writes are edges of an input.
+pub(super) fn edge(interrupts: &Interrupts, input: u8) -> Result<EventFd, VmmError> {
+    let event = EventFd::new(EFD_NONBLOCK).map_err(failed("no event can be made"))?;
+    interrupts.edge(input.into(), &event)?;
+    Ok(event)
+}
+
+/// Hands processors' last words on, as events.
+fn forward(reports: Receiver<Report>, tell: Sender<Event>) -> std::io::Result<()> {
+    let forward = move || {
+        for report in reports {
+            let _ = tell.send(Event::Stopped(report));
+        }
+    };
+    thread::Builder::new().name(String::from("reports")).spawn(forward).map(drop)
+}

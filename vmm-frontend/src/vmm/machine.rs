@@ -1,0 +1,290 @@
+//! What can be done to a machine: run it, stop it, reset it, switch it off.
+
+use std::sync::mpsc::{Receiver, Sender};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
+
+use serde_json::json;
+use vhost_runtime::control::Events;
+use vm_memory::{Bytes, GuestAddress};
+
+use super::error::{VmmError, host as failed};
+use crate::boot::{Kernel, Range};
+use crate::cpu::host::Host as CpuHost;
+use crate::cpu::topology::Topology;
+use crate::frontend::memory::Memory;
+use crate::machine::irq::Interrupts;
+use crate::machine::power::Power;
+use crate::machine::rtc::Rtc;
+use crate::machine::vcpu::{Buses, Report, Runner, gdt};
+use crate::machine::vm::{Chips, Vm};
+use crate::machine::{acpi, layout};
+use crate::pci::Function;
+use crate::pci::host::{Host, Place};
+use crate::reactor::Reactor;
+use crate::virtio;
+use crate::virtio::pci::{VirtioPci, Wiring};
+
+/// What happens to a machine.
+#[derive(Debug)]
+pub enum Event {
+    /// It was switched off.
+    Off {
+        /// By the guest; else by the user.
+        by_guest: bool,
+    },
+    /// It is to be reset.
+    Reset {
+        /// By the guest; else by the user.
+        by_guest: bool,
+    },
+    /// A processor can't go on.
+    Stopped(Report),
+}
+
+/// What a machine is doing. The names are those of QMP's RunState.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Status {
+    /// It has not run yet.
+    Prelaunch,
+    /// It runs.
+    Running,
+    /// The user stopped it.
+    Paused,
+    /// A processor can't go on.
+    InternalError,
+    /// It was switched off.
+    Shutdown,
+}
+
+impl Status {
+    /// QMP's name.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Prelaunch => "prelaunch",
+            Self::Running => "running",
+            Self::Paused => "paused",
+            Self::InternalError => "internal-error",
+            Self::Shutdown => "shutdown",
+        }
+    }
+}
+
+/// What is on the board.
+#[derive(Debug)]
+pub(super) struct Board {
+    pub(super) buses: Arc<Buses>,
+    pub(super) interrupts: Interrupts,
+    pub(super) reactor: Reactor,
+    pub(super) pci: Arc<Host>,
+    pub(super) power: Power,
+    pub(super) rtc: Arc<Rtc>,
+}
+
+/// What a guest starts with.
+#[derive(Debug)]
+pub(super) struct Guest {
+    pub(super) kernel: Kernel,
+    pub(super) map: Vec<Range>,
+    pub(super) tables: Vec<u8>,
+    pub(super) chips: Chips,
+}
+
+/// A machine.
+#[derive(Debug)]
+pub struct Machine {
+    pub(super) vm: Arc<Vm>,
+    pub(super) board: Board,
+    pub(super) runner: Runner,
+    pub(super) guest: Mutex<Guest>,
+    pub(super) status: Mutex<Status>,
+    pub(super) topology: Topology,
+    pub(super) host: CpuHost,
+    pub(super) events: Events,
+    pub(super) tell: Sender<Event>,
+    pub(super) told: Mutex<Receiver<Event>>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Machine {
+    /// Where its ports and registers are.
+    #[must_use]
+    pub fn buses(&self) -> &Buses {
+        &self.board.buses
+    }
+
+    /// Waits for its descriptors.
+    #[must_use]
+    pub fn reactor(&self) -> &Reactor {
+        &self.board.reactor
+    }
+
+    /// Its interrupts.
+    #[must_use]
+    pub fn interrupts(&self) -> &Interrupts {
+        &self.board.interrupts
+    }
+
+    /// Its memory.
+    #[must_use]
+    pub fn memory(&self) -> &Memory {
+        self.vm.memory()
+    }
+
+    /// Its processors, and how they are placed.
+    #[must_use]
+    pub fn topology(&self) -> Topology {
+        self.topology
+    }
+
+    /// What its host's processors can give.
+    #[must_use]
+    pub fn host(&self) -> &CpuHost {
+        &self.host
+    }
+
+    /// What it is doing.
+    #[must_use]
+    pub fn status(&self) -> Status {
+        *lock(&self.status)
+    }
+
+    /// Where to tell what happens to it.
+    #[must_use]
+    pub fn teller(&self) -> Sender<Event> {
+        self.tell.clone()
+    }
+
+    /// Puts a virtio device onto its PCI bus, in the first free slot.
+    ///
+    /// # Errors
+    /// See [`VmmError`].
+    pub fn add_virtio(
+        &self,
+        device: Box<dyn virtio::Device>,
+    ) -> Result<(Place, Arc<VirtioPci>), VmmError> {
+        let Board { interrupts, reactor, pci, .. } = &self.board;
+        let place = pci.free_device()?;
+        let input = acpi::intx(place.device().into(), 0);
+        let wiring = Wiring {
+            vm: Arc::clone(&self.vm),
+            interrupts: interrupts.clone(),
+            reactor: reactor.clone(),
+            pin: (1, u8::try_from(input).unwrap_or(0)),
+        };
+        let function = VirtioPci::new(device, wiring)?;
+        pci.add(place, Arc::clone(&function) as Arc<dyn Function>)?;
+        Ok((place, function))
+    }
+
+    /// Puts everything into memory that a guest starts with, and the processors at its start.
+    pub(super) fn load(&self) -> Result<(), VmmError> {
+        let mut guest = lock(&self.guest);
+        let Guest { kernel, map, tables, .. } = &mut *guest;
+        let space = self.vm.memory().space();
+        let write = |bytes: &[u8], address| {
+            space.write_slice(bytes, GuestAddress(address)).map_err(|_| VmmError::Tables)
+        };
+        write(tables, layout::TABLES)?;
+        let table: Vec<u8> = gdt().iter().flat_map(|entry| entry.to_le_bytes()).collect();
+        write(&table, layout::GDT)?;
+        let entry = kernel.load(space, map)?;
+        self.runner.reset(Some(entry))?;
+        Ok(())
+    }
+
+    /// Lets it run, if it does not. One that has failed can't.
+    pub fn resume(&self) {
+        let mut status = lock(&self.status);
+        if matches!(*status, Status::Prelaunch | Status::Paused) {
+            self.board.pci.resume();
+            self.runner.resume();
+            *status = Status::Running;
+            self.events.send("RESUME", || json!({}));
+        }
+    }
+
+    /// Stops it: neither processors nor devices touch its memory when this returns.
+    pub fn pause(&self) {
+        let mut status = lock(&self.status);
+        if *status == Status::Running {
+            self.halt();
+            *status = Status::Paused;
+            self.events.send("STOP", || json!({}));
+        }
+    }
+
+    fn halt(&self) {
+        self.runner.pause();
+        self.board.pci.pause();
+    }
+
+    /// Presses the power button.
+    pub fn press_power_button(&self) {
+        self.board.power.press_power_button();
+        self.events.send("POWERDOWN", || json!({}));
+    }
+
+    /// As at power-on.
+    fn reset(&self, by_guest: bool) -> Result<(), VmmError> {
+        let status = lock(&self.status);
+        self.halt();
+        self.board.pci.reset();
+        self.board.power.reset();
+        self.board.rtc.reset();
+        lock(&self.guest).chips.restore(self.vm.fd())?;
+        self.load()?;
+        let reason = if by_guest { "guest-reset" } else { "host-qmp-system-reset" };
+        self.events.send("RESET", || json!({ "guest": by_guest, "reason": reason }));
+        if *status == Status::Running {
+            self.runner.resume();
+        }
+        Ok(())
+    }
+
+    /// Runs it until it is switched off.
+    ///
+    /// # Errors
+    /// See [`VmmError`]; a processor that can't go on is one.
+    pub fn run(&self) -> Result<(), VmmError> {
+        let reactor = self.board.reactor.clone();
+        let wait = move || {
+            if let Err(error) = reactor.run(|| true) {
+                log::error!("waiting for descriptors failed: {error}");
+            }
+        };
+        let thread = thread::Builder::new().name(String::from("reactor"));
+        thread.spawn(wait).map_err(failed("no thread can be had"))?;
+        self.resume();
+        let told = lock(&self.told);
+        loop {
+            match told.recv() {
+                Ok(Event::Reset { by_guest }) => self.reset(by_guest)?,
+                Ok(Event::Stopped(report)) => {
+                    self.end(Status::InternalError);
+                    self.events.send("STOP", || json!({}));
+                    return Err(VmmError::Stopped(report));
+                }
+                Ok(Event::Off { by_guest }) => {
+                    let reason = if by_guest { "guest-shutdown" } else { "host-qmp-quit" };
+                    let data = || json!({ "guest": by_guest, "reason": reason });
+                    self.events.send("SHUTDOWN", data);
+                    self.end(Status::Shutdown);
+                    return Ok(());
+                }
+                // The machine keeps a sender itself.
+                Err(_) => return Ok(()),
+            }
+        }
+    }
+
+    fn end(&self, last: Status) {
+        let mut status = lock(&self.status);
+        self.halt();
+        *status = last;
+    }
+}
