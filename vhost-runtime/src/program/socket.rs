@@ -96,7 +96,7 @@ impl Socket {
     ///
     /// # Errors
     /// It could not.
-    pub(crate) fn listen(
+    pub fn listen(
         option: &'static str,
         path: &Path,
         private: bool,

@@ -1,0 +1,178 @@
+//! Opening what an option says, before the machine is started.
+
+use std::io::{self, IsTerminal};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use rustix::fs::{Mode, OFlags, fcntl_setfl, open};
+use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+use rustix::termios::{OptionalActions, tcgetattr, tcsetattr};
+use vhost_runtime::program::{ProgramError, Socket};
+
+use super::end::End;
+use super::endpoint::{Endpoint, Kind, Link};
+use super::spec::Spec;
+use super::terminal::Terminal;
+use crate::reactor::Handler;
+
+/// Why a console can't be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The file can't be written.
+    #[error("{option} file:{path}: cannot be written: {error}")]
+    File {
+        /// Which option.
+        option: &'static str,
+        /// Where.
+        path: PathBuf,
+        /// What the host said.
+        error: io::Error,
+    },
+    /// No pseudo-terminal can be had.
+    #[error("{option} pty: no pseudo-terminal can be had: {error}")]
+    Pty {
+        /// Which option.
+        option: &'static str,
+        /// What the host said.
+        error: io::Error,
+    },
+    /// The link can't be made.
+    #[error("{option} pty:{path}: the link cannot be made there: {error}")]
+    Link {
+        /// Which option.
+        option: &'static str,
+        /// Where.
+        path: PathBuf,
+        /// What the host said.
+        error: io::Error,
+    },
+    /// What is there is not a link.
+    #[error(
+        "{0} pty:{1}: there is a file that is not a symbolic link, remove it or choose another path"
+    )]
+    NotALink(&'static str, PathBuf),
+    /// Nobody could connect.
+    #[error(transparent)]
+    Socket(#[from] ProgramError),
+    /// Standard input or output can't be used.
+    #[error("{option} stdio: standard input or output cannot be used: {error}")]
+    Stdio {
+        /// Which option.
+        option: &'static str,
+        /// What the host said.
+        error: io::Error,
+    },
+    /// Another console has it.
+    #[error("{0} stdio: another option uses standard input and output already, choose pty or unix")]
+    StdioTaken(&'static str),
+    /// No descriptor is left.
+    #[error("{option}: no console can be made: {error}")]
+    Host {
+        /// Which option.
+        option: &'static str,
+        /// What the host said.
+        error: io::Error,
+    },
+}
+
+impl Endpoint {
+    /// Opens what `option` says; nothing, if it is off. Ctrl-A x on a terminal calls `quit`.
+    ///
+    /// It has to be done before other threads are started: they would take the terminal's signals.
+    ///
+    /// # Errors
+    /// See [`OpenError`].
+    pub fn open(
+        option: &'static str,
+        spec: &Spec,
+        quit: Handler,
+    ) -> Result<Option<Self>, OpenError> {
+        let (kind, input, output) = match spec {
+            Spec::Off => return Ok(None),
+            Spec::Null => (Kind::Plain, None, None),
+            Spec::Stdio => {
+                static TAKEN: AtomicBool = AtomicBool::new(false);
+                if TAKEN.swap(true, Ordering::Relaxed) {
+                    return Err(OpenError::StdioTaken(option));
+                }
+                stdio(quit).map_err(|error| OpenError::Stdio { option, error })?
+            }
+            Spec::File(path) => {
+                let failed = |error| OpenError::File { option, path: path.clone(), error };
+                (Kind::Plain, None, Some(file(path).map_err(failed)?))
+            }
+            Spec::Pty(path) => {
+                let (end, other, name) = pty().map_err(|error| OpenError::Pty { option, error })?;
+                let link = path.as_ref().map(|path| link(option, path, &name)).transpose()?;
+                log::info!("{option} pty: {}", name.display());
+                (Kind::Pty { _link: link }, Some(end), Some(other))
+            }
+            Spec::Unix(path) => {
+                let mut socket = Socket::listen(option, path, true)?;
+                socket.publish()?;
+                (Kind::Socket(socket), None, None)
+            }
+        };
+        let made = Self::new(option.to_owned(), kind, input, output);
+        made.map(Some).map_err(|error| OpenError::Host { option, error })
+    }
+}
+
+type Opened = (Kind, Option<End>, Option<End>);
+
+fn stdio(quit: Handler) -> io::Result<Opened> {
+    let (stdin, stdout) = (io::stdin(), io::stdout());
+    let input = End::shared(stdin.as_fd(), OFlags::RDONLY)?;
+    let output = End::shared(stdout.as_fd(), OFlags::WRONLY)?;
+    let kind = if stdin.is_terminal() {
+        let terminal = Terminal::open(&stdin)?;
+        terminal.restore_at_exit()?;
+        Kind::Terminal(terminal, quit)
+    } else {
+        Kind::Plain
+    };
+    Ok((kind, Some(input), Some(output)))
+}
+
+fn file(path: &Path) -> io::Result<End> {
+    // A FIFO that nobody reads is an error then, and a terminal does not become ours.
+    let how = OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | how;
+    End::own(open(path, flags, Mode::from_raw_mode(0o666))?)
+}
+
+/// Both ends of the host's side, and the name of the other.
+fn pty() -> io::Result<(End, End, PathBuf)> {
+    let host = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC)?;
+    grantpt(&host)?;
+    unlockpt(&host)?;
+    let name = ptsname(&host, Vec::new())?;
+    let path = Path::new(std::ffi::OsStr::from_bytes(name.to_bytes())).to_owned();
+    // It is as a serial line until its user wants it otherwise. Who has opened and closed it has
+    // made it one that nobody has open, which is not so at first.
+    let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let user: OwnedFd = open(&path, flags, Mode::empty())?;
+    let mut modes = tcgetattr(&user)?;
+    modes.make_raw();
+    tcsetattr(&user, OptionalActions::Now, &modes)?;
+    fcntl_setfl(&host, OFlags::RDWR | OFlags::NONBLOCK)?;
+    Ok((End::own(host.try_clone()?)?, End::own(host)?, path))
+}
+
+/// Makes a symbolic link, or one that was left behind new.
+fn link(option: &'static str, path: &Path, to: &Path) -> Result<Link, OpenError> {
+    let failed = |error| OpenError::Link { option, path: path.to_owned(), error };
+    match std::fs::symlink_metadata(path) {
+        Ok(found) if !found.is_symlink() => {
+            return Err(OpenError::NotALink(option, path.to_owned()));
+        }
+        Ok(_) => std::fs::remove_file(path).map_err(failed)?,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(failed(error)),
+    }
+    symlink(to, path).map_err(failed)?;
+    Ok(Link(path.to_owned()))
+}
