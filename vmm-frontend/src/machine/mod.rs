@@ -14,6 +14,7 @@ pub mod line;
 pub mod power;
 pub mod reset;
 pub mod rtc;
+pub mod serial;
 mod timer;
 pub mod vcpu;
 pub mod vm;

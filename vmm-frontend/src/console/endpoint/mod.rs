@@ -193,12 +193,6 @@ impl Endpoint {
         let name = String::from("test");
         (Self::new(name, Kind::Plain, Some(input), Some(output)).unwrap(), there)
     }
-
-    /// What was written and has not gone to the host.
-    #[cfg(test)]
-    pub(crate) fn take_waiting(&self) -> Vec<u8> {
-        self.0.state().waiting.drain(..).collect()
-    }
 }
 
 impl Inner {
