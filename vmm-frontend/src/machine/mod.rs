@@ -8,6 +8,7 @@
 
 pub mod acpi;
 pub mod bus;
+pub mod debug_port;
 pub mod irq;
 pub mod layout;
 pub mod line;
