@@ -34,8 +34,7 @@ impl Own {
     }
 
     fn make_raw(&self) -> io::Result<()> {
-        // Who is in the background would be stopped.
-        if tcgetpgrp(&self.fd).is_ok_and(|foreground| foreground != getpgrp()) {
+        if self.is_anothers() {
             return Ok(());
         }
         let mut raw = self.before.clone();
@@ -46,8 +45,16 @@ impl Own {
     }
 
     fn restore(&self) {
-        // There is nobody to tell.
-        let _ = tcsetattr(&self.fd, OptionalActions::Now, &self.before);
+        if !self.is_anothers() {
+            // There is nobody to tell.
+            let _ = tcsetattr(&self.fd, OptionalActions::Now, &self.before);
+        }
+    }
+
+    /// Another job is in the foreground. A process in the background would be stopped if it changed
+    /// the terminal, and has it no more to give back.
+    fn is_anothers(&self) -> bool {
+        tcgetpgrp(&self.fd).is_ok_and(|foreground| foreground != getpgrp())
     }
 }
 

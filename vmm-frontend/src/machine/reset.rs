@@ -89,6 +89,8 @@ mod tests {
     use std::sync::Arc;
     use std::sync::atomic::AtomicU32;
 
+    use proptest::prelude::*;
+
     use super::*;
 
     /// How many resets the writes to a register are.
@@ -124,5 +126,21 @@ mod tests {
         let mut status = [0xff];
         KeyboardController::new(Arc::new(|_| {})).read(0, &mut status);
         assert_eq!(status, [0]);
+    }
+
+    proptest! {
+        #[test]
+        fn no_access_panics(accesses in prop::collection::vec((1..9usize, any::<u64>()), 0..64)) {
+            let tell: OnPower = Arc::new(|_| {});
+            let devices: [Box<dyn Registers>; 2] =
+                [Box::new(ResetRegister::new(tell.clone())), Box::new(KeyboardController::new(tell))];
+            for (width, value) in accesses {
+                let mut data = value.to_le_bytes();
+                for device in &devices {
+                    device.write(0, &data[..width]);
+                    device.read(0, &mut data[..width]);
+                }
+            }
+        }
     }
 }
