@@ -3,7 +3,7 @@
 //! - [`layout`]: where things are;
 //! - [`vm`], [`vcpu`], [`irq`]: what KVM has of it;
 //! - [`bus`]: who answers where; [`line`]: interrupt lines;
-//! - [`rtc`], [`power`], [`reset`]: the devices of a PC's board;
+//! - [`rtc`], [`power`], [`reset`], [`serial`], [`debug_port`]: the devices of a PC's board;
 //! - [`acpi`]: the tables that tell a guest of all this.
 
 pub mod acpi;
