@@ -1,7 +1,11 @@
 //! `vmm-frontend`: a thin virtual machine whose devices are processes of their own.
 
-use std::process::ExitCode;
+mod consoles;
 
+use std::process::ExitCode;
+use std::sync::mpsc;
+
+use consoles::{ConsoleError, Consoles};
 use vhost_runtime::arguments::{self, ArgumentError};
 use vhost_runtime::control::Events;
 use vhost_runtime::program::{self, ProgramError, Shutdown};
@@ -21,6 +25,8 @@ enum Failure {
     Vmm(#[from] VmmError),
     #[error(transparent)]
     Launch(#[from] LaunchError),
+    #[error(transparent)]
+    Console(#[from] ConsoleError),
     #[error(transparent)]
     Program(#[from] ProgramError),
     #[error("no guest: give --kernel FILE")]
@@ -53,11 +59,13 @@ fn start() -> Result<ExitCode, Failure> {
         false => Some(Launcher::start(&programs)?),
     };
     let shutdown = Shutdown::new()?;
+    let (tell, told) = mpsc::channel();
+    let consoles = Consoles::open(&options, &tell)?;
     let device = vm::open().map_err(VmmError::from)?;
     let memory = vmm::memory(settings.memory, settings.pages)?;
     let events = Events::default();
-    let machine = Machine::new(&device, &settings, memory, kernel, events)?;
-    first_light(&machine);
+    let machine = Machine::new(&device, &settings, memory, kernel, events, (tell, told))?;
+    consoles.add_to(&machine)?;
     add_devices(&machine, &options, launcher.as_ref())?;
     if let Some(launcher) = &mut launcher {
         launcher.all_serve()?;
@@ -96,28 +104,4 @@ fn end_by(shutdown: Shutdown, machine: &Machine) -> Result<(), ProgramError> {
     let thread = std::thread::Builder::new().name(String::from("signals"));
     let failed = |error| ProgramError::Host { what: "signals cannot be awaited", error };
     thread.spawn(wait).map(drop).map_err(failed)
-}
-
-struct Temp(std::sync::Mutex<vm_superio::Serial<T, vm_superio::serial::NoEvents, std::io::Stdout>>);
-struct T(vmm_sys_util::eventfd::EventFd);
-impl vm_superio::Trigger for T {
-    type E = std::io::Error;
-    fn trigger(&self) -> std::io::Result<()> {
-        self.0.write(1)
-    }
-}
-impl vmm_frontend::machine::bus::Registers for Temp {
-    fn read(&self, offset: u64, data: &mut [u8]) {
-        data[0] = self.0.lock().unwrap().read(offset as u8);
-    }
-    fn write(&self, offset: u64, data: &[u8]) {
-        let _ = self.0.lock().unwrap().write(offset as u8, data[0]);
-    }
-}
-fn first_light(machine: &Machine) {
-    let event = vmm_sys_util::eventfd::EventFd::new(0).unwrap();
-    machine.interrupts().edge(4, &event).unwrap();
-    let serial = vm_superio::Serial::new(T(event), std::io::stdout());
-    let temp = std::sync::Arc::new(Temp(std::sync::Mutex::new(serial)));
-    machine.buses().ports.add(0x3f8, 8, temp).unwrap();
 }

@@ -96,11 +96,7 @@ impl Socket {
     ///
     /// # Errors
     /// It could not.
-    pub fn listen(
-        option: &'static str,
-        path: &Path,
-        private: bool,
-    ) -> Result<Self, ProgramError> {
+    pub fn listen(option: &'static str, path: &Path, private: bool) -> Result<Self, ProgramError> {
         let place = Place { path: path.to_owned(), option, private };
         place.check_free()?;
         let failed = |error: Errno| place.failed(error);

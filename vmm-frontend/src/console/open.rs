@@ -7,7 +7,7 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use rustix::fs::{Mode, OFlags, fcntl_setfl, open};
+use rustix::fs::{FileType, Mode, OFlags, fcntl_setfl, fstat, open};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use rustix::termios::{OptionalActions, tcgetattr, tcsetattr};
 use vhost_runtime::program::{ProgramError, Socket};
@@ -24,6 +24,16 @@ pub enum OpenError {
     /// The file can't be written.
     #[error("{option} file:{path}: cannot be written: {error}")]
     File {
+        /// Which option.
+        option: &'static str,
+        /// Where.
+        path: PathBuf,
+        /// What the host said.
+        error: io::Error,
+    },
+    /// The device can't be used.
+    #[error("{option} dev:{path}: cannot be used: {error}")]
+    Device {
         /// Which option.
         option: &'static str,
         /// Where.
@@ -104,6 +114,11 @@ impl Endpoint {
                 let failed = |error| OpenError::File { option, path: path.clone(), error };
                 (Kind::Plain, None, Some(file(path).map_err(failed)?))
             }
+            Spec::Device(path) => {
+                let failed = |error| OpenError::Device { option, path: path.clone(), error };
+                let (input, output) = device(path).map_err(failed)?;
+                (Kind::Plain, Some(input), Some(output))
+            }
             Spec::Pty(path) => {
                 let (end, other, name) = pty().map_err(|error| OpenError::Pty { option, error })?;
                 let link = path.as_ref().map(|path| link(option, path, &name)).transpose()?;
@@ -142,6 +157,20 @@ fn file(path: &Path) -> io::Result<End> {
     let how = OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | how;
     End::own(open(path, flags, Mode::from_raw_mode(0o666))?)
+}
+
+/// A character device, for both directions.
+fn device(path: &Path) -> io::Result<(End, End)> {
+    let how = OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let fd = open(path, OFlags::RDWR | how, Mode::empty())?;
+    if FileType::from_raw_mode(fstat(&fd)?.st_mode) != FileType::CharacterDevice {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a character device"));
+    }
+    if let Ok(mut modes) = tcgetattr(&fd) {
+        modes.make_raw();
+        tcsetattr(&fd, OptionalActions::Now, &modes)?;
+    }
+    Ok((End::own(fd.try_clone()?)?, End::own(fd)?))
 }
 
 /// Both ends of the host's side, and the name of the other.

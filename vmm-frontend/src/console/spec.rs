@@ -12,6 +12,8 @@ pub enum Spec {
     File(PathBuf),
     /// A pseudo-terminal, and a symbolic link to it.
     Pty(Option<PathBuf>),
+    /// A character device that is there, such as a serial port.
+    Device(PathBuf),
     /// A socket that listens for one client after the other.
     Unix(PathBuf),
     /// Nothing: output is lost.
@@ -24,7 +26,9 @@ pub enum Spec {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SpecError {
     /// Something else.
-    #[error("{0:?} is no console, write stdio, file:PATH, pty[:LINK], unix:PATH, null or off")]
+    #[error(
+        "{0:?} is no console, write stdio, file:PATH, dev:PATH, pty[:LINK], unix:PATH, null or off"
+    )]
     Unknown(String),
     /// It needs a path.
     #[error("{0} needs a path, write {0}:PATH")]
@@ -55,6 +59,7 @@ impl FromStr for Spec {
             "null" => alone("null", Self::Null),
             "off" => alone("off", Self::Off),
             "file" => with_path("file", Self::File),
+            "dev" => with_path("dev", Self::Device),
             "unix" => with_path("unix", Self::Unix),
             "pty" if path == Some("") => Err(SpecError::NoLink),
             "pty" => Ok(Self::Pty(path.map(PathBuf::from))),
@@ -77,6 +82,7 @@ mod tests {
             ("pty", Spec::Pty(None)),
             ("pty:/run/a:b", Spec::Pty(Some(path.clone()))),
             ("file:/run/a:b", Spec::File(path.clone())),
+            ("dev:/run/a:b", Spec::Device(path.clone())),
             ("unix:/run/a:b", Spec::Unix(path)),
         ] {
             assert_eq!(text.parse(), Ok(spec));
@@ -92,7 +98,7 @@ mod tests {
             ("stdio:x", "stdio takes nothing after it, write stdio alone"),
             (
                 "Stdio",
-                "\"Stdio\" is no console, write stdio, file:PATH, pty[:LINK], unix:PATH, null or off",
+                "\"Stdio\" is no console, write stdio, file:PATH, dev:PATH, pty[:LINK], unix:PATH, null or off",
             ),
         ] {
             assert_eq!(text.parse::<Spec>().unwrap_err().to_string(), sentence);

@@ -16,6 +16,7 @@ impl FromStr for Cpus {
         let (first, rest) = text.split_once(',').unwrap_or((text, ""));
         let (count, pairs) = match first.parse::<u32>() {
             Ok(count) => (Some(count), rest),
+            Err(_) if text.is_empty() => return Err(String::from("write a number, as in 4")),
             Err(_) => (None, text),
         };
         let pairs = Pairs::parse(pairs, &["sockets", "cores", "threads"])

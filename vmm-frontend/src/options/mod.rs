@@ -6,10 +6,12 @@ mod vhost_user;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
+use std::str::FromStr;
 
 use clap::Parser;
 use vhost_runtime::program::Confinement;
 
+use crate::console::{Spec, SpecError};
 use crate::launcher::Program;
 
 pub use cpus::Cpus;
@@ -63,6 +65,22 @@ pub struct Options {
     #[arg(long, value_name = "type=…,socket=PATH")]
     pub vhost_user: Vec<VhostUserOption>,
 
+    /// The serial port: stdio, pty[:LINK], unix:PATH, file:PATH, dev:PATH, null or off
+    #[arg(long, value_name = "WHERE", default_value = "stdio")]
+    pub serial: Spec,
+
+    /// A virtio console, hvc0 in the guest: as --serial
+    #[arg(long, value_name = "WHERE", default_value = "off")]
+    pub console: Spec,
+
+    /// A port that programs in the guest find by its name: NAME=WHERE, as --serial
+    #[arg(long, value_name = "NAME=WHERE")]
+    pub port: Vec<Port>,
+
+    /// A source of randomness for the guest
+    #[arg(long, value_name = "on|off", default_value = "on", action = clap::ArgAction::Set, value_parser = switch)]
+    pub rng: bool,
+
     /// Confine the program; or not, to debug it
     #[arg(long, value_name = "on|off", value_enum, default_value_t, hide_possible_values = true)]
     pub sandbox: Confinement,
@@ -95,6 +113,37 @@ impl Options {
             arguments.extend(["--sandbox".into(), "off".into()]);
         }
         vec![Program { name: "vhost-scsi", arguments }]
+    }
+}
+
+/// A named port of the console device.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Port {
+    /// Its name.
+    pub name: String,
+    /// What it is connected to.
+    pub spec: Spec,
+}
+
+impl FromStr for Port {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (name, spec) = text.split_once('=').unwrap_or((text, ""));
+        let valid = !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_graphic());
+        if !valid || spec.is_empty() {
+            return Err(String::from("write NAME=WHERE, as in org.qemu.guest_agent.0=unix:PATH"));
+        }
+        let spec = spec.parse().map_err(|error: SpecError| error.to_string())?;
+        Ok(Self { name: name.to_owned(), spec })
+    }
+}
+
+fn switch(text: &str) -> Result<bool, String> {
+    match text {
+        "on" => Ok(true),
+        "off" => Ok(false),
+        _ => Err(String::from("it must be on or off")),
     }
 }
 

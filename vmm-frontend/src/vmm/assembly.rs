@@ -63,7 +63,7 @@ pub fn memory(size: u64, pages: Pages) -> Result<Memory, VmmError> {
 
 impl Machine {
     /// Makes a machine without devices on its PCI bus, with the kernel in its memory. It does not
-    /// run yet. `events` is told what happens to it.
+    /// run yet. `events` is told what happens to it, and the channel is where others tell it.
     ///
     /// # Errors
     /// See [`VmmError`].
@@ -73,6 +73,7 @@ impl Machine {
         memory: Memory,
         kernel: Kernel,
         events: Events,
+        (tell, told): (Sender<Event>, Receiver<Event>),
     ) -> Result<Self, VmmError> {
         let topology = settings.topology;
         let host = host(device)?;
@@ -81,7 +82,6 @@ impl Machine {
             log::warn!("{warning}");
         }
         let vm = Arc::new(Vm::new(device, memory)?);
-        let (tell, told) = mpsc::channel();
         let (below, above) = split(settings.memory);
         let pci_above = pci_above(above, cpu.address_bits());
         let board = board(&vm, (below, above), pci_above, &tell)?;

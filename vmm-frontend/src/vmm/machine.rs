@@ -7,7 +7,9 @@ use std::thread;
 use serde_json::json;
 use vhost_runtime::control::Events;
 use vm_memory::{Bytes, GuestAddress};
+use vmm_sys_util::eventfd::EventFd;
 
+use super::assembly::edge;
 use super::error::{VmmError, host as failed};
 use crate::boot::{Kernel, Range};
 use crate::cpu::host::Host as CpuHost;
@@ -123,10 +125,12 @@ impl Machine {
         &self.board.reactor
     }
 
-    /// Its interrupts.
-    #[must_use]
-    pub fn interrupts(&self) -> &Interrupts {
-        &self.board.interrupts
+    /// An event whose writes are edges of an input of the I/O APIC.
+    ///
+    /// # Errors
+    /// The host refuses.
+    pub fn edge(&self, input: u8) -> Result<EventFd, VmmError> {
+        edge(&self.board.interrupts, input)
     }
 
     /// Its memory.

@@ -15,6 +15,7 @@
 
 mod control;
 mod line;
+mod plug;
 mod port;
 mod state;
 
@@ -28,6 +29,7 @@ use super::queue::{FEATURES, Served};
 use super::{Device, Queue, StartError};
 use crate::reactor::{Handler, Reactor};
 use line::Line;
+pub use plug::Plug;
 pub use port::{Endpoint, Port};
 use state::{Role, State};
 
