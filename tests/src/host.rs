@@ -2,10 +2,12 @@
 
 use std::collections::BTreeSet;
 use std::env;
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Mutex, PoisonError};
 
+use crate::error::Context;
 use crate::{Error, Machine, Step};
 
 /// A program that the host must have, and the Debian package that has it.
@@ -42,8 +44,10 @@ pub fn program(name: &str) -> Result<PathBuf, Error> {
     }
     let mut build = cargo();
     build.args(["build", "--release", "--package", name]);
-    let log = Machine::dir().join("build.log");
-    Step::new(format!("building {name}"), log).run(build)?;
+    // It may be the first thing that is built there.
+    let lab = Machine::dir();
+    fs::create_dir_all(&lab).context(|| format!("cannot make the folder {}", lab.display()))?;
+    Step::new(format!("building {name}"), lab.join("build.log")).run(build)?;
     built.insert(name.to_owned());
     Ok(binary)
 }
