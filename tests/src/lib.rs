@@ -19,6 +19,7 @@ mod machine;
 mod process;
 mod progress;
 mod scsi;
+pub mod tiny;
 
 pub use conformance::Conformance;
 pub use error::Error;

@@ -1,0 +1,186 @@
+//! The machine that vmm-frontend makes, as tiny guests see it: each is a file of `src/tiny/guests`.
+
+use lab::tiny::{self, Guest, Machine, with_kvm};
+use lab::{Error, Scsi};
+
+/// What a guest says that switches its machine off.
+fn serial(guest: Guest, arguments: &[&str]) -> Result<String, Error> {
+    Machine::new(guest).args(arguments).serial()
+}
+
+#[test]
+fn a_guest_prints_and_switches_the_machine_off() -> Result<(), Error> {
+    with_kvm(|| {
+        assert_eq!(serial(tiny::hello(), &[])?, "hello\n");
+        Ok(())
+    })
+}
+
+#[test]
+fn a_reset_loads_the_kernel_again_and_leaves_the_clocks_memory() -> Result<(), Error> {
+    with_kvm(|| {
+        let starts = "start 00000001, loaded 00000001\n\
+                      start 00000002, loaded 00000001\n\
+                      start 00000003, loaded 00000001\n";
+        assert_eq!(serial(tiny::reboot(), &[])?, starts);
+        Ok(())
+    })
+}
+
+/// A guest that can't go on ends the program with code 1, and a report with this reason and EBX.
+fn assert_reported(guest: Guest, reason: &str, ebx: u32) -> Result<(), Error> {
+    let ended = Machine::new(guest).run()?;
+    assert_eq!((ended.code, ended.serial.as_str()), (Some(1), ""), "{}", ended.said);
+    let report = format!("vmm-frontend: processor 0 stopped: {reason}");
+    assert!(ended.said.starts_with(&report), "{}", ended.said);
+    for register in [format!("rbx={ebx:016x}"), "rip=".into(), "cr0=".into()] {
+        assert!(ended.said.contains(&register), "{register}: {}", ended.said);
+    }
+    Ok(())
+}
+
+#[test]
+fn a_triple_fault_is_reported() -> Result<(), Error> {
+    with_kvm(|| assert_reported(tiny::triple_fault(), "triple fault", 0x1234_5678))
+}
+
+#[test]
+fn an_instruction_that_kvm_cannot_emulate_is_reported() -> Result<(), Error> {
+    const REASON: &str = "KVM cannot emulate an instruction";
+    with_kvm(|| {
+        assert_reported(tiny::no_instruction(), REASON, 0x8765_4321)?;
+        assert_reported(tiny::no_emulation(), REASON, 0x8765_4321)
+    })
+}
+
+#[test]
+fn where_nobody_answers_all_bits_are_ones() -> Result<(), Error> {
+    with_kvm(|| {
+        let ones = "000000ff 0000ffff ffffffff\n";
+        assert_eq!(serial(tiny::nobody(), &[])?, format!("{ones}{ones}"));
+        Ok(())
+    })
+}
+
+#[test]
+fn string_instructions_reach_ports() -> Result<(), Error> {
+    with_kvm(|| {
+        let all = "abc and so on\n5a5a5a5a 00000000\nffffffff ffffffff\ncba\n";
+        assert_eq!(serial(tiny::strings(), &[])?, all);
+        Ok(())
+    })
+}
+
+#[test]
+fn timers_count_and_interrupt() -> Result<(), Error> {
+    with_kvm(|| {
+        let all = "PIT interrupts\nclock interrupts\nPIT output\nPM timer\n";
+        assert_eq!(serial(tiny::timers(), &[])?, all);
+        Ok(())
+    })
+}
+
+#[test]
+fn a_pvh_kernel_is_told_its_command_line_and_where_memory_is() -> Result<(), Error> {
+    with_kvm(|| {
+        let machine = Machine::new(tiny::start_info()).memory("4G");
+        let said = machine.args(["--append", "one two=3"]).serial()?;
+        let (magic, command_line) = ("336ec578", "one two=3");
+        let ranges = "0000000000000000 000000000009fc00 00000001\n\
+                      000000000009fc00 0000000000060400 00000002\n\
+                      0000000000100000 00000000bff00000 00000001\n\
+                      00000000e0000000 0000000010000000 00000002\n\
+                      00000000feffc000 0000000000004000 00000002\n\
+                      0000000100000000 0000000040000000 00000001\n";
+        assert_eq!(said, format!("{magic}\n{command_line}\n{ranges}"));
+        Ok(())
+    })
+}
+
+#[test]
+fn memory_goes_on_above_4_gib() -> Result<(), Error> {
+    with_kvm(|| {
+        let said = Machine::new(tiny::memory()).memory("4G").serial()?;
+        assert_eq!(said, "22222222 33333333 11111111 ffffffff\n");
+        Ok(())
+    })
+}
+
+#[test]
+fn acpi_tables_are_found_and_sum_up_to_zero() -> Result<(), Error> {
+    with_kvm(|| {
+        let said = serial(tiny::acpi(), &[])?;
+        let mut lines = said.lines();
+        assert_eq!(lines.next(), Some("RSD PTR  00000000 00000000"), "{said}");
+        for signature in ["XSDT", "FACP", "APIC", "MCFG", "DSDT"] {
+            let words: Vec<&str> = lines.next().unwrap_or_default().split(' ').collect();
+            assert!(matches!(words[..], [name, _, "00000000"] if name == signature), "{said}");
+        }
+        assert_eq!(lines.next(), Some("processor 00000000 APIC 00000000"), "{said}");
+        Ok(())
+    })
+}
+
+#[test]
+fn every_processor_wakes_up_with_the_apic_id_that_acpi_lists() -> Result<(), Error> {
+    with_kvm(|| {
+        for (cpus, count) in [("2", 2u32), ("12,sockets=2,cores=3,threads=2", 12), ("64", 64)] {
+            let tables = serial(tiny::acpi(), &["--cpus", cpus])?;
+            let listed = tables.lines().filter_map(|line| line.strip_prefix("processor "));
+            let listed: Vec<&str> = listed.filter_map(|line| line.get(9..)).collect();
+            let said = serial(tiny::smp(), &["--cpus", cpus])?;
+            let mut lines = said.lines();
+            // Each but the first has counted to 1000.
+            let counted = format!("count {:08x}", 1000 * (count - 1));
+            assert_eq!(lines.next(), Some(counted.as_str()), "{cpus}");
+            assert_eq!(lines.collect::<Vec<_>>(), listed, "{cpus}");
+            assert_eq!(listed.len() as u32, count, "{cpus}");
+        }
+        Ok(())
+    })
+}
+
+/// What a guest says with a SCSI controller in a process of its own.
+fn with_scsi(guest: Guest) -> Result<String, Error> {
+    let scsi = Scsi::new()?.disk(1 << 20, "")?.start()?;
+    serial(guest, &["--vhost-user", &format!("type=scsi,socket={}", scsi.socket().display())])
+}
+
+#[test]
+fn ports_and_memory_lead_to_the_same_pci_functions() -> Result<(), Error> {
+    with_kvm(|| {
+        let all = "00000000 ports 00081b36 06000000 memory 00081b36 06000000\n\
+                   00000001 ports 10481af4 01000001 memory 10481af4 01000001\n\
+                   ffffffff ffffffff ffffffff\n";
+        assert_eq!(with_scsi(tiny::pci())?, all);
+        Ok(())
+    })
+}
+
+#[test]
+fn a_bar_tells_its_size_and_answers_where_it_is_put() -> Result<(), Error> {
+    with_kvm(|| {
+        let said = with_scsi(tiny::bars())?;
+        let (size, rest) = said.split_once('\n').unwrap_or_default();
+        assert_eq!(size, "size 00010000");
+        // The device's number of queues, at the old place and at the new one.
+        let (queues, nobody) = (rest.get(..8).unwrap_or_default(), "0000ffff");
+        assert_ne!(queues, nobody);
+        let expected = format!(
+            "{queues} {nobody}\nmoved\n{nobody} {queues}\ndisabled\n{nobody} {nobody}\n\
+             back\n{queues} {nobody}\n"
+        );
+        assert_eq!(rest, expected);
+        Ok(())
+    })
+}
+
+#[test]
+fn scsi_requests_are_served_with_messages_and_with_the_pin() -> Result<(), Error> {
+    with_kvm(|| {
+        // Vendor and product; status and response, requests served, interrupts.
+        let served = "VHOST   VIRTUAL DISK    \n00000000 00000003 00000003\n";
+        assert_eq!(with_scsi(tiny::scsi())?, format!("message\n{served}pin\n{served}"));
+        Ok(())
+    })
+}
