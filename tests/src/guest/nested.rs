@@ -65,6 +65,7 @@ impl Host {
             (machine.kernel(), "vmlinuz"),
             (machine.initrd(), "initrd"),
             (program("vhost-scsi")?, "vhost-scsi"),
+            (program("vmm-frontend")?, "vmm-frontend"),
         ] {
             let copying = || format!("cannot copy {}", from.display());
             fs::copy(&from, shared.join(name)).context(copying)?;
@@ -126,18 +127,31 @@ impl Host {
     /// # Errors
     /// It does not boot.
     pub fn boot_guest(&self) -> Result<Nested<'_>, Error> {
+        self.boot_by(QEMU)
+    }
+
+    /// Boots its guest by vmm-frontend, from the root filesystem on a disk of a vhost-scsi process
+    /// that it starts, with these arguments more.
+    ///
+    /// # Errors
+    /// It does not boot.
+    pub fn boot_vmm_guest(&self, arguments: &str) -> Result<Nested<'_>, Error> {
+        self.boot_by(&format!("{VMM} {arguments}"))
+    }
+
+    fn boot_by(&self, script: &str) -> Result<Nested<'_>, Error> {
         let path = channel(self.folder.path());
         let stream = UnixStream::connect(&path);
         let stream = stream.context(|| format!("cannot connect to {}", path.display()))?;
         let mut channel = Channel::new(stream);
-        let qemu = self.guest.start(QEMU)?;
+        let vmm = self.guest.start(&format!("{PORT}{script}"))?;
         if let Err(error) = channel.wait_ready(BOOT) {
-            let said = qemu.wait(&self.guest, Duration::ZERO)?;
+            let said = vmm.wait(&self.guest, Duration::ZERO)?;
             let console = self.guest.run(&format!("tail -30 {CONSOLE}"))?.stdout();
             eprintln!("{}{}{console}", said.stdout(), said.stderr());
             return Err(error);
         }
-        Ok(Nested { host: self, channel: Mutex::new(channel), qemu })
+        Ok(Nested { host: self, channel: Mutex::new(channel), vmm })
     }
 }
 
@@ -145,12 +159,16 @@ fn channel(folder: &Path) -> std::path::PathBuf {
     folder.join("nested.sock")
 }
 
-/// The machine's own parts again. QEMU hands the channel on to the port that leads to the lab.
-const QEMU: &str = "
+/// The port that leads to the lab, to which the channel is handed on.
+const PORT: &str = "
 for port in /sys/class/virtio-ports/*; do
     [ $(<$port/name) = nested ] && port=/dev/${port##*/} && break
 done
 echo $$ >/run/nested.pid
+";
+
+/// The machine's own parts again.
+const QEMU: &str = "
 TMPDIR=/tmp exec qemu-system-x86_64 -accel kvm -cpu host -smp 1 -m 512M \
     -object memory-backend-memfd,id=ram,size=512M,share=on -machine pc,memory-backend=ram \
     -display none -nodefaults -no-user-config -no-reboot -serial file:/run/nested.console \
@@ -161,12 +179,17 @@ TMPDIR=/tmp exec qemu-system-x86_64 -accel kvm -cpu host -smp 1 -m 512M \
     -chardev socket,id=scsi,path=/run/scsi.sock \
     -device vhost-user-scsi-pci,chardev=scsi,num_queues=2";
 
+const VMM: &str = "
+exec /job/vmm-frontend --kernel /job/vmlinuz --initrd /job/initrd \\
+    --append 'console=ttyS0 panic=-1 quiet' --serial file:/run/nested.console \\
+    --port lab=dev:$port --memory 512M --disk /dev/vdb";
+
 /// A guest's guest.
 #[derive(Debug)]
 pub struct Nested<'a> {
     host: &'a Host,
     channel: Mutex<Channel>,
-    qemu: Task,
+    vmm: Task,
 }
 
 impl Nested<'_> {
@@ -178,12 +201,20 @@ impl Nested<'_> {
         Ok(self.host.guest.run(&format!("cat {CONSOLE}"))?.stdout())
     }
 
+    /// Waits until its VMM ends by itself.
+    ///
+    /// # Errors
+    /// It does not, or not with success.
+    pub fn wait(&self, limit: Duration) -> Result<Output, Error> {
+        self.vmm.wait(&self.host.guest, limit)
+    }
+
     /// Whether it still runs.
     ///
     /// # Errors
     /// The guest can't be reached.
     pub fn runs(&self) -> Result<bool, Error> {
-        Ok(self.qemu.poll(&self.host.guest)?.is_none())
+        Ok(self.vmm.poll(&self.host.guest)?.is_none())
     }
 }
 
