@@ -1,6 +1,7 @@
 //! A thin KVM VMM whose devices are processes of their own.
 
 pub mod boot;
+pub mod confinement;
 pub mod console;
 pub mod cpu;
 pub mod frontend;

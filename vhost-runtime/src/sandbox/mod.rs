@@ -38,6 +38,7 @@ pub struct Sandbox {
     inherited: Vec<RawFd>,
     calls: Vec<Call>,
     capabilities: Capabilities,
+    connects: bool,
 }
 
 impl Sandbox {
@@ -63,6 +64,15 @@ impl Sandbox {
         self.calls.extend(calls);
     }
 
+    /// It connects to Unix sockets, of whatever path: Landlock forbids that from Linux 7 on.
+    pub fn connects(&mut self) {
+        self.connects = true;
+        self.calls([
+            Call::With(libc::SYS_socket, 0, libc::AF_UNIX.cast_unsigned()),
+            Call::Any(libc::SYS_connect),
+        ]);
+    }
+
     /// Privileges that its system calls take.
     pub fn capabilities(&mut self, capabilities: Capabilities) {
         self.capabilities |= capabilities;
@@ -85,7 +95,7 @@ impl Sandbox {
         }
         privileges::leave_network();
         let filters = calls::filters(&self.calls)?;
-        files::restrict()?;
+        files::restrict(self.connects)?;
         privileges::drop_all_but(self.capabilities)?;
         calls::restrict(&filters)
     }
