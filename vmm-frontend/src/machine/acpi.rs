@@ -15,10 +15,13 @@ use acpi_tables::xsdt::XSDT;
 use acpi_tables::{Aml, gas};
 
 use super::layout::{self, pm};
+use super::linked::Linked;
 
 const OEM: [u8; 6] = *b"VHOSTU";
 const TABLE: [u8; 8] = *b"VMMFRONT";
 const REVISION: u32 = 1;
+/// Bytes of a table's header (5.2.6).
+const HEADER: u32 = 36;
 
 /// What the tables tell of the machine.
 #[derive(Clone, Debug)]
@@ -29,49 +32,31 @@ pub struct Description<'a> {
     pub pci_above: (u64, u64),
 }
 
-/// All tables, as they lie in memory from `base` on, with the RSDP first.
-///
-/// `None`: they have no room in [`layout::TABLES_SIZE`] bytes.
+/// All tables. `None`: there are far too many.
 #[must_use]
-pub fn tables(base: u64, machine: &Description<'_>) -> Option<Vec<u8>> {
-    let mut memory = Memory { base, bytes: vec![0; Rsdp::len()] };
-    let dsdt = memory.put(&dsdt(machine));
-    // The FACS is the one table that has to lie at a multiple of 64 (5.2.10).
-    let facs = memory.put(&FACS::new());
-    let fadt = memory.put(&fadt(dsdt, facs)?);
-    let madt = memory.put(&madt(machine.cpus));
+pub fn tables(machine: &Description<'_>) -> Option<Linked> {
+    let mut linked = Linked::new();
+    let dsdt = linked.add(&dsdt(machine).bytes(), &[])?;
+    let facs = linked.add_raw(&FACS::new().bytes())?;
+    // FIRMWARE_CTRL, DSDT and X_DSDT.
+    let fadt = linked.add(&fadt(dsdt, facs).bytes(), &[(36, 4), (40, 4), (140, 8)])?;
+    let madt = linked.add(&madt(machine.cpus).bytes(), &[])?;
     let mut mcfg = MCFG::new(OEM, TABLE, REVISION);
     mcfg.add_ecam(layout::ECAM, 0, 0, 255);
-    let mcfg = memory.put(&mcfg);
+    let mcfg = linked.add(&mcfg.bytes(), &[])?;
     let mut xsdt = XSDT::new(OEM, TABLE, REVISION);
-    for table in [fadt, madt, mcfg] {
-        xsdt.add_entry(table);
+    let mut entries = Vec::new();
+    for (table, place) in [fadt, madt, mcfg].into_iter().zip((HEADER..).step_by(8)) {
+        xsdt.add_entry(table.into());
+        entries.push((place, 8));
     }
-    let xsdt = memory.put(&xsdt);
-    let mut rsdp = Vec::new();
-    Rsdp::new(OEM, xsdt).to_aml_bytes(&mut rsdp);
-    memory.bytes.get_mut(..rsdp.len())?.copy_from_slice(&rsdp);
-    (memory.bytes.len() as u64 <= layout::TABLES_SIZE).then_some(memory.bytes)
-}
-
-/// Tables one after the other.
-struct Memory {
-    base: u64,
-    bytes: Vec<u8>,
-}
-
-impl Memory {
-    /// Puts one at the next multiple of 64; returns its address.
-    fn put(&mut self, table: &dyn Aml) -> u64 {
-        self.bytes.resize(self.bytes.len().next_multiple_of(64), 0);
-        let address = self.base.saturating_add(self.bytes.len() as u64);
-        table.to_aml_bytes(&mut self.bytes);
-        address
-    }
+    let xsdt = linked.add(&xsdt.bytes(), &entries)?;
+    linked.set_rsdp(&Rsdp::new(OEM, xsdt.into()).bytes())?;
+    Some(linked)
 }
 
 /// Fixed hardware (5.2.9).
-fn fadt(dsdt: u64, facs: u64) -> Option<impl Aml> {
+fn fadt(dsdt: u32, facs: u32) -> impl Aml {
     const WBINVD: u32 = 1 << 0;
     const PROC_C1: u32 = 1 << 2;
     const SLP_BUTTON_IS_NOT_FIXED: u32 = 1 << 5;
@@ -81,10 +66,9 @@ fn fadt(dsdt: u64, facs: u64) -> Option<impl Aml> {
     const LEGACY_DEVICES: u16 = 1 << 0;
     const NO_VGA: u16 = 1 << 2;
 
-    let mut fadt = FADTBuilder::new(OEM, TABLE, REVISION)
-        .dsdt_64(dsdt)
-        .firmware_ctrl_32(u32::try_from(facs).ok()?);
-    fadt.dsdt = u32::try_from(dsdt).ok()?.into();
+    let mut fadt =
+        FADTBuilder::new(OEM, TABLE, REVISION).dsdt_64(dsdt.into()).firmware_ctrl_32(facs);
+    fadt.dsdt = dsdt.into();
     fadt.sci_int = u16::from(pm::SCI).into();
     fadt.pm1a_evt_blk = u32::from(pm::EVENT).into();
     fadt.pm1_evt_len = 4;
@@ -109,12 +93,11 @@ fn fadt(dsdt: u64, facs: u64) -> Option<impl Aml> {
         layout::RESET.into(),
     );
     fadt.reset_value = layout::RESET_VALUE;
-    Some(fadt.finalize())
+    fadt.finalize()
 }
 
 /// Interrupt controllers (5.2.12). Written by hand: the crate's has neither flags nor overrides.
 fn madt(cpus: &[u8]) -> Sdt {
-    const HEADER: u32 = 36;
     const PCAT_COMPAT: u32 = 1;
     const ACTIVE_HIGH_LEVEL: u16 = 0b1101;
 
@@ -173,7 +156,7 @@ fn dsdt(machine: &Description<'_>) -> Sdt {
     .bytes();
     let sleep = Name::new("\\_S5_".into(), &Package::new(vec![&pm::S5, &pm::S5, &ZERO, &ZERO]));
 
-    let mut dsdt = Sdt::new(*b"DSDT", 36, 2, OEM, TABLE, REVISION);
+    let mut dsdt = Sdt::new(*b"DSDT", HEADER, 2, OEM, TABLE, REVISION);
     for part in [sleep.bytes(), scope(&pci(machine)), scope(&serial), scope(&clock)] {
         dsdt.append_slice(&part);
     }
@@ -273,7 +256,7 @@ mod tests {
     fn described() -> Vec<u8> {
         let cpus: Vec<u8> = (0..64).collect();
         let machine = Description { cpus: &cpus, pci_above: (1 << 39, 1 << 40) };
-        tables(layout::TABLES, &machine).unwrap()
+        tables(&machine).unwrap().placed(layout::TABLES).unwrap()
     }
 
     /// The table at a physical address.

@@ -4,7 +4,7 @@
 //! - [`vm`], [`vcpu`], [`irq`]: what KVM has of it;
 //! - [`bus`]: who answers where; [`line`]: interrupt lines;
 //! - [`rtc`], [`power`], [`reset`], [`serial`], [`debug_port`]: the devices of a PC's board;
-//! - [`acpi`]: the tables that tell a guest of all this.
+//! - [`acpi`]: the tables that tell a guest of all this; [`linked`]: how they are placed.
 
 pub mod acpi;
 pub mod bus;
@@ -12,6 +12,7 @@ pub mod debug_port;
 pub mod irq;
 pub mod layout;
 pub mod line;
+pub mod linked;
 pub mod power;
 pub mod reset;
 pub mod rtc;

@@ -19,6 +19,7 @@ use crate::cpu::topology::Topology;
 use crate::frontend::memory::{Memory, Pages};
 use crate::machine::irq::Interrupts;
 use crate::machine::line::Edge;
+use crate::machine::linked::Linked;
 use crate::machine::power::{OnPower, Power, PowerEvent};
 use crate::machine::reset::{KeyboardController, ResetRegister};
 use crate::machine::rtc::{self, Rtc};
@@ -93,7 +94,7 @@ impl Machine {
             vcpus.push(Vcpu::new(device, &vm, &cpu, index)?);
         }
         let described = acpi::Description { cpus: &apic_ids, pci_above };
-        let tables = acpi::tables(layout::TABLES, &described).ok_or(VmmError::Tables)?;
+        let tables = tables(&acpi::tables(&described).ok_or(VmmError::Tables)?)?;
         let chips = Chips::save(vm.fd())?;
         let (ended, reports) = mpsc::channel();
         let runner = Runner::new(vcpus, Arc::clone(&board.buses), ended);
@@ -141,6 +142,13 @@ fn board(
     let rtc = Arc::new(rtc.map_err(failed("no clock can be made"))?);
     rtc.add_to(&buses.ports)?;
     Ok(Board { buses, interrupts, reactor, pci, power, rtc })
+}
+
+/// The ACPI tables for a kernel.
+fn tables(linked: &Linked) -> Result<Vec<u8>, VmmError> {
+    let tables = linked.placed(layout::TABLES);
+    let fits = |tables: &Vec<u8>| tables.len() as u64 <= layout::TABLES_SIZE;
+    tables.filter(fits).ok_or(VmmError::Tables)
 }
 
 /// Addresses for BARs above all memory, up to what the processors can address.
