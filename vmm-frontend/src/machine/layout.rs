@@ -58,6 +58,8 @@ pub mod pm {
     pub const S5: u8 = 5;
 }
 
+/// What firmware is told of the machine: selector, data, and DMA, in 12 ports.
+pub const FW_CFG: u16 = 0x510;
 /// The first serial port.
 pub const SERIAL: u16 = 0x3f8;
 /// Its interrupt line.

@@ -4,11 +4,13 @@
 //! - [`vm`], [`vcpu`], [`irq`]: what KVM has of it;
 //! - [`bus`]: who answers where; [`line`]: interrupt lines;
 //! - [`rtc`], [`power`], [`reset`], [`serial`], [`debug_port`]: the devices of a PC's board;
+//! - [`fw_cfg`]: what firmware is told;
 //! - [`acpi`]: the tables that tell a guest of all this; [`linked`]: how they are placed.
 
 pub mod acpi;
 pub mod bus;
 pub mod debug_port;
+pub mod fw_cfg;
 pub mod irq;
 pub mod layout;
 pub mod line;
