@@ -188,9 +188,15 @@ impl Host {
         state.occupants.iter().map(|(place, it)| (*place, Arc::clone(&it.function))).collect()
     }
 
+    /// Has a function's BARs answer where they are now, and those of others that were kept from an
+    /// address by them.
     fn remap(&self, place: Place) {
-        if let Some(occupant) = self.state().occupants.get_mut(&place) {
-            occupant.remap(&self.buses);
+        let mut state = self.state();
+        let Some(occupant) = state.occupants.get_mut(&place) else { return };
+        if occupant.remap(&self.buses) {
+            for (_, other) in state.occupants.iter_mut().filter(|(other, _)| **other != place) {
+                other.remap(&self.buses);
+            }
         }
     }
 
@@ -233,8 +239,9 @@ impl State {
 }
 
 impl Occupant {
-    /// Has each BAR answer where the configuration space says.
-    fn remap(&mut self, buses: &Buses) {
+    /// Has each BAR answer where the configuration space says. Returns whether one has left a place.
+    fn remap(&mut self, buses: &Buses) -> bool {
+        let mut left = false;
         let mut wanted = [None; BARS];
         self.function.with_config(&mut |config| {
             for (number, place) in wanted.iter_mut().enumerate() {
@@ -247,6 +254,7 @@ impl Occupant {
             }
             if let Some(old) = mapped.take() {
                 bus(buses, old.bar.space).remove(old.address);
+                left = true;
             }
             if let Some(new) = wanted {
                 let function = Arc::clone(&self.function);
@@ -260,6 +268,7 @@ impl Occupant {
             }
             self.function.moved(number, mapped.map(|decoded| decoded.address));
         }
+        left
     }
 
     fn unmap(&mut self, buses: &Buses) {
@@ -397,4 +406,73 @@ impl Function for Bridge {
     fn moved(&self, _bar: usize, _address: Option<u64>) {}
 
     fn reset(&self) {}
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::machine::power::PowerEvent;
+    use crate::machine::reset::ResetRegister;
+
+    /// A function with one BAR of 64 KiB, which reads as its number everywhere.
+    struct Numbered(u8, Mutex<Config>);
+
+    impl Numbered {
+        fn new(number: u8) -> Arc<Self> {
+            let mut config = Config::new(Identity::default());
+            config.add_bar(0, Bar { space: Space::Memory32, size: 0x1_0000 });
+            Arc::new(Self(number, Mutex::new(config)))
+        }
+    }
+
+    impl Function for Numbered {
+        fn with_config(&self, use_it: &mut dyn FnMut(&mut Config)) {
+            use_it(&mut self.1.lock().unwrap());
+        }
+
+        fn write_config(&self, offset: usize, data: &[u8]) {
+            self.with_config(&mut |config| config.write(offset, data));
+        }
+
+        fn read_bar(&self, _bar: usize, _offset: u64, data: &mut [u8]) {
+            data.fill(self.0);
+        }
+
+        fn write_bar(&self, _bar: usize, _offset: u64, _data: &[u8]) {}
+
+        fn moved(&self, _bar: usize, _address: Option<u64>) {}
+
+        fn reset(&self) {}
+    }
+
+    fn bus() -> (Arc<Host>, Arc<Buses>) {
+        let buses = Arc::new(Buses::default());
+        let reset = Arc::new(ResetRegister::new(Arc::new(|_: PowerEvent| {})));
+        (Host::new(Arc::clone(&buses), (1 << 40, 2 << 40), reset).unwrap(), buses)
+    }
+
+    fn set_bar(host: &Host, place: Place, address: u32) {
+        host.write(place, 0x10, &address.to_le_bytes());
+    }
+
+    fn who(buses: &Buses, address: u64) -> u8 {
+        let mut data = [0];
+        buses.memory.read(address, &mut data);
+        data[0]
+    }
+
+    /// Firmware gives out addresses one function after the other, without switching them off.
+    #[test]
+    fn a_bar_answers_when_another_has_left_its_place() {
+        let (host, buses) = bus();
+        let (one, two) = (Place::new(1, 0).unwrap(), Place::new(2, 0).unwrap());
+        host.add(one, Numbered::new(1)).unwrap();
+        host.add(two, Numbered::new(2)).unwrap();
+        assert_eq!((who(&buses, 0xc000_0000), who(&buses, 0xc001_0000)), (1, 2));
+        set_bar(&host, one, 0xc001_0000);
+        assert_eq!(who(&buses, 0xc001_0000), 2, "the other is still there");
+        set_bar(&host, two, 0xc002_0000);
+        assert_eq!((who(&buses, 0xc001_0000), who(&buses, 0xc002_0000)), (1, 2));
+        assert_eq!(who(&buses, 0xc000_0000), 0xff);
+    }
 }
