@@ -9,7 +9,7 @@ use consoles::{ConsoleError, Consoles};
 use vhost_runtime::arguments::{self, ArgumentError};
 use vhost_runtime::control::Events;
 use vhost_runtime::program::{self, ProgramError, Shutdown};
-use vmm_frontend::boot::Kernel;
+use vmm_frontend::boot::{Firmware, Kernel, Payload};
 use vmm_frontend::cpu::selection::Selection;
 use vmm_frontend::launcher::{LaunchError, Launcher};
 use vmm_frontend::machine::vm;
@@ -29,7 +29,7 @@ enum Failure {
     Console(#[from] ConsoleError),
     #[error(transparent)]
     Program(#[from] ProgramError),
-    #[error("no guest: give --kernel FILE")]
+    #[error("no guest: give --kernel FILE, or --disk FILE to boot from")]
     NoGuest,
 }
 
@@ -44,9 +44,7 @@ fn start() -> Result<ExitCode, Failure> {
     let options: Options = arguments::read()?;
     program::start_logging(options.verbose);
     let cpu: Selection = options.cpu.parse().map_err(VmmError::from)?;
-    let kernel = options.kernel.as_deref().ok_or(Failure::NoGuest)?;
-    let kernel = Kernel::open(kernel, options.initrd.as_deref(), &options.append);
-    let kernel = kernel.map_err(VmmError::from)?;
+    let payload = payload(&options)?;
     let settings = Settings {
         memory: options.memory.size,
         pages: options.memory.pages,
@@ -64,7 +62,7 @@ fn start() -> Result<ExitCode, Failure> {
     let device = vm::open().map_err(VmmError::from)?;
     let memory = vmm::memory(settings.memory, settings.pages)?;
     let events = Events::default();
-    let machine = Machine::new(&device, &settings, memory, kernel, events, (tell, told))?;
+    let machine = Machine::new(&device, &settings, memory, payload, events, (tell, told))?;
     consoles.add_to(&machine)?;
     add_devices(&machine, &options, launcher.as_ref())?;
     if let Some(launcher) = &mut launcher {
@@ -75,6 +73,19 @@ fn start() -> Result<ExitCode, Failure> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// What the machine starts with.
+fn payload(options: &Options) -> Result<Payload, Failure> {
+    let opened = match (&options.kernel, &options.firmware) {
+        (Some(kernel), _) => {
+            let initrd = options.initrd.as_deref();
+            Kernel::open(kernel, initrd, &options.append).map(Payload::Kernel)
+        }
+        (None, None) if !options.has_disks() => return Err(Failure::NoGuest),
+        (None, firmware) => Firmware::open(firmware.as_deref()).map(Payload::Firmware),
+    };
+    Ok(opened.map_err(VmmError::from)?)
+}
+
 /// Connects to all device processes.
 fn add_devices(
     machine: &Machine,
@@ -82,12 +93,17 @@ fn add_devices(
     launcher: Option<&Launcher>,
 ) -> Result<(), VmmError> {
     let launched = launcher.map(Launcher::sockets).unwrap_or_default();
+    // Units are the first controller's, and are there in the order of the options, disks first.
+    let mut boots = !launched.is_empty();
     let launched = launched.iter().map(|socket| VhostUserOption::of(Kind::Scsi, socket));
     let processors = u16::try_from(machine.topology().processors()).unwrap_or(u16::MAX);
     for option in launched.chain(options.vhost_user.iter().cloned()) {
         let settings = option.settings(processors);
         let device = VhostUser::connect(&settings, machine.memory())?;
-        machine.add_virtio(Box::new(device))?;
+        let (place, _) = machine.add_virtio(Box::new(device))?;
+        if std::mem::take(&mut boots) {
+            machine.boot_from(place);
+        }
     }
     Ok(())
 }

@@ -2,10 +2,12 @@
 //!
 //! - [`linux`]: a bzImage, by Linux's boot protocol;
 //! - [`pvh`]: an ELF kernel, by Xen's PVH protocol;
-//! - [`memory_map`](memory_map()): the address space, as both are told of it.
+//! - [`firmware`]: a disk, by firmware in a ROM;
+//! - [`memory_map`](memory_map()): the address space, as all are told of it.
 //!
-//! Both start in 32-bit protected mode without paging.
+//! A kernel starts in 32-bit protected mode without paging, firmware where a processor starts.
 
+pub mod firmware;
 mod linux;
 mod memory_map;
 mod pvh;
@@ -21,6 +23,7 @@ use vm_memory::{Bytes, GuestAddress};
 
 use crate::frontend::memory::AddressSpace;
 use crate::machine::layout;
+pub use firmware::Firmware;
 pub use memory_map::{Kind, Range, memory_map};
 
 /// Why a guest can't be started.
@@ -45,6 +48,24 @@ pub enum BootError {
         path: PathBuf,
         /// What the loader found.
         reason: String,
+    },
+    /// Debian's firmware is not there, and the user named nothing else to start with.
+    #[error(
+        "no kernel, and no firmware at {path}: install the package seabios, or give --kernel FILE or --firmware FILE"
+    )]
+    NoFirmware {
+        /// Where it would be.
+        path: PathBuf,
+    },
+    /// It has a size that no firmware has.
+    #[error(
+        "--firmware {path}: its {size} bytes are no firmware, which has 128 KiB to 8 MiB in multiples of 64 KiB"
+    )]
+    OddFirmware {
+        /// The file.
+        path: PathBuf,
+        /// Its size in bytes, or more than the largest.
+        size: u64,
     },
     /// Something has no room.
     #[error(
@@ -75,6 +96,15 @@ pub struct Entry {
     pub ebx: u32,
     /// ESI: where Linux does.
     pub esi: u32,
+}
+
+/// What a machine starts with.
+#[derive(Debug)]
+pub enum Payload {
+    /// A kernel.
+    Kernel(Kernel),
+    /// Firmware.
+    Firmware(Firmware),
 }
 
 /// A kernel, with what is loaded beside it. Its files stay open, since a reset loads them again.

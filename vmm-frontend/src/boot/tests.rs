@@ -159,3 +159,68 @@ proptest::proptest! {
         let _ = load(&image, Some(b"initial"), "quiet");
     }
 }
+
+mod firmware {
+    use super::*;
+    use crate::boot::firmware::{Firmware, Told, boot_order};
+    use crate::machine::acpi;
+    use crate::machine::fw_cfg::key;
+    use crate::pci::host::Place;
+
+    #[test]
+    fn its_end_is_below_one_mebibyte_too() {
+        let mut rom = vec![1; 0x4_0000];
+        rom[0x2_0000..].fill(2);
+        rom[0x3_fff0] = 3;
+        let rom = file(&rom);
+        let memory = Memory::new(&[(0, MEMORY)]).unwrap();
+        let firmware = Firmware::open(Some(rom.path())).unwrap();
+        firmware.load(memory.space()).unwrap();
+        let at = |address| memory.space().read_obj::<u8>(GuestAddress(address)).unwrap();
+        assert_eq!([0xd_ffff, 0xe_0000, 0xf_fff0, 0xf_ffff, 0x10_0000].map(at), [0, 2, 3, 2, 0]);
+    }
+
+    #[test]
+    fn what_is_none_is_refused_in_a_sentence() {
+        for size in [0, 1, 0x1_0000, 0x2_0001, 0x4_1000] {
+            let rom = file(&vec![0; size]);
+            let text = Firmware::open(Some(rom.path())).err().unwrap().to_string();
+            let start =
+                format!("--firmware {}: its {size} bytes are no firmware", rom.path().display());
+            assert!(text.starts_with(&start), "{text}");
+        }
+        let text = Firmware::open(Some(Path::new("/nowhere"))).err().unwrap().to_string();
+        assert_eq!(text, "--firmware /nowhere: No such file or directory (os error 2)");
+    }
+
+    #[test]
+    fn it_is_told_of_processors_memory_and_tables() {
+        let map = memory_map(0x8000_0000, 0x4000_0000);
+        let described = acpi::Description { cpus: &[0, 1, 4, 5], pci_above: (1 << 39, 1 << 40) };
+        let tables = acpi::tables(&described).unwrap();
+        let contents = Told { cpus: 4, apic_ids: 6, map: &map, tables: &tables }.contents();
+        assert_eq!(contents.item(key::CPUS), [4, 0]);
+        assert_eq!(contents.item(key::MAX_CPUS), [6, 0]);
+        let e820 = contents.file("etc/e820").unwrap();
+        let entry = |start: u64, size: u64, kind: u32| {
+            [&start.to_le_bytes()[..], &size.to_le_bytes(), &kind.to_le_bytes()].concat()
+        };
+        assert_eq!(e820[..20], entry(0, 0x10_0000, 1));
+        assert_eq!(e820[20..40], entry(0x10_0000, 0x7ff0_0000, 1));
+        assert_eq!(e820[e820.len() - 20..], entry(1 << 32, 0x4000_0000, 1));
+        for name in ["etc/acpi/rsdp", "etc/acpi/tables", "etc/table-loader"] {
+            assert!(!contents.file(name).unwrap().is_empty(), "{name}");
+        }
+    }
+
+    #[test]
+    fn it_boots_from_the_first_unit_of_a_controller() {
+        let path = |device, function| {
+            let (name, path) = boot_order(Place::new(device, function).unwrap());
+            assert_eq!(name, "bootorder");
+            String::from_utf8(path).unwrap()
+        };
+        assert_eq!(path(1, 0), "/pci@i0cf8/scsi@1/channel@0/disk@0,0\0");
+        assert_eq!(path(17, 2), "/pci@i0cf8/scsi@11,2/channel@0/disk@0,0\0");
+    }
+}

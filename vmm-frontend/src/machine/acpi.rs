@@ -169,10 +169,13 @@ fn scope(children: &[u8]) -> Vec<u8> {
 
 /// The host bridge, and the board's own device, which keeps the ECAM's addresses from others.
 fn pci(machine: &Description<'_>) -> Vec<u8> {
-    let (low, low_end) = layout::PCI;
     let above = machine.pci_above;
     let not_cacheable = AddressSpaceCacheable::NotCacheable;
     let address = |value: u64| u32::try_from(value).unwrap_or(u32::MAX);
+    let below = |(start, end): (u64, u64)| {
+        let (first, last) = (address(start), address(end - 1));
+        AddressSpace::new_memory(not_cacheable, true, first, last, None)
+    };
     let bridge = Device::new(
         "PCI0".into(),
         vec![
@@ -189,13 +192,8 @@ fn pci(machine: &Description<'_>) -> Vec<u8> {
                     &IO::new(layout::PCI_CONFIG, layout::PCI_CONFIG, 1, 8),
                     &AddressSpace::new_io(0u16, layout::PCI_CONFIG - 1, None),
                     &AddressSpace::new_io(layout::PCI_CONFIG + 8, 0xffff, None),
-                    &AddressSpace::new_memory(
-                        not_cacheable,
-                        true,
-                        address(low),
-                        address(low_end - 1),
-                        None,
-                    ),
+                    &below(layout::PCI),
+                    &below(layout::PCI_HIGH),
                     &AddressSpace::new_memory(not_cacheable, true, above.0, above.1 - 1, None),
                 ]),
             ),

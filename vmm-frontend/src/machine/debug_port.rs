@@ -2,7 +2,7 @@
 //! SeaBIOS's and OVMF's, 0xE9 is Bochs's.
 
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use super::bus::Registers;
 use crate::console::{Client, Endpoint};
@@ -46,6 +46,32 @@ impl Client for DebugPort {
     }
 
     fn input(&self, _data: &[u8]) {}
+}
+
+/// The same, with each line in the program's log.
+#[derive(Debug, Default)]
+pub struct Messages(Mutex<Vec<u8>>);
+
+/// A line is cut here.
+const LONGEST: usize = 256;
+
+impl Registers for Messages {
+    fn read(&self, _offset: u64, data: &mut [u8]) {
+        data.fill(SIGNATURE);
+    }
+
+    fn write(&self, _offset: u64, data: &[u8]) {
+        let mut line = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        for byte in data {
+            if *byte != b'\n' {
+                line.push(*byte);
+            }
+            if *byte == b'\n' || line.len() >= LONGEST {
+                log::debug!("firmware: {}", line.escape_ascii());
+                line.clear();
+            }
+        }
+    }
 }
 
 #[cfg(test)]

@@ -24,6 +24,8 @@ pub const HIGH: u64 = 0x10_0000;
 pub const HOLE: u64 = 0xc000_0000;
 /// BARs of less than 4 GiB.
 pub const PCI: (u64, u64) = (0xc000_0000, 0xe000_0000);
+/// More of them, where firmware puts them.
+pub const PCI_HIGH: (u64, u64) = (0xf000_0000, 0xfec0_0000);
 /// The configuration space of 256 buses (PCI Firmware 3.3, 4.1).
 pub const ECAM: u64 = 0xe000_0000;
 /// Bytes of it.
@@ -60,6 +62,8 @@ pub mod pm {
 
 /// What firmware is told of the machine: selector, data, and DMA, in 12 ports.
 pub const FW_CFG: u16 = 0x510;
+/// Messages of firmware.
+pub const DEBUG: u16 = 0x402;
 /// The first serial port.
 pub const SERIAL: u16 = 0x3f8;
 /// Its interrupt line.

@@ -3,10 +3,11 @@
 use std::io::ErrorKind;
 
 use kvm_bindings::{
-    KVM_PIT_SPEAKER_DUMMY, kvm_irqchip, kvm_pit_config, kvm_pit_state2, kvm_userspace_memory_region,
+    KVM_MEM_READONLY, KVM_PIT_SPEAKER_DUMMY, kvm_irqchip, kvm_pit_config, kvm_pit_state2,
+    kvm_userspace_memory_region,
 };
 use kvm_ioctls::{Cap, Kvm, VmFd};
-use vm_memory::{Address, GuestMemoryBackend, GuestMemoryRegion};
+use vm_memory::{Address, GuestMemoryBackend, GuestMemoryRegion, MmapRegion, VolatileMemory};
 
 use super::layout;
 use crate::frontend::memory::Memory;
@@ -75,6 +76,7 @@ pub fn open() -> Result<Kvm, VmError> {
 pub struct Vm {
     fd: VmFd,
     memory: Memory,
+    rom: Option<MmapRegion>,
 }
 
 impl Vm {
@@ -104,7 +106,34 @@ impl Vm {
             unsafe { fd.set_user_memory_region(region) }
                 .map_err(kvm("KVM_SET_USER_MEMORY_REGION"))?;
         }
-        Ok(Self { fd, memory })
+        Ok(Self { fd, memory, rom: None })
+    }
+
+    /// Adds memory that a guest can't write to, and that device processes don't get: whole pages,
+    /// which end at 4 GiB, as firmware does.
+    ///
+    /// # Errors
+    /// See [`VmError`].
+    pub fn add_rom(&mut self, content: &[u8]) -> Result<(), VmError> {
+        if !self.fd.check_extension(Cap::ReadonlyMem) {
+            return Err(VmError::Lacks("memory that cannot be written (KVM_CAP_READONLY_MEM)"));
+        }
+        let lacks = |_| VmError::Lacks("memory for the firmware");
+        let rom = MmapRegion::<()>::new(content.len()).map_err(lacks)?;
+        rom.as_volatile_slice().copy_from(content);
+        let size = content.len() as u64;
+        let region = kvm_userspace_memory_region {
+            slot: u32::try_from(self.memory.space().num_regions()).unwrap_or(u32::MAX),
+            flags: KVM_MEM_READONLY,
+            guest_phys_addr: layout::ABOVE.saturating_sub(size),
+            memory_size: size,
+            userspace_addr: rom.as_ptr() as u64,
+        };
+        // SAFETY: the mapping is kept as long as the machine, and nobody writes to it.
+        unsafe { self.fd.set_user_memory_region(region) }
+            .map_err(kvm("KVM_SET_USER_MEMORY_REGION"))?;
+        self.rom = Some(rom);
+        Ok(())
     }
 
     /// Its descriptor.

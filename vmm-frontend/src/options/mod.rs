@@ -37,6 +37,10 @@ pub struct Options {
     #[arg(long, value_name = "TEXT", requires = "kernel", default_value = "")]
     pub append: String,
 
+    /// Firmware that boots a disk, if there is no kernel [default: Debian's SeaBIOS]
+    #[arg(long, value_name = "FILE", conflicts_with = "kernel")]
+    pub firmware: Option<PathBuf>,
+
     /// Memory: SIZE[,hugepages=2M|1G]
     #[arg(long, value_name = "SIZE", default_value = "512M")]
     pub memory: MemoryOption,
@@ -91,6 +95,13 @@ pub struct Options {
 }
 
 impl Options {
+    /// Whether there is something that firmware could boot from.
+    #[must_use]
+    pub fn has_disks(&self) -> bool {
+        let units = [&self.disk, &self.cdrom, &self.scsi_passthrough];
+        units.iter().any(|units| !units.is_empty()) || !self.vhost_user.is_empty()
+    }
+
     /// The device processes that the machine starts itself: one SCSI controller for all units, with
     /// a queue for each processor.
     #[must_use]

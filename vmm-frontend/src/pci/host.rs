@@ -14,9 +14,34 @@ use crate::machine::bus::Registers;
 use crate::machine::layout;
 use crate::machine::vcpu::Buses;
 
-/// The host bridge itself: Red Hat's generic one.
-const BRIDGE: Identity =
-    Identity { id: (0x1b36, 0x0008), subsystem: (0x1af4, 0x1100), class: [6, 0, 0], revision: 0 };
+/// What the host bridge says that it is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Model {
+    /// Red Hat's generic one, which has nothing but an identity.
+    #[default]
+    Generic,
+    /// Intel's 440FX, whose name a PC's firmware looks for to know where BARs go.
+    I440fx,
+}
+
+impl Model {
+    fn config(self) -> Config {
+        let id = match self {
+            Self::Generic => (0x1b36, 0x0008),
+            Self::I440fx => (0x8086, 0x1237),
+        };
+        let subsystem = (0x1af4, 0x1100);
+        let mut config = Config::new(Identity { id, subsystem, class: [6, 0, 0], revision: 0 });
+        if self == Self::I440fx {
+            // Programmable attribute map: what of 0xC0000 to 0xFFFFF is ROM. It is memory here, and
+            // stays so, whatever is written; but firmware has to see nothing of memory yet, since it
+            // copies its other half there then.
+            const PAM_0: usize = 0x59;
+            config.allow(PAM_0, &[0x33; 7]);
+        }
+        config
+    }
+}
 
 /// A place on the bus: device 0–31 and function 0–7.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -93,13 +118,14 @@ impl fmt::Debug for Host {
 const PORTS: (u64, u64) = (0xc000, 0x4000);
 
 impl Host {
-    /// A bus with only the bridge on it, which gives out addresses above memory from `above`. The
+    /// A bus with only a bridge of that model on it, which gives out addresses above memory from `above`. The
     /// machine's reset register is a byte inside the bridge's, so the bridge hands it on.
     ///
     /// # Errors
     /// The machine has something else where it should be.
     pub fn new(
         buses: Arc<Buses>,
+        model: Model,
         above: (u64, u64),
         reset: Arc<dyn Registers>,
     ) -> Result<Arc<Self>, PciError> {
@@ -114,7 +140,7 @@ impl Host {
                 ports: Allocator::new(PORTS.0, PORTS.1),
             }),
         });
-        host.add(Place(0), Arc::new(Bridge(Mutex::new(Config::new(BRIDGE)))))?;
+        host.add(Place(0), Arc::new(Bridge(Mutex::new(model.config()))))?;
         let ports = Arc::new(Mechanism1 { host: Arc::clone(&host), reset });
         let memory = Arc::new(Ecam(Arc::clone(&host)));
         let no_room = |_| PciError::NoRoom(8);
@@ -387,7 +413,7 @@ impl Registers for Mechanism1 {
     }
 }
 
-/// The bridge itself has nothing but an identity.
+/// The bridge itself: nothing that is written to it does anything.
 struct Bridge(Mutex<Config>);
 
 impl Function for Bridge {
@@ -445,10 +471,10 @@ mod tests {
         fn reset(&self) {}
     }
 
-    fn bus() -> (Arc<Host>, Arc<Buses>) {
+    fn bus(model: Model) -> (Arc<Host>, Arc<Buses>) {
         let buses = Arc::new(Buses::default());
         let reset = Arc::new(ResetRegister::new(Arc::new(|_: PowerEvent| {})));
-        (Host::new(Arc::clone(&buses), (1 << 40, 2 << 40), reset).unwrap(), buses)
+        (Host::new(Arc::clone(&buses), model, (1 << 40, 2 << 40), reset).unwrap(), buses)
     }
 
     fn set_bar(host: &Host, place: Place, address: u32) {
@@ -464,7 +490,7 @@ mod tests {
     /// Firmware gives out addresses one function after the other, without switching them off.
     #[test]
     fn a_bar_answers_when_another_has_left_its_place() {
-        let (host, buses) = bus();
+        let (host, buses) = bus(Model::Generic);
         let (one, two) = (Place::new(1, 0).unwrap(), Place::new(2, 0).unwrap());
         host.add(one, Numbered::new(1)).unwrap();
         host.add(two, Numbered::new(2)).unwrap();
@@ -474,5 +500,25 @@ mod tests {
         set_bar(&host, two, 0xc002_0000);
         assert_eq!((who(&buses, 0xc001_0000), who(&buses, 0xc002_0000)), (1, 2));
         assert_eq!(who(&buses, 0xc000_0000), 0xff);
+    }
+
+    /// SeaBIOS (src/fw/shadow.c) copies itself if the first register has no 0x10, and writes all
+    /// seven.
+    #[test]
+    fn firmware_finds_registers_for_its_memory() {
+        let (host, _) = bus(Model::I440fx);
+        let place = Place::new(0, 0).unwrap();
+        let mut id = [0; 4];
+        host.read(place, 0, &mut id);
+        assert_eq!(id, [0x86, 0x80, 0x37, 0x12]);
+        let mut map = [0];
+        host.read(place, 0x59, &mut map);
+        assert_eq!(map, [0]);
+        host.write(place, 0x59, &[0x30]);
+        host.read(place, 0x59, &mut map);
+        assert_eq!(map, [0x30]);
+        host.reset();
+        host.read(place, 0x59, &mut map);
+        assert_eq!(map, [0]);
     }
 }

@@ -11,12 +11,15 @@ use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 use super::error::{VmmError, host as failed};
 use super::host::host;
 use super::machine::{Board, Event, Guest, Machine, Status};
-use crate::boot::{Kernel, memory_map};
+use crate::boot::firmware::Told;
+use crate::boot::{Payload, memory_map};
 use crate::cpu::Cpu;
 use crate::cpu::filter::Platform;
 use crate::cpu::selection::Selection;
 use crate::cpu::topology::Topology;
 use crate::frontend::memory::{Memory, Pages};
+use crate::machine::debug_port::Messages;
+use crate::machine::fw_cfg::FwCfg;
 use crate::machine::irq::Interrupts;
 use crate::machine::line::Edge;
 use crate::machine::linked::Linked;
@@ -26,7 +29,7 @@ use crate::machine::rtc::{self, Rtc};
 use crate::machine::vcpu::{Buses, Report, Runner, Vcpu};
 use crate::machine::vm::{Chips, Vm};
 use crate::machine::{acpi, layout};
-use crate::pci::host::Host;
+use crate::pci::host::{Host, Model};
 use crate::reactor::Reactor;
 
 /// What a machine is made of.
@@ -63,8 +66,8 @@ pub fn memory(size: u64, pages: Pages) -> Result<Memory, VmmError> {
 }
 
 impl Machine {
-    /// Makes a machine without devices on its PCI bus, with the kernel in its memory. It does not
-    /// run yet. `events` is told what happens to it, and the channel is where others tell it.
+    /// Makes a machine without devices on its PCI bus, with the kernel or firmware in its memory. It
+    /// does not run yet. `events` is told what happens to it, and the channel is where others tell it.
     ///
     /// # Errors
     /// See [`VmmError`].
@@ -72,7 +75,7 @@ impl Machine {
         device: &Kvm,
         settings: &Settings,
         memory: Memory,
-        kernel: Kernel,
+        payload: Payload,
         events: Events,
         (tell, told): (Sender<Event>, Receiver<Event>),
     ) -> Result<Self, VmmError> {
@@ -82,10 +85,18 @@ impl Machine {
         for warning in settings.cpu.judge(&missing)? {
             log::warn!("{warning}");
         }
-        let vm = Arc::new(Vm::new(device, memory)?);
+        let mut vm = Vm::new(device, memory)?;
+        if let Payload::Firmware(firmware) = &payload {
+            vm.add_rom(firmware.rom())?;
+        }
+        let vm = Arc::new(vm);
         let (below, above) = split(settings.memory);
         let pci_above = pci_above(above, cpu.address_bits());
-        let board = board(&vm, (below, above), pci_above, &tell)?;
+        let bridge = match payload {
+            Payload::Kernel(_) => Model::Generic,
+            Payload::Firmware(_) => Model::I440fx,
+        };
+        let mut board = board(&vm, bridge, (below, above), pci_above, &tell)?;
 
         let mut vcpus = Vec::new();
         let mut apic_ids = Vec::new();
@@ -94,14 +105,24 @@ impl Machine {
             vcpus.push(Vcpu::new(device, &vm, &cpu, index)?);
         }
         let described = acpi::Description { cpus: &apic_ids, pci_above };
-        let tables = tables(&acpi::tables(&described).ok_or(VmmError::Tables)?)?;
+        let linked = acpi::tables(&described).ok_or(VmmError::Tables)?;
+        let map = memory_map(below, above);
+        let tables = match payload {
+            Payload::Kernel(_) => tables(&linked)?,
+            Payload::Firmware(_) => {
+                let apic_ids = apic_ids.iter().max().map_or(0, |last| u32::from(*last) + 1);
+                let cpus = topology.processors();
+                let told = Told { cpus, apic_ids, map: &map, tables: &linked };
+                board.fw_cfg = Some(tell_firmware(&told, &vm, &board.buses)?);
+                Vec::new()
+            }
+        };
         let chips = Chips::save(vm.fd())?;
         let (ended, reports) = mpsc::channel();
         let runner = Runner::new(vcpus, Arc::clone(&board.buses), ended);
         let runner = runner.map_err(failed("no thread for a processor can be had"))?;
         forward(reports, tell.clone()).map_err(failed("no thread can be had"))?;
-        let map = memory_map(below, above);
-        let guest = Guest { kernel, map, tables, chips };
+        let guest = Guest { payload, map, tables, chips };
         let machine = Self {
             vm,
             board,
@@ -122,6 +143,7 @@ impl Machine {
 /// What is on the board.
 fn board(
     vm: &Arc<Vm>,
+    bridge: Model,
     (below, above): (u64, u64),
     pci_above: (u64, u64),
     tell: &Sender<Event>,
@@ -131,7 +153,7 @@ fn board(
     let buses = Arc::new(Buses::default());
     let on_power = on_power(tell.clone());
     let reset = Arc::new(ResetRegister::new(Arc::clone(&on_power)));
-    let pci = Host::new(Arc::clone(&buses), pci_above, reset)?;
+    let pci = Host::new(Arc::clone(&buses), bridge, pci_above, reset)?;
     let keyboard = Arc::new(KeyboardController::new(Arc::clone(&on_power)));
     buses.ports.add(0x60, 5, keyboard)?;
     let sci = Arc::new(interrupts.input(layout::pm::SCI.into()));
@@ -141,7 +163,7 @@ fn board(
     let rtc = Rtc::new(&reactor, line, rtc::Memory { below, above });
     let rtc = Arc::new(rtc.map_err(failed("no clock can be made"))?);
     rtc.add_to(&buses.ports)?;
-    Ok(Board { buses, interrupts, reactor, pci, power, rtc })
+    Ok(Board { buses, interrupts, reactor, pci, power, rtc, fw_cfg: None })
 }
 
 /// The ACPI tables for a kernel.
@@ -149,6 +171,17 @@ fn tables(linked: &Linked) -> Result<Vec<u8>, VmmError> {
     let tables = linked.placed(layout::TABLES);
     let fits = |tables: &Vec<u8>| tables.len() as u64 <= layout::TABLES_SIZE;
     tables.filter(fits).ok_or(VmmError::Tables)
+}
+
+/// What firmware asks, and where it says what it does.
+fn tell_firmware(told: &Told<'_>, vm: &Vm, buses: &Buses) -> Result<Arc<FwCfg>, VmmError> {
+    let fw_cfg = FwCfg::new(told.contents(), vm.memory().space().clone());
+    fw_cfg.add_to(&buses.ports)?;
+    // Without the port it does not even try.
+    if log::log_enabled!(log::Level::Debug) {
+        buses.ports.add(layout::DEBUG.into(), 1, Arc::new(Messages::default()))?;
+    }
+    Ok(fw_cfg)
 }
 
 /// Addresses for BARs above all memory, up to what the processors can address.

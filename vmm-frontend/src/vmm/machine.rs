@@ -11,10 +11,11 @@ use vmm_sys_util::eventfd::EventFd;
 
 use super::assembly::edge;
 use super::error::{VmmError, host as failed};
-use crate::boot::{Kernel, Range};
+use crate::boot::{Payload, Range, firmware};
 use crate::cpu::host::Host as CpuHost;
 use crate::cpu::topology::Topology;
 use crate::frontend::memory::Memory;
+use crate::machine::fw_cfg::FwCfg;
 use crate::machine::irq::Interrupts;
 use crate::machine::power::Power;
 use crate::machine::rtc::Rtc;
@@ -82,12 +83,14 @@ pub(super) struct Board {
     pub(super) pci: Arc<Host>,
     pub(super) power: Power,
     pub(super) rtc: Arc<Rtc>,
+    /// What firmware is told, if that is what the machine starts with.
+    pub(super) fw_cfg: Option<Arc<FwCfg>>,
 }
 
 /// What a guest starts with.
 #[derive(Debug)]
 pub(super) struct Guest {
-    pub(super) kernel: Kernel,
+    pub(super) payload: Payload,
     pub(super) map: Vec<Range>,
     pub(super) tables: Vec<u8>,
     pub(super) chips: Chips,
@@ -185,11 +188,26 @@ impl Machine {
         Ok((place, function))
     }
 
+    /// Has firmware boot from the first unit of a SCSI controller.
+    pub fn boot_from(&self, controller: Place) {
+        if let Some(fw_cfg) = &self.board.fw_cfg {
+            let (name, content) = firmware::boot_order(controller);
+            fw_cfg.set_file(name, content);
+        }
+    }
+
     /// Puts everything into memory that a guest starts with, and the processors at its start.
     pub(super) fn load(&self) -> Result<(), VmmError> {
         let mut guest = lock(&self.guest);
-        let Guest { kernel, map, tables, .. } = &mut *guest;
+        let Guest { payload, map, tables, .. } = &mut *guest;
         let space = self.vm.memory().space();
+        let kernel = match payload {
+            Payload::Kernel(kernel) => kernel,
+            Payload::Firmware(firmware) => {
+                firmware.load(space)?;
+                return Ok(self.runner.reset(None)?);
+            }
+        };
         let write = |bytes: &[u8], address| {
             space.write_slice(bytes, GuestAddress(address)).map_err(|_| VmmError::Tables)
         };
@@ -240,6 +258,9 @@ impl Machine {
         self.board.pci.reset();
         self.board.power.reset();
         self.board.rtc.reset();
+        if let Some(fw_cfg) = &self.board.fw_cfg {
+            fw_cfg.reset();
+        }
         lock(&self.guest).chips.restore(self.vm.fd())?;
         self.load()?;
         let reason = if by_guest { "guest-reset" } else { "host-qmp-system-reset" };
