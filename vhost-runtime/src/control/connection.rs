@@ -54,9 +54,7 @@ impl Connection<'_> {
         let mut buffer = vec![0; PIECE];
         let mut deadline: Option<Instant> = None;
         while let Some(readable) = self.wait(deadline)? {
-            for line in self.outbox.take() {
-                self.write(&line)?;
-            }
+            self.write_events()?;
             if !readable {
                 continue;
             }
@@ -75,6 +73,18 @@ impl Connection<'_> {
             };
         }
         self.end(&format!("a message was not complete within {} s", PATIENCE.as_secs()))
+    }
+
+    fn write_events(&mut self) -> io::Result<()> {
+        loop {
+            let lines = self.outbox.take();
+            if lines.is_empty() {
+                return Ok(());
+            }
+            for line in lines {
+                self.write(&line)?;
+            }
+        }
     }
 
     /// Waits for events or for the client: whether the latter has sent something. `None`: it has

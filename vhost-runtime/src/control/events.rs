@@ -4,7 +4,8 @@ use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use serde_json::{Value, json};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
@@ -47,6 +48,17 @@ impl Events {
         }
     }
 
+    /// Waits until all that was sent has left, or until a client takes too long: a program that ends
+    /// may say so before.
+    pub fn flush(&self, patience: Duration) {
+        let outboxes = self.outboxes().clone();
+        for outbox in outboxes {
+            if !outbox.wait_until_empty(patience) {
+                log::debug!("a control client does not read its events");
+            }
+        }
+    }
+
     /// A VMM has connected, or gone.
     pub(crate) fn set_connected(&self, connected: bool) {
         self.shared.connected.store(connected, Ordering::Relaxed);
@@ -71,19 +83,29 @@ impl Events {
     pub(super) fn unsubscribe(&self, outbox: &Arc<Outbox>) {
         let mut outboxes = self.outboxes();
         outboxes.retain(|other| !Arc::ptr_eq(other, outbox));
+        outbox.close();
         self.shared.count.store(outboxes.len(), Ordering::Release);
     }
 }
 
 /// Events on their way to one client.
 pub(super) struct Outbox {
-    lines: Mutex<VecDeque<Arc<[u8]>>>,
+    queue: Mutex<Queue>,
+    written: Condvar,
     wake: EventFd,
+}
+
+#[derive(Default)]
+struct Queue {
+    lines: VecDeque<Arc<[u8]>>,
+    /// Some were taken, and are being written.
+    taken: bool,
 }
 
 impl Outbox {
     pub(super) fn new() -> io::Result<Self> {
-        Ok(Self { lines: Mutex::default(), wake: EventFd::new(EFD_NONBLOCK)? })
+        let (queue, written) = (Mutex::default(), Condvar::new());
+        Ok(Self { queue, written, wake: EventFd::new(EFD_NONBLOCK)? })
     }
 
     /// Readable while there is something to take.
@@ -91,21 +113,44 @@ impl Outbox {
         self.wake.as_raw_fd()
     }
 
+    fn queue(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn put(&self, line: Arc<[u8]>) {
-        let mut lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
-        if lines.len() >= WAITING {
+        let mut queue = self.queue();
+        if queue.lines.len() >= WAITING {
             log::debug!("a control client does not read its events");
             return;
         }
-        lines.push_back(line);
-        drop(lines);
+        queue.lines.push_back(line);
+        drop(queue);
         if let Err(error) = self.wake.write(1) {
             log::error!("a control client's thread cannot be woken: {error}");
         }
     }
 
+    /// What there is to write; what was taken before has been written.
     pub(super) fn take(&self) -> VecDeque<Arc<[u8]>> {
         let _ = self.wake.read(); // several may have been put since
-        std::mem::take(&mut self.lines.lock().unwrap_or_else(PoisonError::into_inner))
+        let mut queue = self.queue();
+        let lines = std::mem::take(&mut queue.lines);
+        queue.taken = !lines.is_empty();
+        if !queue.taken {
+            self.written.notify_all();
+        }
+        lines
+    }
+
+    /// Nobody takes any more.
+    fn close(&self) {
+        *self.queue() = Queue::default();
+        self.written.notify_all();
+    }
+
+    fn wait_until_empty(&self, patience: Duration) -> bool {
+        let waits = |queue: &mut Queue| queue.taken || !queue.lines.is_empty();
+        let wait = self.written.wait_timeout_while(self.queue(), patience, waits);
+        !wait.unwrap_or_else(PoisonError::into_inner).1.timed_out()
     }
 }

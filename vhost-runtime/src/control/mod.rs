@@ -21,6 +21,7 @@ use std::error::Error;
 use std::io::Write;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -116,8 +117,15 @@ impl Listener {
     /// # Errors
     /// See [`ProgramError`].
     pub fn from_args(args: &ProgramArgs) -> Result<Option<Self>, ProgramError> {
-        let Some(path) = &args.control else { return Ok(None) };
-        Ok(Some(Self { socket: Socket::listen("--control", path, true)? }))
+        args.control.as_deref().map(|path| Self::new("--control", path)).transpose()
+    }
+
+    /// Makes the socket at `path`, which an option names.
+    ///
+    /// # Errors
+    /// See [`ProgramError`].
+    pub fn new(option: &'static str, path: &Path) -> Result<Self, ProgramError> {
+        Ok(Self { socket: Socket::listen(option, path, true)? })
     }
 
     /// The socket itself, to be published.
@@ -136,7 +144,7 @@ impl Listener {
         events: &Events,
         shutdown: &Shutdown,
     ) -> Result<(), ProgramError> {
-        let host = |error| ProgramError::Host { what: "--control cannot be served", error };
+        let host = |error| ProgramError::Host { what: "control clients cannot be served", error };
         let Socket::Listening { listener, .. } = &self.socket else { return Ok(()) };
         let listener = listener.try_clone().map_err(host)?;
         let stop = shutdown.stop().map_err(host)?;

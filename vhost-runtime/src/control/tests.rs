@@ -232,6 +232,23 @@ fn who_does_not_read_is_given_up_and_events_go_on() {
     drop(deaf);
 }
 
+/// Whoever asks a machine to end is told that it has, though the process ends then.
+#[test]
+fn what_was_sent_has_left_once_it_is_flushed() {
+    let fixture = Fixture::new();
+    let mut raw = fixture.negotiated();
+    for number in 0..20 {
+        fixture.events.send("LAST", || json!({ "number": number }));
+        fixture.events.flush(Duration::from_secs(30));
+        let stream = raw.stream.get_ref();
+        stream.set_nonblocking(true).unwrap();
+        assert!(raw.line().contains(&format!("\"number\":{number}}}")), "it is there already");
+    }
+    drop(raw);
+    fixture.events.send("LAST", || json!({}));
+    fixture.events.flush(Duration::from_secs(30));
+}
+
 #[test]
 fn quit_ends_the_program() {
     let fixture = Fixture::new();
