@@ -100,7 +100,7 @@ fn add_devices(
     for option in launched.chain(options.vhost_user.iter().cloned()) {
         let settings = option.settings(processors);
         let device = VhostUser::connect(&settings, machine.memory())?;
-        let (place, _) = machine.add_virtio(Box::new(device))?;
+        let place = machine.add_virtio(Box::new(device))?;
         if std::mem::take(&mut boots) {
             machine.boot_from(place);
         }

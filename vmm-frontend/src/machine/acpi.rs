@@ -2,6 +2,8 @@
 //!
 //! ACPI is always on: there is no SMI command port, so a guest finds SCI_EN set (ACPI 6.5, 4.8.2.5).
 
+mod hotplug;
+
 use acpi_tables::aml::{
     AddressSpace, AddressSpaceCacheable, Device, EISAName, IO, Interrupt, Memory32Fixed, Name,
     Package, PackageBuilder, ResourceTemplate, Scope, ZERO,
@@ -157,7 +159,9 @@ fn dsdt(machine: &Description<'_>) -> Sdt {
     let sleep = Name::new("\\_S5_".into(), &Package::new(vec![&pm::S5, &pm::S5, &ZERO, &ZERO]));
 
     let mut dsdt = Sdt::new(*b"DSDT", HEADER, 2, OEM, TABLE, REVISION);
-    for part in [sleep.bytes(), scope(&pci(machine)), scope(&serial), scope(&clock)] {
+    for part in
+        [sleep.bytes(), scope(&pci(machine)), scope(&serial), scope(&clock), hotplug::hotplug()]
+    {
         dsdt.append_slice(&part);
     }
     dsdt
@@ -167,7 +171,8 @@ fn scope(children: &[u8]) -> Vec<u8> {
     Scope::raw("\\_SB_".into(), children.to_vec())
 }
 
-/// The host bridge, and the board's own device, which keeps the ECAM's addresses from others.
+/// The host bridge, and the board's own device, which keeps the ECAM's addresses and the ports for
+/// hotplug from others.
 fn pci(machine: &Description<'_>) -> Vec<u8> {
     let above = machine.pci_above;
     let not_cacheable = AddressSpaceCacheable::NotCacheable;
@@ -208,7 +213,15 @@ fn pci(machine: &Description<'_>) -> Vec<u8> {
             &Name::new("_UID".into(), &ZERO),
             &Name::new(
                 "_CRS".into(),
-                &ResourceTemplate::new(vec![&Memory32Fixed::new(true, ecam.0, ecam.1)]),
+                &ResourceTemplate::new(vec![
+                    &Memory32Fixed::new(true, ecam.0, ecam.1),
+                    &IO::new(
+                        layout::hotplug::PORT,
+                        layout::hotplug::PORT,
+                        1,
+                        layout::hotplug::SIZE,
+                    ),
+                ]),
             ),
         ],
     )
@@ -281,6 +294,14 @@ mod tests {
             String::from_utf8_lossy(&table[..4]).into_owned()
         });
         assert_eq!(found.collect::<Vec<_>>(), ["FACP", "APIC", "MCFG"]);
+    }
+
+    #[test]
+    fn every_slot_but_the_bridges_can_be_ejected() {
+        let tables = described();
+        let has = |name: &[u8]| tables.windows(name.len()).filter(|part| *part == name).count();
+        assert_eq!((has(b"_EJ0"), has(b"_SUN"), has(b"_E02")), (31, 31, 1));
+        assert_eq!((has(b"S00_"), has(b"S1F_")), (0, 3), "a device, and twice told of");
     }
 
     #[test]

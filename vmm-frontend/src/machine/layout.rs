@@ -64,6 +64,16 @@ pub mod pm {
 pub const FW_CFG: u16 = 0x510;
 /// Messages of firmware.
 pub const DEBUG: u16 = 0x402;
+/// The registers by which the guest learns of PCI devices that come and go.
+pub mod hotplug {
+    /// Their first port.
+    pub const PORT: u16 = 0x610;
+    /// Bytes of them.
+    pub const SIZE: u8 = 12;
+    /// The general-purpose event that says that there is something new in them.
+    pub const EVENT: u8 = 2;
+}
+
 /// The first serial port.
 pub const SERIAL: u16 = 0x3f8;
 /// Its interrupt line.

@@ -1,7 +1,7 @@
 //! The machine: what KVM has, and the rest of a PC that a guest needs.
 //!
 //! - [`layout`]: where things are;
-//! - [`vm`], [`vcpu`], [`irq`]: what KVM has of it;
+//! - [`vm`], [`vcpu`], [`irq`]: what KVM has of it; [`stats`]: what it counts;
 //! - [`bus`]: who answers where; [`line`]: interrupt lines;
 //! - [`rtc`], [`power`], [`reset`], [`serial`], [`debug_port`]: the devices of a PC's board;
 //! - [`fw_cfg`]: what firmware is told;
@@ -19,6 +19,7 @@ pub mod power;
 pub mod reset;
 pub mod rtc;
 pub mod serial;
+pub mod stats;
 mod timer;
 pub mod vcpu;
 pub mod vm;

@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::Function;
 use super::config::{BARS, Bar, Config, Decoded, Identity, Space};
+use super::hotplug::Plug;
 use crate::frontend::memory::Allocator;
 use crate::machine::bus::Registers;
 use crate::machine::layout;
@@ -140,7 +141,7 @@ impl Host {
                 ports: Allocator::new(PORTS.0, PORTS.1),
             }),
         });
-        host.add(Place(0), Arc::new(Bridge(Mutex::new(model.config()))))?;
+        host.add(Place(0), Arc::new(Bridge(Mutex::new(model.config()))), Plug::Cold)?;
         let ports = Arc::new(Mechanism1 { host: Arc::clone(&host), reset });
         let memory = Arc::new(Ecam(Arc::clone(&host)));
         let no_room = |_| PciError::NoRoom(8);
@@ -164,18 +165,26 @@ impl Host {
         Place::new(free, 0).ok_or(PciError::Full)
     }
 
-    /// Adds a function, and gives its BARs addresses.
+    /// Adds a function, and gives its BARs addresses, unless the guest runs already: it gives the
+    /// addresses then, and may have put something else where we would.
     ///
     /// # Errors
     /// See [`PciError`].
-    pub fn add(&self, place: Place, function: Arc<dyn Function>) -> Result<(), PciError> {
+    pub fn add(
+        &self,
+        place: Place,
+        function: Arc<dyn Function>,
+        plug: Plug,
+    ) -> Result<(), PciError> {
         let mut state = self.state();
         if state.occupants.contains_key(&place) {
             return Err(PciError::Taken(place));
         }
-        let mut placed = Ok(());
-        function.with_config(&mut |config| placed = state.place_bars(config));
-        placed?;
+        if plug == Plug::Cold {
+            let mut placed = Ok(());
+            function.with_config(&mut |config| placed = state.place_bars(config));
+            placed?;
+        }
         let mut occupant = Occupant { function, mapped: [None; BARS] };
         occupant.remap(&self.buses);
         state.occupants.insert(place, occupant);
@@ -209,7 +218,9 @@ impl Host {
         self.functions().iter().for_each(|(_, function)| function.resume());
     }
 
-    fn functions(&self) -> Vec<(Place, Arc<dyn Function>)> {
+    /// All functions, in the order of their places.
+    #[must_use]
+    pub fn functions(&self) -> Vec<(Place, Arc<dyn Function>)> {
         let state = self.state();
         state.occupants.iter().map(|(place, it)| (*place, Arc::clone(&it.function))).collect()
     }

@@ -2,10 +2,12 @@
 //!
 //! - [`config`]: a function's configuration space;
 //! - [`msix`]: message-signalled interrupts, [`intx`]: pins;
-//! - [`host`]: the host bridge, by which a guest reaches all of it.
+//! - [`host`]: the host bridge, by which a guest reaches all of it;
+//! - [`hotplug`]: functions that come and go.
 
 pub mod config;
 pub mod host;
+pub mod hotplug;
 pub mod intx;
 pub mod msix;
 

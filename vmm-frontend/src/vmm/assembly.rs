@@ -8,6 +8,7 @@ use kvm_ioctls::Kvm;
 use vhost_runtime::control::Events;
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
+use super::counters::Counters;
 use super::error::{VmmError, host as failed};
 use super::host::host;
 use super::machine::{Board, Event, Guest, Machine, Status};
@@ -30,6 +31,7 @@ use crate::machine::vcpu::{Buses, Report, Runner, Vcpu};
 use crate::machine::vm::{Chips, Vm};
 use crate::machine::{acpi, layout};
 use crate::pci::host::{Host, Model};
+use crate::pci::hotplug::Slots;
 use crate::reactor::Reactor;
 
 /// What a machine is made of.
@@ -117,6 +119,7 @@ impl Machine {
                 Vec::new()
             }
         };
+        let counters = Counters::new(&vm, &vcpus).map_err(VmmError::from)?;
         let chips = Chips::save(vm.fd())?;
         let (ended, reports) = mpsc::channel();
         let runner = Runner::new(vcpus, Arc::clone(&board.buses), ended);
@@ -131,6 +134,8 @@ impl Machine {
             status: Mutex::new(Status::Prelaunch),
             topology,
             host,
+            counters,
+            pv_eoi: cpu.has("kvm-pv-eoi"),
             events,
             tell,
             told: Mutex::new(told),
@@ -159,11 +164,14 @@ fn board(
     let sci = Arc::new(interrupts.input(layout::pm::SCI.into()));
     let power = Power::new(&reactor, sci, on_power).map_err(failed("no timer can be made"))?;
     power.add_to(&buses.ports)?;
+    let power = Arc::new(power);
+    let slots = slots(&pci, &power, tell.clone());
+    slots.add_to(&buses.ports)?;
     let line = Arc::new(Edge::new(edge(&interrupts, layout::RTC_IRQ)?));
     let rtc = Rtc::new(&reactor, line, rtc::Memory { below, above });
     let rtc = Arc::new(rtc.map_err(failed("no clock can be made"))?);
     rtc.add_to(&buses.ports)?;
-    Ok(Board { buses, interrupts, reactor, pci, power, rtc, fw_cfg: None })
+    Ok(Board { buses, interrupts, reactor, pci, slots, power, rtc, fw_cfg: None })
 }
 
 /// The ACPI tables for a kernel.
@@ -182,6 +190,17 @@ fn tell_firmware(told: &Told<'_>, vm: &Vm, buses: &Buses) -> Result<Arc<FwCfg>, 
         buses.ports.add(layout::DEBUG.into(), 1, Arc::new(Messages::default()))?;
     }
     Ok(fw_cfg)
+}
+
+/// The slots of the PCI bus, whose changes the guest is told of by a general-purpose event.
+fn slots(pci: &Arc<Host>, power: &Arc<Power>, tell: Sender<Event>) -> Arc<Slots> {
+    let power = Arc::clone(power);
+    let notify = move || power.raise_gpe(layout::hotplug::EVENT);
+    let removed = move |device| {
+        // Nobody listens any more only if the machine ends.
+        let _ = tell.send(Event::Removed(device));
+    };
+    Slots::new(Arc::clone(pci), Box::new(notify), Box::new(removed))
 }
 
 /// Addresses for BARs above all memory, up to what the processors can address.

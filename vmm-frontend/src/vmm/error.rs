@@ -6,9 +6,11 @@ use crate::boot::BootError;
 use crate::cpu::selection::CpuError;
 use crate::frontend::memory::MemoryError;
 use crate::machine::bus::Occupied;
+use crate::machine::stats::StatsError;
 use crate::machine::vcpu::Report;
 use crate::machine::vm::VmError;
 use crate::pci::host::PciError;
+use crate::pci::hotplug::SlotError;
 use crate::pci::intx::IntxError;
 use crate::virtio::pci::TransportError;
 use crate::virtio::vhost_user::VhostUserError;
@@ -31,6 +33,12 @@ pub enum VmmError {
     /// A device's place.
     #[error(transparent)]
     Pci(#[from] PciError),
+    /// A device's slot.
+    #[error(transparent)]
+    Slot(#[from] SlotError),
+    /// What KVM counts.
+    #[error(transparent)]
+    Stats(#[from] StatsError),
     /// A device's transport.
     #[error(transparent)]
     Transport(#[from] TransportError),

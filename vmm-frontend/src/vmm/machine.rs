@@ -10,6 +10,7 @@ use vm_memory::{Bytes, GuestAddress};
 use vmm_sys_util::eventfd::EventFd;
 
 use super::assembly::edge;
+use super::counters::Counters;
 use super::error::{VmmError, host as failed};
 use crate::boot::{Payload, Range, firmware};
 use crate::cpu::host::Host as CpuHost;
@@ -24,6 +25,7 @@ use crate::machine::vm::{Chips, Vm};
 use crate::machine::{acpi, layout};
 use crate::pci::Function;
 use crate::pci::host::{Host, Place};
+use crate::pci::hotplug::{Plug, Removed, Slots};
 use crate::reactor::Reactor;
 use crate::virtio;
 use crate::virtio::pci::{VirtioPci, Wiring};
@@ -43,6 +45,10 @@ pub enum Event {
     },
     /// A processor can't go on.
     Stopped(Report),
+    /// A device has left the PCI bus.
+    Removed(Removed),
+    /// A control client ends it.
+    Quit,
 }
 
 /// What a machine is doing. The names are those of QMP's RunState.
@@ -81,7 +87,8 @@ pub(super) struct Board {
     pub(super) interrupts: Interrupts,
     pub(super) reactor: Reactor,
     pub(super) pci: Arc<Host>,
-    pub(super) power: Power,
+    pub(super) slots: Arc<Slots>,
+    pub(super) power: Arc<Power>,
     pub(super) rtc: Arc<Rtc>,
     /// What firmware is told, if that is what the machine starts with.
     pub(super) fw_cfg: Option<Arc<FwCfg>>,
@@ -106,6 +113,8 @@ pub struct Machine {
     pub(super) status: Mutex<Status>,
     pub(super) topology: Topology,
     pub(super) host: CpuHost,
+    pub(super) counters: Option<Counters>,
+    pub(super) pv_eoi: bool,
     pub(super) events: Events,
     pub(super) tell: Sender<Event>,
     pub(super) told: Mutex<Receiver<Event>>,
@@ -166,26 +175,57 @@ impl Machine {
         self.tell.clone()
     }
 
-    /// Puts a virtio device onto its PCI bus, in the first free slot.
+    /// Its PCI bus.
+    #[must_use]
+    pub fn pci(&self) -> &Host {
+        &self.board.pci
+    }
+
+    /// The slots of that, and who is in them.
+    #[must_use]
+    pub fn slots(&self) -> &Slots {
+        &self.board.slots
+    }
+
+    /// The host's numbers for the threads of its processors, in order.
+    pub fn thread_ids(&self) -> impl Iterator<Item = i32> + '_ {
+        self.runner.thread_ids()
+    }
+
+    /// Puts a virtio device onto its PCI bus, in the first free slot, before it runs.
     ///
     /// # Errors
     /// See [`VmmError`].
-    pub fn add_virtio(
+    pub fn add_virtio(&self, device: Box<dyn virtio::Device>) -> Result<Place, VmmError> {
+        self.plug(device, None, Plug::Cold)
+    }
+
+    /// The same while it runs; the guest is told. `id` names the device.
+    ///
+    /// # Errors
+    /// See [`VmmError`].
+    pub fn hotplug(&self, device: Box<dyn virtio::Device>, id: &str) -> Result<Place, VmmError> {
+        self.plug(device, Some(id), Plug::Hot)
+    }
+
+    fn plug(
         &self,
         device: Box<dyn virtio::Device>,
-    ) -> Result<(Place, Arc<VirtioPci>), VmmError> {
-        let Board { interrupts, reactor, pci, .. } = &self.board;
-        let place = pci.free_device()?;
-        let input = acpi::intx(place.device().into(), 0);
-        let wiring = Wiring {
-            vm: Arc::clone(&self.vm),
-            interrupts: interrupts.clone(),
-            reactor: reactor.clone(),
-            pin: (1, u8::try_from(input).unwrap_or(0)),
-        };
-        let function = VirtioPci::new(device, wiring)?;
-        pci.add(place, Arc::clone(&function) as Arc<dyn Function>)?;
-        Ok((place, function))
+        id: Option<&str>,
+        plug: Plug,
+    ) -> Result<Place, VmmError> {
+        let Board { interrupts, reactor, slots, .. } = &self.board;
+        slots.add(id, plug, |place| {
+            let input = acpi::intx(place.device().into(), 0);
+            let wiring = Wiring {
+                vm: Arc::clone(&self.vm),
+                interrupts: interrupts.clone(),
+                reactor: reactor.clone(),
+                pin: (1, u8::try_from(input).unwrap_or(0)),
+            };
+            let function: Arc<dyn Function> = VirtioPci::new(device, wiring)?;
+            Ok(function)
+        })
     }
 
     /// Has firmware boot from the first unit of a SCSI controller.
@@ -255,6 +295,7 @@ impl Machine {
     fn reset(&self, by_guest: bool) -> Result<(), VmmError> {
         let status = lock(&self.status);
         self.halt();
+        self.board.slots.reset();
         self.board.pci.reset();
         self.board.power.reset();
         self.board.rtc.reset();
@@ -294,17 +335,35 @@ impl Machine {
                     self.events.send("STOP", || json!({}));
                     return Err(VmmError::Stopped(report));
                 }
-                Ok(Event::Off { by_guest }) => {
-                    let reason = if by_guest { "guest-shutdown" } else { "host-qmp-quit" };
-                    let data = || json!({ "guest": by_guest, "reason": reason });
-                    self.events.send("SHUTDOWN", data);
-                    self.end(Status::Shutdown);
-                    return Ok(());
-                }
+                Ok(Event::Off { by_guest: true }) => return self.off("guest-shutdown"),
+                Ok(Event::Off { by_guest: false }) => return self.off("host-signal"),
+                Ok(Event::Quit) => return self.off("host-qmp-quit"),
+                Ok(Event::Removed(device)) => self.removed(device),
                 // The machine keeps a sender itself.
                 Err(_) => return Ok(()),
             }
         }
+    }
+
+    /// It is switched off, for one of QMP's reasons.
+    fn off(&self, reason: &str) -> Result<(), VmmError> {
+        let guest = reason.starts_with("guest");
+        self.events.send("SHUTDOWN", || json!({ "guest": guest, "reason": reason }));
+        self.end(Status::Shutdown);
+        Ok(())
+    }
+
+    /// Gives back what a device had, which may take its time.
+    fn removed(&self, device: Removed) {
+        let name = device.name.clone();
+        drop(device);
+        self.events.send("DEVICE_DELETED", || {
+            let mut data = json!({ "path": name.to_string() });
+            if let (Some(id), Some(data)) = (name.id(), data.as_object_mut()) {
+                data.insert(String::from("device"), id.into());
+            }
+            data
+        });
     }
 
     fn end(&self, last: Status) {

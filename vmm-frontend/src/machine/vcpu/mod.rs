@@ -14,6 +14,7 @@ use kvm_bindings::{Msrs, kvm_msr_entry, kvm_segment};
 use kvm_ioctls::{Kvm, VcpuFd};
 
 use super::layout;
+use super::stats::{Statistics, StatsError};
 use super::vm::{Vm, VmError, kvm};
 use crate::boot::Entry;
 use crate::cpu::Cpu;
@@ -50,6 +51,14 @@ impl Vcpu {
         wire_lapic(&fd)?;
         let initial = State::save(&fd, &Extent::new(device)?)?;
         Ok(Self { index, fd, page: vm.fd().run_size(), initial })
+    }
+
+    /// What KVM counts of it.
+    ///
+    /// # Errors
+    /// See [`StatsError`].
+    pub fn statistics(&self) -> Result<Statistics, StatsError> {
+        Statistics::of(&self.fd)
     }
 
     /// Puts it back to where it was when it was made; the first one starts at `entry`, the others

@@ -3,11 +3,12 @@
 use std::io;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU8, Ordering};
-use std::sync::mpsc::Sender;
+use std::sync::mpsc::{self, Sender};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 
 use kvm_ioctls::{VcpuExit, VcpuFd};
+use rustix::thread::gettid;
 use vmm_sys_util::signal::{Killable, SIGRTMIN, register_signal_handler};
 
 use super::{Report, Vcpu, exit};
@@ -60,6 +61,8 @@ struct Thread {
     handle: Option<JoinHandle<()>>,
     vcpu: Arc<Mutex<Vcpu>>,
     immediate_exit: ImmediateExit,
+    /// The host's number for the thread.
+    id: i32,
 }
 
 /// A processor's flag that makes it leave KVM, or not enter it.
@@ -115,11 +118,22 @@ impl Runner {
             let name = format!("vcpu{}", vcpu.index);
             let vcpu = Arc::new(Mutex::new(vcpu));
             let (own, shared) = (Arc::clone(&vcpu), Arc::clone(&runner.shared));
-            let run = move || shared.serve(&own, immediate_exit);
+            let (tell, told) = mpsc::channel();
+            let run = move || {
+                let _ = tell.send(gettid().as_raw_nonzero().get());
+                shared.serve(&own, immediate_exit);
+            };
             let handle = Some(thread::Builder::new().name(name).spawn(run)?);
-            runner.threads.push(Thread { handle, vcpu, immediate_exit });
+            // It can only not be told by a thread that has panicked.
+            let id = told.recv().unwrap_or(0);
+            runner.threads.push(Thread { handle, vcpu, immediate_exit, id });
         }
         Ok(runner)
+    }
+
+    /// The host's numbers for their threads, in order.
+    pub fn thread_ids(&self) -> impl Iterator<Item = i32> + '_ {
+        self.threads.iter().map(|thread| thread.id)
     }
 
     /// Lets all go on.
