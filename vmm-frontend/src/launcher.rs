@@ -1,16 +1,16 @@
 //! The process that starts the machine's device processes, and starts them again when they end.
 //!
 //! It is forked before the machine does anything, so it stays outside its sandbox, and it ends what it
-//! has started when the machine is gone, however that went. Each device process gets a listening
+//! has started, and tidies up, when the machine is gone, however that went. Each device process gets a listening
 //! socket that only the launcher keeps: who connects while nobody serves, waits there.
 
 use std::ffi::OsString;
 use std::io::{self, PipeReader, PipeWriter, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::DirBuilderExt;
-use std::os::unix::net::UnixListener;
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt};
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus};
 use std::time::{Duration, Instant};
 
@@ -66,11 +66,12 @@ pub struct Launcher {
 }
 
 impl Launcher {
-    /// Forks it. Before any thread is started.
+    /// Forks it. Before any thread is started. It removes `left_behind`, sockets and links, in the
+    /// end, unless somebody else uses them then.
     ///
     /// # Errors
     /// See [`LaunchError`].
-    pub fn start(programs: &[Program]) -> Result<Self, LaunchError> {
+    pub fn start(programs: &[Program], left_behind: Vec<PathBuf>) -> Result<Self, LaunchError> {
         let found = programs.iter().map(|program| find(program.name));
         let found = found.collect::<Result<Vec<_>, _>>()?;
         let folder = make_folder().map_err(host("no folder for sockets can be made"))?;
@@ -107,6 +108,9 @@ impl Launcher {
                 };
                 // They may be gone already.
                 let _ = std::fs::remove_dir_all(&folder);
+                left_behind.iter().filter(|path| is_stale(path)).for_each(|path| {
+                    let _ = std::fs::remove_file(path);
+                });
                 std::process::exit(code)
             }
             pid if pid > 0 => Ok(Self { life, sockets }),
@@ -155,6 +159,16 @@ fn make_folder() -> io::Result<PathBuf> {
         }
     }
     Err(io::ErrorKind::AlreadyExists.into())
+}
+
+/// A socket on which nobody listens, or a link to what is not there.
+fn is_stale(path: &Path) -> bool {
+    let Ok(found) = std::fs::symlink_metadata(path) else { return false };
+    if found.file_type().is_symlink() {
+        return !path.exists();
+    }
+    let refused = |error: io::Error| error.kind() == io::ErrorKind::ConnectionRefused;
+    found.file_type().is_socket() && UnixStream::connect(path).is_err_and(refused)
 }
 
 /// A device process, and those that take its place.

@@ -3,6 +3,7 @@
 pub mod boot;
 pub mod confinement;
 pub mod console;
+pub mod control;
 pub mod cpu;
 pub mod frontend;
 pub mod launcher;

@@ -2,14 +2,19 @@
 
 mod consoles;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
+use std::time::Duration;
 
 use consoles::{ConsoleError, Consoles};
 use vhost_runtime::arguments::{self, ArgumentError};
-use vhost_runtime::control::Events;
-use vhost_runtime::program::{self, ProgramError, Shutdown};
+use vhost_runtime::control::{self, Events};
+use vhost_runtime::program::{self, Confinement, ProgramError, Shutdown};
+use vhost_runtime::sandbox::Sandbox;
 use vmm_frontend::boot::{Firmware, Kernel, Payload};
+use vmm_frontend::confinement;
+use vmm_frontend::control::Control;
 use vmm_frontend::cpu::selection::Selection;
 use vmm_frontend::launcher::{LaunchError, Launcher};
 use vmm_frontend::machine::vm;
@@ -42,6 +47,7 @@ fn main() -> ExitCode {
 
 fn start() -> Result<ExitCode, Failure> {
     let options: Options = arguments::read()?;
+    let mut sandbox = Sandbox::new(None);
     program::start_logging(options.verbose);
     let cpu: Selection = options.cpu.parse().map_err(VmmError::from)?;
     let payload = payload(&options)?;
@@ -51,26 +57,42 @@ fn start() -> Result<ExitCode, Failure> {
         cpu,
         topology: options.cpus.0,
     };
-    let programs = options.programs();
-    let mut launcher = match programs.is_empty() {
-        true => None,
-        false => Some(Launcher::start(&programs)?),
-    };
+    let mut launcher = Launcher::start(&options.programs(), options.left_behind())?;
     let shutdown = Shutdown::new()?;
+    let qmp = options.qmp.as_deref().map(|path| control::Listener::new("--qmp", path));
+    let mut qmp = qmp.transpose()?;
     let (tell, told) = mpsc::channel();
     let consoles = Consoles::open(&options, &tell)?;
     let device = vm::open().map_err(VmmError::from)?;
     let memory = vmm::memory(settings.memory, settings.pages)?;
+    if let Some(qmp) = &mut qmp {
+        // Who connects now waits until the machine is made.
+        qmp.socket().publish()?;
+    }
+    if options.sandbox == Confinement::On {
+        confinement::allow(&mut sandbox);
+        sandbox.enter().map_err(ProgramError::from)?;
+    }
     let events = Events::default();
-    let machine = Machine::new(&device, &settings, memory, payload, events, (tell, told))?;
+    let machine = Machine::new(&device, &settings, memory, payload, events.clone(), (tell, told))?;
+    let machine = Arc::new(machine);
     consoles.add_to(&machine)?;
-    add_devices(&machine, &options, launcher.as_ref())?;
-    if let Some(launcher) = &mut launcher {
-        launcher.all_serve()?;
+    add_devices(&machine, &options, launcher.sockets())?;
+    launcher.all_serve()?;
+    if let Some(qmp) = &qmp {
+        let commands = Arc::new(Control::new(Arc::clone(&machine)));
+        qmp.serve(PROGRAM, commands, &events, &shutdown)?;
     }
     end_by(shutdown, &machine)?;
-    machine.run()?;
-    Ok(ExitCode::SUCCESS)
+    let ended = machine.run();
+    events.flush(PATIENCE);
+    if options.stats {
+        match machine.summary() {
+            Ok(summary) => eprint!("{summary}"),
+            Err(error) => log::warn!("--stats: {error}"),
+        }
+    }
+    Ok(ended.map(|()| ExitCode::SUCCESS)?)
 }
 
 /// What the machine starts with.
@@ -86,13 +108,13 @@ fn payload(options: &Options) -> Result<Payload, Failure> {
     Ok(opened.map_err(VmmError::from)?)
 }
 
+const PROGRAM: control::Program =
+    control::Program { name: "vmm-frontend", version: env!("CARGO_PKG_VERSION") };
+/// How long a control client may take to hear that the machine has ended.
+const PATIENCE: Duration = Duration::from_secs(2);
+
 /// Connects to all device processes.
-fn add_devices(
-    machine: &Machine,
-    options: &Options,
-    launcher: Option<&Launcher>,
-) -> Result<(), VmmError> {
-    let launched = launcher.map(Launcher::sockets).unwrap_or_default();
+fn add_devices(machine: &Machine, options: &Options, launched: &[PathBuf]) -> Result<(), VmmError> {
     // Units are the first controller's, and are there in the order of the options, disks first.
     let mut boots = !launched.is_empty();
     let launched = launched.iter().map(|socket| VhostUserOption::of(Kind::Scsi, socket));

@@ -7,7 +7,8 @@
 //! - [`topology`]: sockets, cores, threads and the APIC ids;
 //! - [`host`], [`filter`]: what the host can give, and what becomes of a model there;
 //! - [`cpuid`]: the leaves that result, for each virtual processor;
-//! - [`help`]: the models as a list, for people and for programs.
+//! - [`help`]: the models as a list, for people and for programs;
+//! - [`expansion`]: a model, spelled out for programs.
 
 #![cfg_attr(
     not(test),
@@ -24,6 +25,7 @@
 
 mod cache;
 mod cpuid;
+pub mod expansion;
 pub mod feature;
 pub mod filter;
 pub mod help;

@@ -51,6 +51,11 @@ impl Topology {
         self.threads
     }
 
+    /// A virtual processor's number within its core.
+    pub fn thread(self, processor: u32) -> u32 {
+        processor.checked_rem(self.threads).unwrap_or(0)
+    }
+
     /// Threads in a socket.
     pub fn per_socket(self) -> u32 {
         self.cores.saturating_mul(self.threads)

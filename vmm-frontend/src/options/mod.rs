@@ -85,6 +85,14 @@ pub struct Options {
     #[arg(long, value_name = "on|off", default_value = "on", action = clap::ArgAction::Set, value_parser = switch)]
     pub rng: bool,
 
+    /// Listen on this Unix socket for QMP, QEMU's protocol to control a machine
+    #[arg(long, value_name = "PATH")]
+    pub qmp: Option<PathBuf>,
+
+    /// Print at the end how often the processors left the guest, and why
+    #[arg(long)]
+    pub stats: bool,
+
     /// Confine the program; or not, to debug it
     #[arg(long, value_name = "on|off", value_enum, default_value_t, hide_possible_values = true)]
     pub sandbox: Confinement,
@@ -124,6 +132,20 @@ impl Options {
             arguments.extend(["--sandbox".into(), "off".into()]);
         }
         vec![Program { name: "vhost-scsi", arguments }]
+    }
+}
+
+impl Options {
+    /// Sockets and links that the machine makes where the user says. Confined, it can't remove them.
+    #[must_use]
+    pub fn left_behind(&self) -> Vec<PathBuf> {
+        let ports = self.port.iter().map(|port| &port.spec);
+        let consoles = [&self.serial, &self.console].into_iter().chain(ports);
+        let paths = consoles.filter_map(|spec| match spec {
+            Spec::Unix(path) | Spec::Pty(Some(path)) => Some(path),
+            _ => None,
+        });
+        paths.chain(&self.qmp).cloned().collect()
     }
 }
 

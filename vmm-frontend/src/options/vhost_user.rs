@@ -1,5 +1,6 @@
 //! `--vhost-user`.
 
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
@@ -23,8 +24,45 @@ const KEYS: [&str; 5] = ["type", "socket", "id", "queues", "queue-size"];
 /// The most queues that the protocol can name in every message.
 const QUEUES: u16 = 256;
 const QUEUE_SIZE: u16 = 256;
+const QUEUE_SIZES: RangeInclusive<u16> = 2..=1024;
+/// virtio's numbers for types of devices.
+const IDS: RangeInclusive<u16> = 1..=63;
+
+fn wrong(key: &str, number: u16, range: &RangeInclusive<u16>) -> String {
+    format!("{key}={number}: it must be {} to {}", range.start(), range.end())
+}
 
 impl VhostUserOption {
+    /// A device of a running process; the numbers are checked here.
+    ///
+    /// # Errors
+    /// One of them is not possible, or missing.
+    pub fn new(
+        kind: Kind,
+        socket: PathBuf,
+        queues: Option<u16>,
+        queue_size: Option<u16>,
+    ) -> Result<Self, String> {
+        match kind {
+            Kind::Generic(id) if !IDS.contains(&id) => return Err(wrong("virtio-id", id, &IDS)),
+            Kind::Generic(_) if queues.is_none() => {
+                return Err(String::from("a generic device needs its number of queues"));
+            }
+            _ => {}
+        }
+        if let Some(queues) = queues.filter(|queues| !(1..=QUEUES).contains(queues)) {
+            return Err(wrong("queues", queues, &(1..=QUEUES)));
+        }
+        let queue_size = queue_size.unwrap_or(QUEUE_SIZE);
+        if !QUEUE_SIZES.contains(&queue_size) {
+            return Err(wrong("queue-size", queue_size, &QUEUE_SIZES));
+        }
+        if !queue_size.is_power_of_two() {
+            return Err(format!("queue-size={queue_size}: it must be a power of two"));
+        }
+        Ok(Self { kind, socket, queues, queue_size })
+    }
+
     /// A device of a process that was started for this machine.
     #[must_use]
     pub fn of(kind: Kind, socket: &Path) -> Self {
@@ -44,7 +82,7 @@ impl FromStr for VhostUserOption {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let pairs = Pairs::parse(text, &KEYS)?;
-        let id = pairs.number("id", 1..=63)?;
+        let id = pairs.number("id", IDS)?;
         let queues = pairs.number("queues", 1..=QUEUES)?;
         let kind = match (pairs.get("type"), id) {
             (None, _) => {
@@ -64,11 +102,8 @@ impl FromStr for VhostUserOption {
         }
         let socket = pairs.get("socket").filter(|path| !path.is_empty());
         let socket = socket.ok_or_else(|| String::from("socket=PATH is missing"))?.into();
-        let queue_size = pairs.number("queue-size", 2..=1024)?.unwrap_or(QUEUE_SIZE);
-        if !queue_size.is_power_of_two() {
-            return Err(format!("queue-size={queue_size}: it must be a power of two"));
-        }
-        Ok(Self { kind, socket, queues, queue_size })
+        let queue_size = pairs.number("queue-size", QUEUE_SIZES)?;
+        Self::new(kind, socket, queues, queue_size)
     }
 }
 

@@ -1,5 +1,6 @@
 //! The models, and what becomes of them on a host.
 
+mod expansion;
 mod leaves;
 mod models;
 mod options;
