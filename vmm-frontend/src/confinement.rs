@@ -5,6 +5,12 @@ use vhost_runtime::sandbox::{Call, Sandbox};
 /// Requests to KVM: all of them have this type (kvm.h, KVMIO).
 const KVM: Call = Call::Masked(libc::SYS_ioctl, 1, 0xff00, 0xae00);
 
+/// Linux's requests that `libc` lacks (asm-generic/ioctls.h), which rustix prefers.
+const TCGETS2: u32 = 0x802c_542a;
+const TCSETS2: u32 = 0x402c_542b;
+const TCSETSW2: u32 = 0x402c_542c;
+const TCSETSF2: u32 = 0x402c_542d;
+
 const CALLS: &[Call] = &[
     KVM,
     // The terminal.
@@ -12,6 +18,10 @@ const CALLS: &[Call] = &[
     Call::ioctl(libc::TCSETS as u32),
     Call::ioctl(libc::TCSETSW as u32),
     Call::ioctl(libc::TCSETSF as u32),
+    Call::ioctl(TCGETS2),
+    Call::ioctl(TCSETS2),
+    Call::ioctl(TCSETSW2),
+    Call::ioctl(TCSETSF2),
     Call::ioctl(libc::TIOCGPGRP as u32),
     Call::ioctl(libc::TIOCGWINSZ as u32),
     Call::Any(libc::SYS_getpgid),
