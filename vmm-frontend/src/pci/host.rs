@@ -503,8 +503,8 @@ mod tests {
     fn a_bar_answers_when_another_has_left_its_place() {
         let (host, buses) = bus(Model::Generic);
         let (one, two) = (Place::new(1, 0).unwrap(), Place::new(2, 0).unwrap());
-        host.add(one, Numbered::new(1)).unwrap();
-        host.add(two, Numbered::new(2)).unwrap();
+        host.add(one, Numbered::new(1), Plug::Cold).unwrap();
+        host.add(two, Numbered::new(2), Plug::Cold).unwrap();
         assert_eq!((who(&buses, 0xc000_0000), who(&buses, 0xc001_0000)), (1, 2));
         set_bar(&host, one, 0xc001_0000);
         assert_eq!(who(&buses, 0xc001_0000), 2, "the other is still there");

@@ -3,6 +3,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use super::*;
 use crate::machine::vcpu::Buses;
 use crate::pci::config::{Bar, Config, Identity, Space};
+use crate::pci::host::Model;
 
 /// A function with a BAR, which counts its resets.
 struct Fake {
@@ -46,7 +47,9 @@ struct Fixture {
 impl Fixture {
     fn new() -> Self {
         let buses = Arc::new(Buses::default());
-        let host = Host::new(Arc::clone(&buses), (1 << 32, 1 << 33), Arc::new(Nothing)).unwrap();
+        let host =
+            Host::new(Arc::clone(&buses), Model::Generic, (1 << 32, 1 << 33), Arc::new(Nothing))
+                .unwrap();
         let (notified, removed) = (Arc::new(AtomicU32::new(0)), Arc::new(Mutex::default()));
         let (count, list) = (Arc::clone(&notified), Arc::clone(&removed));
         let notify = move || {
