@@ -27,6 +27,14 @@ fn a_reset_loads_the_kernel_again_and_leaves_the_clocks_memory() -> Result<(), E
     })
 }
 
+#[test]
+fn a_reset_is_the_last_thing_that_a_processor_does() -> Result<(), Error> {
+    with_kvm(|| {
+        assert_eq!(serial(tiny::reset_ends(), &[])?, "again\n");
+        Ok(())
+    })
+}
+
 /// A guest that can't go on ends the program with code 1, and a report with this reason and EBX.
 fn assert_reported(guest: Guest, reason: &str, ebx: u32) -> Result<(), Error> {
     let ended = Machine::new(guest).run()?;

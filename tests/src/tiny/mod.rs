@@ -45,8 +45,8 @@ macro_rules! guests {
 }
 
 guests! {
-    acpi bars cpuid hello memory no_emulation no_instruction nobody pci reboot scsi smp start_info
-    strings timers triple_fault
+    acpi bars cpuid hello memory no_emulation no_instruction nobody pci reboot reset_ends scsi smp
+    start_info strings timers triple_fault
 }
 
 // The assembly's labels: only their addresses mean something.

@@ -27,7 +27,7 @@ use crate::machine::linked::Linked;
 use crate::machine::power::{OnPower, Power, PowerEvent};
 use crate::machine::reset::{KeyboardController, ResetRegister};
 use crate::machine::rtc::{self, Rtc};
-use crate::machine::vcpu::{Buses, Report, Runner, Vcpu};
+use crate::machine::vcpu::{Brake, Buses, Report, Runner, Vcpu};
 use crate::machine::vm::{Chips, Vm};
 use crate::machine::{acpi, layout};
 use crate::pci::host::{Host, Model};
@@ -98,7 +98,9 @@ impl Machine {
             Payload::Kernel(_) => Model::Generic,
             Payload::Firmware(_) => Model::I440fx,
         };
-        let mut board = board(&vm, bridge, (below, above), pci_above, &tell)?;
+        let brake = Brake::default();
+        let on_power = on_power(brake.clone(), tell.clone());
+        let mut board = board(&vm, bridge, (below, above), pci_above, on_power, &tell)?;
 
         let mut vcpus = Vec::new();
         let mut apic_ids = Vec::new();
@@ -122,7 +124,7 @@ impl Machine {
         let counters = Counters::new(&vm, &vcpus).map_err(VmmError::from)?;
         let chips = Chips::save(vm.fd())?;
         let (ended, reports) = mpsc::channel();
-        let runner = Runner::new(vcpus, Arc::clone(&board.buses), ended);
+        let runner = Runner::new(vcpus, Arc::clone(&board.buses), brake, ended);
         let runner = runner.map_err(failed("no thread for a processor can be had"))?;
         forward(reports, tell.clone()).map_err(failed("no thread can be had"))?;
         let guest = Guest { payload, map, tables, chips };
@@ -151,12 +153,12 @@ fn board(
     bridge: Model,
     (below, above): (u64, u64),
     pci_above: (u64, u64),
+    on_power: OnPower,
     tell: &Sender<Event>,
 ) -> Result<Board, VmmError> {
     let interrupts = Interrupts::new(Arc::clone(vm));
     let reactor = Reactor::new().map_err(failed("no reactor can be made"))?;
     let buses = Arc::new(Buses::default());
-    let on_power = on_power(tell.clone());
     let reset = Arc::new(ResetRegister::new(Arc::clone(&on_power)));
     let pci = Host::new(Arc::clone(&buses), bridge, pci_above, reset)?;
     let keyboard = Arc::new(KeyboardController::new(Arc::clone(&on_power)));
@@ -211,8 +213,9 @@ fn pci_above(above: u64, address_bits: u32) -> (u64, u64) {
     (start, end)
 }
 
-fn on_power(tell: Sender<Event>) -> OnPower {
+fn on_power(brake: Brake, tell: Sender<Event>) -> OnPower {
     Arc::new(move |event| {
+        brake.put_on();
         // Nobody listens any more only if the machine ends.
         let _ = tell.send(match event {
             PowerEvent::Off => Event::Off { by_guest: true },

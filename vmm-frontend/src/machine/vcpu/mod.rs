@@ -19,7 +19,7 @@ use super::vm::{Vm, VmError, kvm};
 use crate::boot::Entry;
 use crate::cpu::Cpu;
 pub use report::Report;
-pub use run::{Buses, Ended, Runner};
+pub use run::{Brake, Buses, Ended, Runner};
 use state::{Extent, State};
 
 /// A virtual processor that does not run.

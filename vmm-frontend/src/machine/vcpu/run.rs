@@ -2,7 +2,7 @@
 
 use std::io;
 use std::ptr::NonNull;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::mpsc::{self, Sender};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
@@ -23,6 +23,26 @@ pub struct Buses {
     pub ports: Bus,
     /// What is not memory.
     pub memory: Bus,
+}
+
+/// Keeps processors out of the guest, from when it asks for a reset or switches the machine off: what
+/// comes after that in its memory is not to be executed.
+#[derive(Clone, Debug, Default)]
+pub struct Brake(Arc<AtomicBool>);
+
+impl Brake {
+    /// No processor enters the guest any more, until all are reset.
+    pub fn put_on(&self) {
+        self.0.store(true, Ordering::SeqCst);
+    }
+
+    fn take_off(&self) {
+        self.0.store(false, Ordering::SeqCst);
+    }
+
+    fn is_on(&self) -> bool {
+        self.0.load(Ordering::SeqCst)
+    }
 }
 
 /// A processor's last word.
@@ -48,6 +68,7 @@ struct Shared {
     state: Mutex<State>,
     changed: Condvar,
     buses: Arc<Buses>,
+    brake: Brake,
     ended: Mutex<Sender<Ended>>,
 }
 
@@ -104,12 +125,18 @@ impl Runner {
     ///
     /// # Errors
     /// A thread can't be had.
-    pub fn new(vcpus: Vec<Vcpu>, buses: Arc<Buses>, ended: Sender<Ended>) -> io::Result<Self> {
+    pub fn new(
+        vcpus: Vec<Vcpu>,
+        buses: Arc<Buses>,
+        brake: Brake,
+        ended: Sender<Ended>,
+    ) -> io::Result<Self> {
         register_signal_handler(kick_signal(), nothing).map_err(io::Error::from)?;
         let shared = Arc::new(Shared {
             state: Mutex::new(State { goal: Goal::Pause, running: 0 }),
             changed: Condvar::new(),
             buses,
+            brake,
             ended: Mutex::new(ended),
         });
         let mut runner = Self { shared, threads: Vec::with_capacity(vcpus.len()) };
@@ -180,6 +207,7 @@ impl Runner {
         for thread in &self.threads {
             lock(&thread.vcpu).reset(entry)?;
         }
+        self.shared.brake.take_off();
         Ok(())
     }
 }
@@ -227,12 +255,12 @@ impl Shared {
         let mut state = self.state();
         loop {
             match state.goal {
-                Goal::Run => {
+                Goal::Run if !self.brake.is_on() => {
                     state.running = state.running.saturating_add(1);
                     return true;
                 }
                 Goal::End => return false,
-                Goal::Pause => state = self.wait(state),
+                Goal::Run | Goal::Pause => state = self.wait(state),
             }
         }
     }
@@ -241,6 +269,10 @@ impl Shared {
     fn run(&self, vcpu: &mut Vcpu, immediate_exit: ImmediateExit) -> Result<(), Report> {
         let (index, page) = (vcpu.index, vcpu.page);
         loop {
+            // KVM still has to finish the access, without going on in the guest.
+            if self.brake.is_on() {
+                immediate_exit.set(1);
+            }
             let reason = match vcpu.fd.run() {
                 Ok(VcpuExit::IoIn(..) | VcpuExit::IoOut(..)) => {
                     // SAFETY: that is the exit reason, and the page is that large.
@@ -266,7 +298,7 @@ impl Shared {
                     libc::EINTR | libc::EAGAIN => {
                         // First: a goal that is set from now on sets it again.
                         immediate_exit.set(0);
-                        if self.state().goal != Goal::Run {
+                        if self.state().goal != Goal::Run || self.brake.is_on() {
                             return Ok(());
                         }
                         continue;
