@@ -80,7 +80,7 @@ fn start() -> Result<ExitCode, Failure> {
     add_devices(&machine, &options, launcher.sockets())?;
     launcher.all_serve()?;
     if let Some(qmp) = &qmp {
-        let commands = Arc::new(Control::new(Arc::clone(&machine)));
+        let commands = Arc::new(Control::new(&machine));
         qmp.serve(PROGRAM, commands, &events, &shutdown)?;
     }
     end_by(shutdown, &machine)?;

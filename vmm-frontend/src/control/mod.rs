@@ -16,17 +16,17 @@ mod processors;
 mod statistics;
 
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use serde_json::{Value, json};
 use vhost_runtime::control::{Arguments, Commands, ControlError, parse};
 
 use crate::vmm::{Event, Machine, Status};
 
-/// The commands, carried out on a machine.
+/// The commands, carried out on a machine, which its clients do not keep.
 #[derive(Debug)]
 pub struct Control {
-    machine: Arc<Machine>,
+    machine: Weak<Machine>,
 }
 
 const NAMES: [&str; 14] = [
@@ -49,36 +49,35 @@ const NAMES: [&str; 14] = [
 impl Control {
     /// Those of a machine.
     #[must_use]
-    pub fn new(machine: Arc<Machine>) -> Self {
-        Self { machine }
+    pub fn new(machine: &Arc<Machine>) -> Self {
+        Self { machine: Arc::downgrade(machine) }
     }
+}
 
-    /// A command without arguments.
-    fn plain(&self, name: &str) -> Result<Value, ControlError> {
-        let machine = &self.machine;
-        match name {
-            "query-status" => {
-                let status = machine.status();
-                let running = status == Status::Running;
-                return Ok(json!({ "status": status.name(), "running": running }));
-            }
-            "stop" => machine.pause(),
-            "cont" => machine.resume(),
-            "system_powerdown" => machine.press_power_button(),
-            "system_reset" => self.tell(Event::Reset { by_guest: false }),
-            "quit" => self.tell(Event::Quit),
-            "query-cpu-definitions" => return processors::definitions(machine),
-            "query-cpus-fast" => return Ok(processors::all(machine)),
-            "query-pci" => return Ok(devices::pci(machine)),
-            _ => return Err(ControlError::CommandNotFound(name.to_owned())),
+/// A command without arguments.
+fn plain(machine: &Machine, name: &str) -> Result<Value, ControlError> {
+    match name {
+        "query-status" => {
+            let status = machine.status();
+            let running = status == Status::Running;
+            return Ok(json!({ "status": status.name(), "running": running }));
         }
-        Ok(json!({}))
+        "stop" => machine.pause(),
+        "cont" => machine.resume(),
+        "system_powerdown" => machine.press_power_button(),
+        "system_reset" => tell(machine, Event::Reset { by_guest: false }),
+        "quit" => tell(machine, Event::Quit),
+        "query-cpu-definitions" => return processors::definitions(machine),
+        "query-cpus-fast" => return Ok(processors::all(machine)),
+        "query-pci" => return Ok(devices::pci(machine)),
+        _ => return Err(ControlError::CommandNotFound(name.to_owned())),
     }
+    Ok(json!({}))
+}
 
-    fn tell(&self, event: Event) {
-        // Nobody listens any more only if the machine ends.
-        let _ = self.machine.teller().send(event);
-    }
+fn tell(machine: &Machine, event: Event) {
+    // Nobody listens any more only if the machine ends.
+    let _ = machine.teller().send(event);
 }
 
 impl Commands for Control {
@@ -95,7 +94,9 @@ impl Commands for Control {
         if !fds.is_empty() {
             return Err(ControlError::Message(format!("{name} takes no descriptors")));
         }
-        let machine = &self.machine;
+        let machine = self.machine.upgrade();
+        let machine = machine.ok_or_else(|| ControlError::failed("the machine has ended"))?;
+        let machine = &*machine;
         match name {
             "query-cpu-model-expansion" => processors::expand(machine, parse(arguments)?),
             "query-stats" => statistics::query(machine, parse(arguments)?),
@@ -103,7 +104,7 @@ impl Commands for Control {
             "device_add" => devices::add(machine, parse(arguments)?),
             "device_del" => devices::remove(machine, parse(arguments)?),
             _ => match arguments.keys().next() {
-                None => self.plain(name),
+                None => plain(machine, name),
                 Some(key) => Err(ControlError::Message(format!("Parameter '{key}' is unexpected"))),
             },
         }

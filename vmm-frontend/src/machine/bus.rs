@@ -82,6 +82,12 @@ impl Bus {
         self.ranges.store(Arc::new(ranges));
     }
 
+    /// Takes all ranges away.
+    pub fn clear(&self) {
+        let _changes = self.changes.lock().unwrap_or_else(PoisonError::into_inner);
+        self.ranges.store(Arc::default());
+    }
+
     /// A guest's read. Where nobody answers, all bits are ones.
     pub fn read(&self, address: u64, data: &mut [u8]) {
         data.fill(0xff);

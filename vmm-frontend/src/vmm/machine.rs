@@ -372,3 +372,13 @@ impl Machine {
         *status = last;
     }
 }
+
+impl Drop for Machine {
+    /// What is on the buses knows its bus: without this neither would ever be given back, and
+    /// consoles write their last words when they are.
+    fn drop(&mut self) {
+        self.halt();
+        self.board.buses.ports.clear();
+        self.board.buses.memory.clear();
+    }
+}
