@@ -4,11 +4,13 @@ use std::collections::HashMap;
 use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, FromRawFd, IntoRawFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::thread::{self, JoinHandle};
 
 use rustix::event::epoll;
 use rustix::io::Errno;
-use vmm_sys_util::eventfd::EventFd;
+use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 /// What is done when a descriptor is ready. It must not block.
 pub type Handler = Arc<dyn Fn() + Send + Sync>;
@@ -87,6 +89,28 @@ impl Reactor {
         self.watch(fd, Events::IN, Arc::new(handler))
     }
 
+    /// Waits, and calls handlers, on a thread of its own until what is returned is dropped.
+    ///
+    /// # Errors
+    /// The host has no descriptor or thread left.
+    pub fn start(&self) -> io::Result<Running> {
+        let end = EventFd::new(EFD_NONBLOCK)?;
+        let ended = Arc::new(AtomicBool::new(false));
+        let set = {
+            let ended = Arc::clone(&ended);
+            move || ended.store(true, Ordering::Relaxed)
+        };
+        let watch = self.watch_event(&end, Arc::new(set))?;
+        let reactor = self.clone();
+        let run = move || {
+            if let Err(error) = reactor.run(|| !ended.load(Ordering::Relaxed)) {
+                log::error!("waiting for descriptors failed: {error}");
+            }
+        };
+        let thread = thread::Builder::new().name(String::from("reactor")).spawn(run)?;
+        Ok(Running { thread: Some(thread), end, _watch: watch })
+    }
+
     /// Waits, and calls handlers, until `go_on` says no; it is asked after each round.
     ///
     /// # Errors
@@ -109,6 +133,25 @@ impl Reactor {
             }
         }
         Ok(())
+    }
+}
+
+/// A reactor's thread. When this has been dropped, no handler is being called.
+#[derive(Debug)]
+pub struct Running {
+    thread: Option<JoinHandle<()>>,
+    end: EventFd,
+    _watch: Watch,
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // It is written to this once.
+        let _ = self.end.write(1);
+        if let Some(thread) = self.thread.take() {
+            // One that panicked has said so.
+            let _ = thread.join();
+        }
     }
 }
 
@@ -157,8 +200,8 @@ impl Drop for Watch {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::atomic::{AtomicU32, Ordering};
-    use vmm_sys_util::eventfd::EFD_NONBLOCK;
+    use std::sync::atomic::AtomicU32;
+    use std::sync::mpsc;
 
     #[test]
     fn handlers_are_called_until_their_watch_ends() {
@@ -182,5 +225,28 @@ mod tests {
         events[1].write(1).unwrap();
         reactor.run(|| calls.load(Ordering::Relaxed) < 21).unwrap();
         assert_eq!(calls.load(Ordering::Relaxed), 21);
+    }
+
+    #[test]
+    fn no_handler_is_being_called_when_the_thread_has_ended() {
+        let reactor = Reactor::new().unwrap();
+        let event = EventFd::new(EFD_NONBLOCK).unwrap();
+        let (begun, begins) = mpsc::channel();
+        let calls = Arc::new(AtomicU32::new(0));
+        let handler = {
+            let calls = Arc::clone(&calls);
+            move || {
+                begun.send(()).unwrap();
+                // Long enough for the end to be asked for meanwhile, nearly always.
+                thread::sleep(std::time::Duration::from_millis(20));
+                calls.fetch_add(1, Ordering::Relaxed);
+            }
+        };
+        let _watch = reactor.watch_event(&event, Arc::new(handler)).unwrap();
+        let running = reactor.start().unwrap();
+        event.write(1).unwrap();
+        begins.recv().unwrap();
+        drop(running);
+        assert_eq!(calls.load(Ordering::Relaxed), 1);
     }
 }

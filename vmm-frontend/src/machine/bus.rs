@@ -149,6 +149,16 @@ mod tests {
     }
 
     #[test]
+    fn a_cleared_bus_lets_go_of_who_was_there() {
+        let (bus, there) = (Bus::default(), Arc::new(Numbered(1)));
+        let known = Arc::downgrade(&there);
+        bus.add(0x100, 8, there).unwrap();
+        bus.clear();
+        assert_eq!(read(&bus, 0x106), [0xff; 2]);
+        assert!(known.upgrade().is_none());
+    }
+
+    #[test]
     fn no_range_lies_over_another() {
         let bus = Bus::default();
         bus.add(0x100, 8, Arc::new(Numbered(1))).unwrap();

@@ -2,7 +2,6 @@
 
 use std::sync::mpsc::{Receiver, Sender};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread;
 
 use serde_json::json;
 use vhost_runtime::control::Events;
@@ -92,6 +91,15 @@ pub(super) struct Board {
     pub(super) rtc: Arc<Rtc>,
     /// What firmware is told, if that is what the machine starts with.
     pub(super) fw_cfg: Option<Arc<FwCfg>>,
+}
+
+impl Drop for Board {
+    /// The host bridge is on the buses and keeps them: what is on them, consoles with output that
+    /// waits among it, would never be dropped.
+    fn drop(&mut self) {
+        self.buses.ports.clear();
+        self.buses.memory.clear();
+    }
 }
 
 /// What a guest starts with.
@@ -317,14 +325,8 @@ impl Machine {
     /// # Errors
     /// See [`VmmError`]; a processor that can't go on is one.
     pub fn run(&self) -> Result<(), VmmError> {
-        let reactor = self.board.reactor.clone();
-        let wait = move || {
-            if let Err(error) = reactor.run(|| true) {
-                log::error!("waiting for descriptors failed: {error}");
-            }
-        };
-        let thread = thread::Builder::new().name(String::from("reactor"));
-        thread.spawn(wait).map_err(failed("no thread can be had"))?;
+        // Until it returns: what a guest sent last must not be with another thread at the end.
+        let _reactor = self.board.reactor.start().map_err(failed("no thread can be had"))?;
         self.resume();
         let told = lock(&self.told);
         loop {
