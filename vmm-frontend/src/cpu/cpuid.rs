@@ -28,8 +28,11 @@ impl Cpu {
                 Leaf::Plain(registers) => (0, vec![(0, registers)]),
                 Leaf::Indexed(list) => (KVM_CPUID_FLAG_SIGNIFCANT_INDEX, list),
             };
-            // KVM answers zeros for a leaf that is missing.
-            let told = list.into_iter().filter(|(_, registers)| *registers != [0; 4]);
+            // KVM answers zeros for a leaf that is missing. Yet leaf 7 is there even if it is empty,
+            // as QEMU has it: some KVM (kvm_pvm) puts bits of its own into leaves that are there.
+            let kept = |index| number == 7 && index <= self.levels.subleaf_7;
+            let told = list.into_iter();
+            let told = told.filter(|(index, registers)| kept(*index) || *registers != [0; 4]);
             entries.extend(told.map(|(index, [eax, ebx, ecx, edx])| kvm_cpuid_entry2 {
                 function: number,
                 index,
@@ -161,10 +164,12 @@ impl Cpu {
         let compacted = sizes.fold(legacy, u32::saturating_add);
         // x87 and SSE state are always there.
         let xcr0 = self.state.iter().fold(0b11, |bits, one| bits | bit(one.number));
-        let mut list = vec![
-            (0, [xcr0, standard, standard, 0]),
-            (1, [self.features.get(Word::LeafD1Eax), compacted, 0, 0]),
-        ];
+        let mut list = vec![(0, [xcr0, standard, standard, 0])];
+        let extensions = self.features.get(Word::LeafD1Eax);
+        // Without extensions there is no compacted form whose size could be told.
+        if extensions != 0 {
+            list.push((1, [extensions, compacted, 0, 0]));
+        }
         list.extend(
             self.state.iter().map(|one| (one.number, [one.size, one.offset, one.flags, 0])),
         );

@@ -51,6 +51,24 @@ fn an_amd_guest_finds_bits_of_leaf_1_again_in_leaf_80000001() {
 }
 
 #[test]
+fn a_processor_without_extensions_of_xsave_tells_no_compacted_size() {
+    assert_eq!(leaf(&single("Opteron_G5", Table::amd()), 0, 0xd, 1), [0; 4]);
+    let with_xsaveopt = leaf(&single("Opteron_G5,+xsaveopt", Table::amd()), 0, 0xd, 1);
+    assert_eq!(with_xsaveopt, [1, 0x340, 0, 0]);
+}
+
+#[test]
+fn leaf_7_is_there_even_if_it_is_empty() {
+    let there = |option| {
+        let entries = single(option, Table::amd()).entries(0).unwrap();
+        entries.as_slice().iter().filter(|entry| entry.function == 7).count()
+    };
+    assert_eq!(there("Opteron_G4"), 1);
+    // Its highest leaf is 5.
+    assert_eq!(there("Opteron_G1"), 0);
+}
+
+#[test]
 fn the_brand_string_fills_three_leaves() {
     let cpu = single("Haswell", Table::intel());
     let text = (0x8000_0002..=0x8000_0004).flat_map(|number| leaf(&cpu, 0, number, 0));
