@@ -98,7 +98,7 @@ fn what_only_an_attacker_does_kills() {
 #[test]
 fn no_file_can_be_opened_any_more() {
     let restricted = |path: &std::ffi::CStr, flags| {
-        in_a_child(|| match files::restrict() {
+        in_a_child(|| match files::restrict(false) {
             // SAFETY: the path outlives the call.
             Ok(()) => errno(unsafe { libc::open(path.as_ptr(), flags) }.into()),
             Err(_) => 255,
@@ -114,7 +114,7 @@ fn no_file_can_be_opened_any_more() {
     let scratch = std::env::temp_dir().join(format!("sandbox-{}", std::process::id()));
     std::fs::write(&scratch, "here").unwrap();
     let path = std::ffi::CString::new(scratch.to_str().unwrap()).unwrap();
-    let removed = in_a_child(|| match files::restrict() {
+    let removed = in_a_child(|| match files::restrict(false) {
         // SAFETY: as above.
         Ok(()) => errno(unsafe { libc::unlink(path.as_ptr()) }.into()),
         Err(_) => 255,
