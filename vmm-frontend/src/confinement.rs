@@ -13,6 +13,8 @@ const TCSETSF2: u32 = 0x402c_542d;
 
 const CALLS: &[Call] = &[
     KVM,
+    // The channel on which a device process speaks of its own accord.
+    Call::With(libc::SYS_socketpair, 0, libc::AF_UNIX.cast_unsigned()),
     // The terminal.
     Call::ioctl(libc::TCGETS as u32),
     Call::ioctl(libc::TCSETS as u32),
