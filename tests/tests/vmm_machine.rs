@@ -35,29 +35,32 @@ fn a_reset_is_the_last_thing_that_a_processor_does() -> Result<(), Error> {
     })
 }
 
-/// A guest that can't go on ends the program with code 1, and a report with this reason and EBX.
-fn assert_reported(guest: Guest, reason: &str, ebx: u32) -> Result<(), Error> {
+/// A guest that can't go on ends the program with code 1, and a report with this reason and these
+/// registers.
+fn assert_reported(guest: Guest, reason: &str, registers: &[&str]) -> Result<(), Error> {
     let ended = Machine::new(guest).run()?;
     assert_eq!((ended.code, ended.serial.as_str()), (Some(1), ""), "{}", ended.said);
     let report = format!("vmm-frontend: processor 0 stopped: {reason}");
     assert!(ended.said.starts_with(&report), "{}", ended.said);
-    for register in [format!("rbx={ebx:016x}"), "rip=".into(), "cr0=".into()] {
-        assert!(ended.said.contains(&register), "{register}: {}", ended.said);
+    for register in registers {
+        assert!(ended.said.contains(register), "{register}: {}", ended.said);
     }
     Ok(())
 }
 
 #[test]
 fn a_triple_fault_is_reported() -> Result<(), Error> {
-    with_kvm(|| assert_reported(tiny::triple_fault(), "triple fault", 0x1234_5678))
+    // What is in them is lost on AMD's processors: KVM has to reset the virtual one then.
+    with_kvm(|| assert_reported(tiny::triple_fault(), "triple fault", &["rbx=", "rip=", "cr0="]))
 }
 
 #[test]
 fn an_instruction_that_kvm_cannot_emulate_is_reported() -> Result<(), Error> {
     const REASON: &str = "KVM cannot emulate an instruction";
+    const EBX: &str = "rbx=0000000087654321";
     with_kvm(|| {
-        assert_reported(tiny::no_instruction(), REASON, 0x8765_4321)?;
-        assert_reported(tiny::no_emulation(), REASON, 0x8765_4321)
+        assert_reported(tiny::no_instruction(), REASON, &[EBX, "rip=00000000d0000000"])?;
+        assert_reported(tiny::no_emulation(), REASON, &[EBX, "rax=00000000d0000000"])
     })
 }
 

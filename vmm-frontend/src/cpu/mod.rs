@@ -134,7 +134,11 @@ impl Cpu {
             levels,
             avx10_version,
             address_bits,
-            guest_address_bits: host.guest_address_bits().min(address_bits),
+            guest_address_bits: match selection.processor {
+                // As QEMU has it: it would change from host to host.
+                Processor::Model(_) => 0,
+                Processor::Host => host.guest_address_bits().min(address_bits),
+            },
             state,
             counters: base.counters,
             tsc_khz: host.tsc_khz,

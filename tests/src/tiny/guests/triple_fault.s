@@ -1,6 +1,5 @@
 # An exception, and no handler for it, nor for that of not having one.
 guest triple_fault
-    movl $0x12345678, %ebx
     pushl $0
     pushw $0
     lidt (%esp)
