@@ -2,6 +2,7 @@
 
 mod consoles;
 
+use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::{Arc, mpsc};
@@ -15,6 +16,7 @@ use vhost_runtime::sandbox::Sandbox;
 use vmm_frontend::boot::{Firmware, Kernel, Payload};
 use vmm_frontend::confinement;
 use vmm_frontend::control::Control;
+use vmm_frontend::cpu::help;
 use vmm_frontend::cpu::selection::Selection;
 use vmm_frontend::launcher::{LaunchError, Launcher};
 use vmm_frontend::machine::vm;
@@ -34,6 +36,8 @@ enum Failure {
     Console(#[from] ConsoleError),
     #[error(transparent)]
     Program(#[from] ProgramError),
+    #[error("the list cannot be written: {0}")]
+    List(#[from] std::io::Error),
     #[error("no guest: give --kernel FILE, or --disk FILE to boot from")]
     NoGuest,
 }
@@ -49,6 +53,9 @@ fn start() -> Result<ExitCode, Failure> {
     let options: Options = arguments::read()?;
     let mut sandbox = Sandbox::new(None);
     program::start_logging(options.verbose);
+    if options.cpu == "help" {
+        return list_models(options.json);
+    }
     let cpu: Selection = options.cpu.parse().map_err(VmmError::from)?;
     let payload = payload(&options)?;
     let settings = Settings {
@@ -93,6 +100,18 @@ fn start() -> Result<ExitCode, Failure> {
         }
     }
     Ok(ended.map(|()| ExitCode::SUCCESS)?)
+}
+
+/// Prints the processor models, and which of them this host can run.
+fn list_models(json: bool) -> Result<ExitCode, Failure> {
+    let device = vm::open().map_err(VmmError::from)?;
+    let definitions = help::definitions(&vmm::host(&device).map_err(VmmError::from)?);
+    let text = match json {
+        true => serde_json::to_string_pretty(&definitions).map_err(std::io::Error::other)? + "\n",
+        false => help::table(&definitions),
+    };
+    std::io::stdout().write_all(text.as_bytes())?;
+    Ok(ExitCode::SUCCESS)
 }
 
 /// What the machine starts with.

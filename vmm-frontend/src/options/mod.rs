@@ -53,6 +53,10 @@ pub struct Options {
     #[arg(long, value_name = "MODEL", default_value = "host", allow_hyphen_values = true)]
     pub cpu: String,
 
+    /// With --cpu help: as JSON, for scripts
+    #[arg(long)]
+    pub json: bool,
+
     /// A disk: PATH[,key=value…] as vhost-scsi takes it
     #[arg(long, value_name = "PATH[,…]")]
     pub disk: Vec<String>,
