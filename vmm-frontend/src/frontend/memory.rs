@@ -61,17 +61,21 @@ impl Memory {
     /// # Errors
     /// See [`MemoryError`].
     pub fn add(&mut self, guest: u64, size: u64) -> Result<(), MemoryError> {
-        self.add_pages(guest, size, Pages::Normal)
+        self.insert(guest, size, shared_file(size))
     }
 
-    /// Adds a region of zeroes, made of such pages of the host.
+    /// Adds a region of zeroes, made of such pages of the host, whose size nobody can change.
     ///
     /// # Errors
     /// See [`MemoryError`].
-    pub fn add_pages(&mut self, guest: u64, size: u64, pages: Pages) -> Result<(), MemoryError> {
+    pub fn add_sealed(&mut self, guest: u64, size: u64, pages: Pages) -> Result<(), MemoryError> {
+        self.insert(guest, size, sealed_file(size, pages))
+    }
+
+    fn insert(&mut self, guest: u64, size: u64, file: io::Result<File>) -> Result<(), MemoryError> {
         let wrong = |reason: String| MemoryError::Region { guest, size, reason };
         let bytes = usize::try_from(size).map_err(|error| wrong(error.to_string()))?;
-        let file = sealed_file(size, pages).map_err(|source| MemoryError::Host { size, source })?;
+        let file = file.map_err(|source| MemoryError::Host { size, source })?;
         let mapping = MmapRegionBuilder::new(bytes)
             .with_mmap_prot(libc::PROT_READ | libc::PROT_WRITE)
             .with_mmap_flags(libc::MAP_SHARED | libc::MAP_NORESERVE)

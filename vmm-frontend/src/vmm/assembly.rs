@@ -60,9 +60,9 @@ fn split(size: u64) -> (u64, u64) {
 pub fn memory(size: u64, pages: Pages) -> Result<Memory, VmmError> {
     let (below, above) = split(size);
     let mut memory = Memory::default();
-    memory.add_pages(0, below, pages)?;
+    memory.add_sealed(0, below, pages)?;
     if above > 0 {
-        memory.add_pages(layout::ABOVE, above, pages)?;
+        memory.add_sealed(layout::ABOVE, above, pages)?;
     }
     Ok(memory)
 }
