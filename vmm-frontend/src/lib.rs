@@ -7,6 +7,7 @@ pub mod control;
 pub mod cpu;
 pub mod frontend;
 pub mod launcher;
+mod lock;
 pub mod machine;
 pub mod options;
 pub mod pci;

@@ -1,8 +1,9 @@
 //! Who answers at which address: one bus for ports, one for memory-mapped registers.
 
+use crate::lock::lock;
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use arc_swap::ArcSwap;
 
@@ -63,7 +64,7 @@ impl Bus {
         let Some(last) = size.checked_sub(1).and_then(|more| start.checked_add(more)) else {
             return Err(occupied);
         };
-        let _changes = self.changes.lock().unwrap_or_else(PoisonError::into_inner);
+        let _changes = lock(&self.changes);
         let mut ranges = Ranges::clone(&self.ranges.load());
         let before = ranges.range(..=last).next_back();
         if before.is_some_and(|(other, range)| other.saturating_add(range.size - 1) >= start) {
@@ -76,7 +77,7 @@ impl Bus {
 
     /// Takes the range away that begins there.
     pub fn remove(&self, start: u64) {
-        let _changes = self.changes.lock().unwrap_or_else(PoisonError::into_inner);
+        let _changes = lock(&self.changes);
         let mut ranges = Ranges::clone(&self.ranges.load());
         ranges.remove(&start);
         self.ranges.store(Arc::new(ranges));
@@ -84,7 +85,7 @@ impl Bus {
 
     /// Takes all ranges away.
     pub fn clear(&self) {
-        let _changes = self.changes.lock().unwrap_or_else(PoisonError::into_inner);
+        let _changes = lock(&self.changes);
         self.ranges.store(Arc::default());
     }
 

@@ -2,10 +2,11 @@
 //! SeaBIOS's and OVMF's, 0xE9 is Bochs's.
 
 use std::io;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use super::bus::Registers;
 use crate::console::{Client, Endpoint};
+use crate::lock::lock;
 use crate::reactor::Reactor;
 
 /// What is read from it, so that firmware knows that it is there.
@@ -61,7 +62,7 @@ impl Registers for Messages {
     }
 
     fn write(&self, _offset: u64, data: &[u8]) {
-        let mut line = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut line = lock(&self.0);
         for byte in data {
             if *byte != b'\n' {
                 line.push(*byte);

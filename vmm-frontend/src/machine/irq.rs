@@ -1,7 +1,7 @@
 //! Interrupts: the I/O APIC's inputs and message-signalled ones, by descriptors that KVM listens to.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use kvm_bindings::{
     KVM_IRQ_ROUTING_IRQCHIP, KVM_IRQ_ROUTING_MSI, KVM_IRQCHIP_IOAPIC, KVM_IRQCHIP_PIC_MASTER,
@@ -12,6 +12,7 @@ use vmm_sys_util::eventfd::EventFd;
 
 use super::line::Line;
 use super::vm::{Vm, VmError, kvm};
+use crate::lock::lock;
 
 /// Inputs of the I/O APIC; numbers of message-signalled interrupts follow.
 const INPUTS: u32 = 24;
@@ -42,7 +43,7 @@ impl Interrupts {
     }
 
     fn routes(&self) -> MutexGuard<'_, BTreeMap<u32, Message>> {
-        self.routes.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.routes)
     }
 
     /// A message-signalled interrupt that goes there.

@@ -5,12 +5,13 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use super::Function;
 use super::config::{BARS, Bar, Config, Decoded, Identity, Space};
 use super::hotplug::Plug;
 use crate::frontend::memory::Allocator;
+use crate::lock::lock;
 use crate::machine::bus::Registers;
 use crate::machine::layout;
 use crate::machine::vcpu::Buses;
@@ -151,7 +152,7 @@ impl Host {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 
     /// The first device without a function.
@@ -429,7 +430,7 @@ struct Bridge(Mutex<Config>);
 
 impl Function for Bridge {
     fn with_config(&self, use_it: &mut dyn FnMut(&mut Config)) {
-        use_it(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner));
+        use_it(&mut lock(&self.0));
     }
 
     fn write_config(&self, offset: usize, data: &[u8]) {

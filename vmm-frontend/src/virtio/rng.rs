@@ -12,7 +12,7 @@
 
 use std::fmt;
 use std::io;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use rustix::io::Errno;
 use rustix::rand::{GetRandomFlags, getrandom};
@@ -22,6 +22,7 @@ use vmm_sys_util::eventfd::EventFd;
 
 use super::queue::{FEATURES, Served, TURN};
 use super::{Device, Queue, StartError};
+use crate::lock::lock;
 use crate::reactor::Reactor;
 
 /// VIRTIO_ID_RNG.
@@ -102,7 +103,7 @@ impl Device for Rng {
 
 impl Requests {
     fn lock(&self) -> MutexGuard<'_, Option<Served>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0)
     }
 
     /// A turn of the queue, if it is started.

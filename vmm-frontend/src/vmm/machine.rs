@@ -1,7 +1,7 @@
 //! What can be done to a machine: run it, stop it, reset it, switch it off.
 
 use std::sync::mpsc::{Receiver, Sender};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use serde_json::json;
 use vhost_runtime::control::Events;
@@ -15,6 +15,7 @@ use crate::boot::{Payload, Range, firmware};
 use crate::cpu::host::Host as CpuHost;
 use crate::cpu::topology::Topology;
 use crate::frontend::memory::Memory;
+use crate::lock::lock;
 use crate::machine::fw_cfg::FwCfg;
 use crate::machine::irq::Interrupts;
 use crate::machine::power::Power;
@@ -126,10 +127,6 @@ pub struct Machine {
     pub(super) events: Events,
     pub(super) tell: Sender<Event>,
     pub(super) told: Mutex<Receiver<Event>>,
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Machine {

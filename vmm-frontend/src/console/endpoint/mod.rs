@@ -20,6 +20,7 @@ use crate::console::client::Client;
 use crate::console::end::End;
 use crate::console::escape::{Escape, HELP, Typed};
 use crate::console::terminal::Terminal;
+use crate::lock::lock;
 use crate::reactor::{Events, Handler, Reactor, Watch};
 
 /// Bytes of output that wait for the host at most.
@@ -197,7 +198,7 @@ impl Endpoint {
 
 impl Inner {
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 
     fn kick(&self) {

@@ -8,11 +8,12 @@ mod contents;
 mod dma;
 
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use super::bus::{Bus, Occupied, Registers};
 use super::layout;
 use crate::frontend::memory::AddressSpace;
+use crate::lock::lock;
 pub use contents::{Contents, key};
 
 /// Ports, from the first.
@@ -95,7 +96,7 @@ impl FwCfg {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 }
 

@@ -4,12 +4,13 @@ mod model;
 
 use std::fmt;
 use std::io;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use super::bus::{Bus, Occupied, Registers};
 use super::layout::pm;
 use super::line::Line;
 use super::timer::{Nanoseconds, Timer};
+use crate::lock::lock;
 use crate::reactor::{Events, Reactor, Watch};
 use model::{FIXED, Model, Sleep};
 
@@ -95,7 +96,7 @@ impl Power {
 
 impl Shared {
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 
     fn change(&self, change: impl FnOnce(&mut Model)) {

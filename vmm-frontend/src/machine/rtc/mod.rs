@@ -6,12 +6,13 @@ mod model;
 
 use std::fmt;
 use std::io;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use super::bus::{Bus, Occupied, Registers};
 use super::layout;
 use super::line::Line;
 use super::timer::Timer;
+use crate::lock::lock;
 use crate::reactor::{Events, Reactor, Watch};
 use model::Model;
 
@@ -116,7 +117,7 @@ impl Rtc {
 
 impl Shared {
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 
     /// Sets the line, and the timer for when that has to change.

@@ -7,11 +7,12 @@ mod uart;
 
 use std::fmt;
 use std::io;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use super::bus::{Bus, Occupied, Registers};
 use super::line::Line;
 use crate::console::{Client, Endpoint};
+use crate::lock::lock;
 use crate::reactor::Reactor;
 use uart::{Received, Uart};
 
@@ -66,7 +67,7 @@ impl Serial {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 
     fn send(&self, byte: u8) -> bool {

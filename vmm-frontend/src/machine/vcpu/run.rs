@@ -13,6 +13,7 @@ use vmm_sys_util::signal::{Killable, SIGRTMIN, register_signal_handler};
 
 use super::{Report, Vcpu, exit};
 use crate::boot::Entry;
+use crate::lock::lock;
 use crate::machine::bus::Bus;
 use crate::machine::vm::VmError;
 
@@ -325,8 +326,4 @@ fn internal_error(vcpu: &mut VcpuFd) -> String {
     let data: Vec<String> =
         internal.data.iter().take(count).map(|word| format!("{word:#x}")).collect();
     format!("{what} (internal error {}: {})", internal.suberror, data.join(" "))
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -8,10 +8,11 @@ mod model;
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use super::Function;
 use super::host::{Host, PciError, Place};
+use crate::lock::lock;
 use crate::machine::bus::{Bus, Occupied, Registers};
 use crate::machine::layout;
 use model::Model;
@@ -131,7 +132,7 @@ impl Slots {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 
     /// Puts a device that `make` makes into the first free slot.

@@ -20,13 +20,14 @@ mod port;
 mod state;
 
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use vhost_runtime::memory::Memory;
 use vmm_sys_util::eventfd::EventFd;
 
 use super::queue::{FEATURES, Served};
 use super::{Device, Queue, StartError};
+use crate::lock::lock;
 use crate::reactor::{Handler, Reactor};
 use line::Line;
 pub use plug::Plug;
@@ -84,7 +85,7 @@ impl fmt::Debug for Console {
 
 impl Shared {
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 }
 

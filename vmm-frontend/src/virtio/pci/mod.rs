@@ -10,12 +10,13 @@ mod tests;
 
 use std::io;
 use std::sync::atomic::{AtomicU8, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
 
 use kvm_ioctls::{IoEventAddress, NoDatamatch};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use super::{Device, Queue};
+use crate::lock::lock;
 use crate::machine::irq::Interrupts;
 use crate::machine::line::Line;
 use crate::machine::vm::Vm;
@@ -104,10 +105,6 @@ impl std::fmt::Debug for VirtioPci {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("VirtioPci").field("queues", &self.queues.len()).finish_non_exhaustive()
     }
-}
-
-fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl VirtioPci {

@@ -5,7 +5,7 @@ use std::net::Shutdown;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
@@ -17,6 +17,7 @@ use super::{Kind, VhostUserError};
 use crate::frontend::memory::Memory;
 use crate::frontend::ring::{Events, Layout};
 use crate::frontend::{FrontendError, ProtocolFeatures, QueueSetup, Session, Wanted};
+use crate::lock::lock;
 use crate::virtio::Queue;
 
 /// The longest that a process may take to answer a message, before it counts as lost. A ring stops
@@ -53,10 +54,6 @@ struct Shared {
 struct ConfigSpace {
     bytes: Vec<u8>,
     call: Option<Arc<EventFd>>,
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// What belongs to the connection, not to the device.
