@@ -170,18 +170,6 @@ pub struct Watch {
     reactor: Weak<Shared>,
 }
 
-impl Watch {
-    /// Waits for something else from now on; nothing, if `events` is empty.
-    ///
-    /// # Errors
-    /// The host refuses.
-    pub fn wait_for(&self, events: Events) -> io::Result<()> {
-        let Some(reactor) = self.reactor.upgrade() else { return Ok(()) };
-        let data = epoll::EventData::new_u64(self.number);
-        Ok(epoll::modify(&reactor.epoll, &self.fd, data, events)?)
-    }
-}
-
 impl fmt::Debug for Watch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("Watch").field(&self.fd).finish()

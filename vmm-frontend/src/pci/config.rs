@@ -15,8 +15,6 @@ const COMMAND_INTX_DISABLE: u16 = 1 << 10;
 const STATUS: usize = 0x06;
 const STATUS_INTERRUPT: u16 = 1 << 3;
 const STATUS_CAPABILITIES: u16 = 1 << 4;
-const HEADER_TYPE: usize = 0x0e;
-const MULTIFUNCTION: u8 = 0x80;
 const BAR_0: usize = 0x10;
 const CAPABILITIES: usize = 0x34;
 const INTERRUPT_LINE: usize = 0x3c;
@@ -107,11 +105,6 @@ impl Config {
         config.allow(COMMAND, &command.to_le_bytes());
         config.allow(INTERRUPT_LINE, &[0xff]);
         config
-    }
-
-    /// Makes it one of several functions of its device, if it is the first.
-    pub fn set_multifunction(&mut self) {
-        self.set(HEADER_TYPE, &[MULTIFUNCTION]);
     }
 
     /// Has it use a pin, 1 to 4 (INTA# to INTD#), which is wired to that input of the I/O APIC.
@@ -225,12 +218,6 @@ impl Config {
     #[must_use]
     pub fn intx_disabled(&self) -> bool {
         self.command() & COMMAND_INTX_DISABLE != 0
-    }
-
-    /// Whether the function may access memory.
-    #[must_use]
-    pub fn is_master(&self) -> bool {
-        self.command() & COMMAND_MASTER != 0
     }
 
     /// Shows whether the function wants an interrupt by its pin (6.2.3, bit 3).

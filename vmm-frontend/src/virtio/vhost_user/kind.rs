@@ -10,7 +10,7 @@ use virtio_bindings::bindings::virtio_config::{
 use virtio_bindings::bindings::virtio_net::{
     VIRTIO_NET_F_CTRL_GUEST_OFFLOADS, VIRTIO_NET_F_CTRL_MAC_ADDR, VIRTIO_NET_F_CTRL_RX,
     VIRTIO_NET_F_CTRL_RX_EXTRA, VIRTIO_NET_F_CTRL_VLAN, VIRTIO_NET_F_CTRL_VQ,
-    VIRTIO_NET_F_GUEST_ANNOUNCE, VIRTIO_NET_F_MAC, VIRTIO_NET_F_MQ, VIRTIO_NET_F_STATUS,
+    VIRTIO_NET_F_GUEST_ANNOUNCE, VIRTIO_NET_F_MQ, VIRTIO_NET_F_STATUS,
 };
 
 /// A type of device.
@@ -167,15 +167,6 @@ impl Kind {
             Self::Scsi => word(0).max(1).saturating_add(2),
             Self::Sound => 4,
             Self::Generic(_) => most,
-        }
-    }
-
-    /// Whether it has a MAC address that the VMM may give.
-    #[must_use]
-    pub fn mac_feature(self) -> u64 {
-        match self {
-            Self::Net => 1 << VIRTIO_NET_F_MAC,
-            _ => 0,
         }
     }
 }

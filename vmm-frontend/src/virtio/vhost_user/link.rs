@@ -40,7 +40,6 @@ pub(super) struct Link {
 struct Shared {
     session: Mutex<Session>,
     path: std::path::PathBuf,
-    connected: AtomicBool,
     end: EventFd,
     ended: AtomicBool,
     config: Mutex<ConfigSpace>,
@@ -75,7 +74,6 @@ impl Link {
         let shared = Shared {
             session: Mutex::new(session),
             path: path.to_owned(),
-            connected: AtomicBool::new(true),
             end: EventFd::new(EFD_NONBLOCK)?,
             ended: AtomicBool::new(false),
             config: Mutex::default(),
@@ -106,10 +104,6 @@ impl Link {
 
     pub(super) fn has_config(&self) -> bool {
         self.has_config
-    }
-
-    pub(super) fn is_connected(&self) -> bool {
-        self.shared.connected.load(Ordering::Relaxed)
     }
 
     pub(super) fn config_generation(&self) -> u8 {
@@ -299,7 +293,6 @@ impl Shared {
 
     /// Waits for a process, as long as it takes.
     fn reconnect(&self) {
-        self.connected.store(false, Ordering::Relaxed);
         let mut pause = FIRST;
         while !self.ended.load(Ordering::Relaxed) {
             let result = {
@@ -315,7 +308,6 @@ impl Shared {
             match result {
                 Ok(()) => {
                     log::info!("{}: connected again", self.path.display());
-                    self.connected.store(true, Ordering::Relaxed);
                     // Another process may have something else in it.
                     self.tell_config_changed();
                     return;

@@ -93,12 +93,6 @@ impl VhostUser {
         let own_features = if own_config.is_some() { kind.own_features() } else { 0 };
         Ok(Self { kind: *kind, sizes, link, own_features, own_config })
     }
-
-    /// Whether its process is there at the moment.
-    #[must_use]
-    pub fn is_connected(&self) -> bool {
-        self.link.is_connected()
-    }
 }
 
 impl Device for VhostUser {
