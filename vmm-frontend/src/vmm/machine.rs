@@ -95,8 +95,8 @@ pub(super) struct Board {
 }
 
 impl Drop for Board {
-    /// The host bridge is on the buses and keeps them: what is on them, consoles with output that
-    /// waits among it, would never be dropped.
+    /// The host bridge is on the buses and keeps them: what is on them would never be dropped, and
+    /// consoles write their last words when they are.
     fn drop(&mut self) {
         self.buses.ports.clear();
         self.buses.memory.clear();
@@ -373,11 +373,8 @@ impl Machine {
 }
 
 impl Drop for Machine {
-    /// What is on the buses knows its bus: without this neither would ever be given back, and
-    /// consoles write their last words when they are.
+    /// Nothing of it runs while its parts are given back.
     fn drop(&mut self) {
         self.halt();
-        self.board.buses.ports.clear();
-        self.board.buses.memory.clear();
     }
 }
