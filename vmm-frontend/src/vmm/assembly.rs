@@ -27,6 +27,7 @@ use crate::machine::linked::Linked;
 use crate::machine::power::{OnPower, Power, PowerEvent};
 use crate::machine::reset::{KeyboardController, ResetRegister};
 use crate::machine::rtc::{self, Rtc};
+use crate::machine::vcpu::state::Extent;
 use crate::machine::vcpu::{Brake, Buses, Report, Runner, Vcpu};
 use crate::machine::vm::{Chips, Vm};
 use crate::machine::{acpi, layout};
@@ -102,11 +103,12 @@ impl Machine {
         let on_power = on_power(brake.clone(), tell.clone());
         let mut board = board(&vm, bridge, (below, above), pci_above, on_power, &tell)?;
 
+        let extent = Extent::new(device)?;
         let mut vcpus = Vec::new();
         let mut apic_ids = Vec::new();
         for index in 0..topology.processors() {
             apic_ids.push(u8::try_from(cpu.apic_id(index)).map_err(|_| VmmError::Tables)?);
-            vcpus.push(Vcpu::new(device, &vm, &cpu, index)?);
+            vcpus.push(Vcpu::new(&vm, &cpu, &extent, index)?);
         }
         let described = acpi::Description { cpus: &apic_ids, pci_above };
         let linked = acpi::tables(&described).ok_or(VmmError::Tables)?;

@@ -11,7 +11,7 @@ mod run;
 pub mod state;
 
 use kvm_bindings::{Msrs, kvm_msr_entry, kvm_segment};
-use kvm_ioctls::{Kvm, VcpuFd};
+use kvm_ioctls::VcpuFd;
 
 use super::layout;
 use super::stats::{Statistics, StatsError};
@@ -34,11 +34,11 @@ pub struct Vcpu {
 }
 
 impl Vcpu {
-    /// Makes the processor of that number.
+    /// Makes the processor of that number, whose state has that extent.
     ///
     /// # Errors
     /// See [`VmError`].
-    pub fn new(device: &Kvm, vm: &Vm, cpu: &Cpu, index: u32) -> Result<Self, VmError> {
+    pub fn new(vm: &Vm, cpu: &Cpu, extent: &Extent, index: u32) -> Result<Self, VmError> {
         let id = u64::from(cpu.apic_id(index));
         let fd = vm.fd().create_vcpu(id).map_err(kvm("KVM_CREATE_VCPU"))?;
         let entries = cpu.entries(index).map_err(|_| VmError::Lacks("room for CPUID's leaves"))?;
@@ -49,7 +49,7 @@ impl Vcpu {
             fd.set_msrs(&msrs).map_err(kvm("KVM_SET_MSRS"))?;
         }
         wire_lapic(&fd)?;
-        let initial = State::save(&fd, &Extent::new(device)?)?;
+        let initial = State::save(&fd, extent)?;
         Ok(Self { index, fd, page: vm.fd().run_size(), initial })
     }
 
