@@ -1,8 +1,8 @@
 //! The process that starts the machine's device processes, and starts them again when they end.
 //!
 //! It is forked before the machine does anything, so it stays outside its sandbox, and it ends what it
-//! has started, and tidies up, when the machine is gone, however that went. Each device process gets a listening
-//! socket that only the launcher keeps: who connects while nobody serves, waits there.
+//! has started, and tidies up, when the machine is gone, however that went. Each device process gets
+//! a listening socket that only the launcher keeps: who connects while nobody serves, waits there.
 
 use std::ffi::OsString;
 use std::io::{self, PipeReader, PipeWriter, Read, Write};

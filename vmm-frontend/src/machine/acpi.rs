@@ -132,13 +132,7 @@ fn dsdt(machine: &Description<'_>) -> Sdt {
         vec![
             &Name::new("_HID".into(), &EISAName::new("PNP0501")),
             &Name::new("_UID".into(), &ZERO),
-            &Name::new(
-                "_CRS".into(),
-                &ResourceTemplate::new(vec![
-                    &IO::new(layout::SERIAL, layout::SERIAL, 1, 8),
-                    &Interrupt::new(true, true, false, false, layout::SERIAL_IRQ.into()),
-                ]),
-            ),
+            &resources(layout::SERIAL, 8, layout::SERIAL_IRQ),
         ],
     )
     .bytes();
@@ -146,13 +140,7 @@ fn dsdt(machine: &Description<'_>) -> Sdt {
         "RTC_".into(),
         vec![
             &Name::new("_HID".into(), &EISAName::new("PNP0B00")),
-            &Name::new(
-                "_CRS".into(),
-                &ResourceTemplate::new(vec![
-                    &IO::new(layout::RTC, layout::RTC, 1, 2),
-                    &Interrupt::new(true, true, false, false, layout::RTC_IRQ.into()),
-                ]),
-            ),
+            &resources(layout::RTC, 2, layout::RTC_IRQ),
         ],
     )
     .bytes();
@@ -165,6 +153,13 @@ fn dsdt(machine: &Description<'_>) -> Sdt {
         dsdt.append_slice(&part);
     }
     dsdt
+}
+
+/// What a device of the ISA bus has: ports, and an edge-triggered interrupt of its own (6.2.2).
+fn resources(port: u16, ports: u8, irq: u8) -> Name {
+    let ports = IO::new(port, port, 1, ports);
+    let interrupt = Interrupt::new(true, true, false, false, irq.into());
+    Name::new("_CRS".into(), &ResourceTemplate::new(vec![&ports, &interrupt]))
 }
 
 fn scope(children: &[u8]) -> Vec<u8> {

@@ -137,9 +137,7 @@ impl Options {
         }
         vec![Program { name: "vhost-scsi", arguments }]
     }
-}
 
-impl Options {
     /// Sockets and links that the machine makes where the user says. Confined, it can't remove them.
     #[must_use]
     pub fn left_behind(&self) -> Vec<PathBuf> {
