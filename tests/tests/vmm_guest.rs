@@ -19,14 +19,16 @@ fn guest(
     })
 }
 
-/// Random writes and reads, each block with its own checksum.
+/// Random writes and reads, each block with its own checksum. The disk is the second target, which
+/// may be the first that Linux names.
 const VERIFY: &str = "
-mkfs.ext4 -q /dev/sdb && mount /dev/sdb /mnt && dmesg -C || exit 1
+disk=/dev/$(ls /sys/class/scsi_device/*:0:1:0/device/block) || exit 1
+mkfs.ext4 -q $disk && mount $disk /mnt && dmesg -C || exit 1
 fio --name=verify --directory=/mnt --size=16M --rw=randrw --bs=4k-64k --iodepth=16 \
     --ioengine=libaio --direct=1 --fsync=64 --verify=crc32c --verify_backlog=256 \
     --verify_fatal=1 --time_based --runtime=$SECONDS_OF_LOAD || exit 1
 ! dmesg | grep -E 'I/O error|Buffer I/O|EXT4-fs error|blk_update_request' || exit 1
-umount /mnt && fsck.ext4 -fn /dev/sdb";
+umount /mnt && fsck.ext4 -fn $disk";
 
 fn load(seconds: u32) -> String {
     VERIFY.replace("$SECONDS_OF_LOAD", &seconds.to_string())
