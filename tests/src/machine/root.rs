@@ -9,7 +9,7 @@ use super::packages::{PIN, Variant, mmdebstrap};
 use crate::error::Context;
 use crate::{Error, Step};
 
-const PACKAGES: [&str; 17] = [
+const PACKAGES: [&str; 19] = [
     "linux-image-amd64",
     "busybox-static",
     "kmod",
@@ -19,6 +19,9 @@ const PACKAGES: [&str; 17] = [
     "pciutils",
     "python3-minimal",
     "strace",
+    "cpuid",
+    // What a user's guest starts with; ours does if it is told `lab.systemd`.
+    "systemd-sysv",
     // SCSI, from the initiator's side.
     "lsscsi",
     "sg3-utils",
@@ -87,6 +90,8 @@ pub(super) fn build(dir: &Path, log: &Path) -> Result<(), Error> {
 const FILES: &str = r#"
 tree=$1 target=$2; shift 2
 version=$(ls "$tree/lib/modules")
+chroot "$tree" passwd --quiet --delete root
+echo lab >"$tree/etc/hostname"
 cp "$tree/boot/vmlinuz-$version" "$target/vmlinuz"
 cp "$tree/bin/busybox" "$target/busybox"
 mkdir "$target/modules"
