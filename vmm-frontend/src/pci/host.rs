@@ -187,15 +187,18 @@ impl Host {
             placed?;
         }
         let mut occupant = Occupant { function, mapped: [None; BARS] };
-        occupant.remap(&self.buses);
+        occupant.answer(&self.buses);
         state.occupants.insert(place, occupant);
         Ok(())
     }
 
     /// Takes a function away.
     pub fn remove(&self, place: Place) -> Option<Arc<dyn Function>> {
-        let mut occupant = self.state().occupants.remove(&place)?;
-        occupant.unmap(&self.buses);
+        let mut state = self.state();
+        let mut occupant = state.occupants.remove(&place)?;
+        if occupant.leave(&self.buses, &[None; BARS]) {
+            state.answer(&self.buses);
+        }
         Some(occupant.function)
     }
 
@@ -226,15 +229,15 @@ impl Host {
         state.occupants.iter().map(|(place, it)| (*place, Arc::clone(&it.function))).collect()
     }
 
-    /// Has a function's BARs answer where they are now, and those of others that were kept from an
-    /// address by them.
+    /// Has a function's BARs answer where they are now, and all that were kept from an address by
+    /// them.
     fn remap(&self, place: Place) {
         let mut state = self.state();
         let Some(occupant) = state.occupants.get_mut(&place) else { return };
-        if occupant.remap(&self.buses) {
-            for (_, other) in state.occupants.iter_mut().filter(|(other, _)| **other != place) {
-                other.remap(&self.buses);
-            }
+        let left = occupant.leave(&self.buses, &occupant.wanted());
+        occupant.answer(&self.buses);
+        if left {
+            state.answer(&self.buses);
         }
     }
 
@@ -261,6 +264,11 @@ impl Host {
 }
 
 impl State {
+    /// Has all BARs answer that do not yet, if their places are free now.
+    fn answer(&mut self, buses: &Buses) {
+        self.occupants.values_mut().for_each(|occupant| occupant.answer(buses));
+    }
+
     fn place_bars(&mut self, config: &mut Config) -> Result<(), PciError> {
         let bars: Vec<(usize, Bar)> = config.bars().collect();
         for (number, Bar { space, size }) in bars {
@@ -277,43 +285,44 @@ impl State {
 }
 
 impl Occupant {
-    /// Has each BAR answer where the configuration space says. Returns whether one has left a place.
-    fn remap(&mut self, buses: &Buses) -> bool {
-        let mut left = false;
+    /// Where its BARs should answer, by its configuration space.
+    fn wanted(&self) -> [Option<Decoded>; BARS] {
         let mut wanted = [None; BARS];
         self.function.with_config(&mut |config| {
             for (number, place) in wanted.iter_mut().enumerate() {
                 *place = config.decoded(number);
             }
         });
+        wanted
+    }
+
+    /// Has no BAR answer where it is not wanted. Returns whether one has left a place.
+    fn leave(&mut self, buses: &Buses, wanted: &[Option<Decoded>; BARS]) -> bool {
+        let mut left = false;
         for (number, (mapped, wanted)) in self.mapped.iter_mut().zip(wanted).enumerate() {
-            if *mapped == wanted {
-                continue;
-            }
-            if let Some(old) = mapped.take() {
+            if let Some(old) = mapped.take_if(|old| Some(*old) != *wanted) {
                 bus(buses, old.bar.space).remove(old.address);
+                self.function.moved(number, None);
                 left = true;
             }
-            if let Some(new) = wanted {
-                let function = Arc::clone(&self.function);
-                let size = new.bar.size.into();
-                let registers = Arc::new(BarRegisters { function, number });
-                match bus(buses, new.bar.space).add(new.address, size, registers) {
-                    Ok(()) => *mapped = Some(new),
-                    // While a guest tries a BAR's size it is at an odd place, often over another.
-                    Err(occupied) => log::debug!("a BAR cannot answer: {occupied}"),
-                }
-            }
-            self.function.moved(number, mapped.map(|decoded| decoded.address));
         }
         left
     }
 
-    fn unmap(&mut self, buses: &Buses) {
-        for (number, mapped) in self.mapped.iter_mut().enumerate() {
-            if let Some(old) = mapped.take() {
-                bus(buses, old.bar.space).remove(old.address);
-                self.function.moved(number, None);
+    /// Has BARs answer that do not yet, if their places are free.
+    fn answer(&mut self, buses: &Buses) {
+        let places = self.wanted();
+        for (number, (mapped, wanted)) in self.mapped.iter_mut().zip(places).enumerate() {
+            let (Some(new), None) = (wanted, &mapped) else { continue };
+            let function = Arc::clone(&self.function);
+            let registers = Arc::new(BarRegisters { function, number });
+            match bus(buses, new.bar.space).add(new.address, new.bar.size.into(), registers) {
+                Ok(()) => {
+                    *mapped = Some(new);
+                    self.function.moved(number, Some(new.address));
+                }
+                // While a guest tries a BAR's size it is at an odd place, often over another.
+                Err(occupied) => log::debug!("a BAR cannot answer: {occupied}"),
             }
         }
     }
@@ -447,90 +456,4 @@ impl Function for Bridge {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::machine::power::PowerEvent;
-    use crate::machine::reset::ResetRegister;
-
-    /// A function with one BAR of 64 KiB, which reads as its number everywhere.
-    struct Numbered(u8, Mutex<Config>);
-
-    impl Numbered {
-        fn new(number: u8) -> Arc<Self> {
-            let mut config = Config::new(Identity::default());
-            config.add_bar(0, Bar { space: Space::Memory32, size: 0x1_0000 });
-            Arc::new(Self(number, Mutex::new(config)))
-        }
-    }
-
-    impl Function for Numbered {
-        fn with_config(&self, use_it: &mut dyn FnMut(&mut Config)) {
-            use_it(&mut self.1.lock().unwrap());
-        }
-
-        fn write_config(&self, offset: usize, data: &[u8]) {
-            self.with_config(&mut |config| config.write(offset, data));
-        }
-
-        fn read_bar(&self, _bar: usize, _offset: u64, data: &mut [u8]) {
-            data.fill(self.0);
-        }
-
-        fn write_bar(&self, _bar: usize, _offset: u64, _data: &[u8]) {}
-
-        fn moved(&self, _bar: usize, _address: Option<u64>) {}
-
-        fn reset(&self) {}
-    }
-
-    fn bus(model: Model) -> (Arc<Host>, Arc<Buses>) {
-        let buses = Arc::new(Buses::default());
-        let reset = Arc::new(ResetRegister::new(Arc::new(|_: PowerEvent| {})));
-        (Host::new(Arc::clone(&buses), model, (1 << 40, 2 << 40), reset).unwrap(), buses)
-    }
-
-    fn set_bar(host: &Host, place: Place, address: u32) {
-        host.write(place, 0x10, &address.to_le_bytes());
-    }
-
-    fn who(buses: &Buses, address: u64) -> u8 {
-        let mut data = [0];
-        buses.memory.read(address, &mut data);
-        data[0]
-    }
-
-    /// Firmware gives out addresses one function after the other, without switching them off.
-    #[test]
-    fn a_bar_answers_when_another_has_left_its_place() {
-        let (host, buses) = bus(Model::Generic);
-        let (one, two) = (Place::new(1, 0).unwrap(), Place::new(2, 0).unwrap());
-        host.add(one, Numbered::new(1), Plug::Cold).unwrap();
-        host.add(two, Numbered::new(2), Plug::Cold).unwrap();
-        assert_eq!((who(&buses, 0xc000_0000), who(&buses, 0xc001_0000)), (1, 2));
-        set_bar(&host, one, 0xc001_0000);
-        assert_eq!(who(&buses, 0xc001_0000), 2, "the other is still there");
-        set_bar(&host, two, 0xc002_0000);
-        assert_eq!((who(&buses, 0xc001_0000), who(&buses, 0xc002_0000)), (1, 2));
-        assert_eq!(who(&buses, 0xc000_0000), 0xff);
-    }
-
-    /// SeaBIOS (src/fw/shadow.c) copies itself if the first register has no 0x10, and writes all
-    /// seven.
-    #[test]
-    fn firmware_finds_registers_for_its_memory() {
-        let (host, _) = bus(Model::I440fx);
-        let place = Place::new(0, 0).unwrap();
-        let mut id = [0; 4];
-        host.read(place, 0, &mut id);
-        assert_eq!(id, [0x86, 0x80, 0x37, 0x12]);
-        let mut map = [0];
-        host.read(place, 0x59, &mut map);
-        assert_eq!(map, [0]);
-        host.write(place, 0x59, &[0x30]);
-        host.read(place, 0x59, &mut map);
-        assert_eq!(map, [0x30]);
-        host.reset();
-        host.read(place, 0x59, &mut map);
-        assert_eq!(map, [0]);
-    }
-}
+mod tests;
