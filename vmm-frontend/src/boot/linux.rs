@@ -17,8 +17,10 @@ pub(super) fn load(
     memory: &AddressSpace,
     map: &[Range],
 ) -> Result<Entry, BootError> {
-    let header = load_kernel(kernel, memory)?;
-    let mut header = header.ok_or_else(|| kernel.no_kernel("no setup header"))?;
+    let high = Some(GuestAddress(layout::HIGH));
+    let loaded = BzImage::load(memory, None, &mut kernel.file, high);
+    let loaded = loaded.map_err(|error| kernel.no_kernel(error))?;
+    let mut header = loaded.setup_header.ok_or_else(|| kernel.no_kernel("no setup header"))?;
     let version = header.version;
     if version < OLDEST {
         return Err(kernel.no_kernel(format_args!("boot protocol {version:#x} is too old")));
@@ -26,9 +28,10 @@ pub(super) fn load(
     let limit = usize::try_from(header.cmdline_size).unwrap_or(usize::MAX);
     kernel.write_command_line(memory, limit)?;
 
-    // It unpacks itself to where it likes to be, or to where it is, and needs that much there.
+    // It unpacks itself to where it likes to be, or to where it is, and needs that much there; and
+    // what is loaded stays, whatever the header says of that.
     let start = header.pref_address.max(header.code32_start.into());
-    let end = start.saturating_add(header.init_size.into());
+    let end = start.saturating_add(header.init_size.into()).max(loaded.kernel_end);
     let last = u64::from(header.initrd_addr_max).saturating_add(1);
     if let Some((address, size)) = kernel.load_initrd(memory, map, end, last)? {
         header.ramdisk_image = address;
@@ -43,15 +46,6 @@ pub(super) fn load(
         .write_obj(params, GuestAddress(layout::BOOT_PARAMS))
         .map_err(|_| BootError::NoRoom { option: "--kernel", size: size_of_val(&params) as u64 })?;
     Ok(Entry { address, esi: layout::BOOT_PARAMS as u32, ebx: 0 })
-}
-
-fn load_kernel(
-    kernel: &mut Kernel,
-    memory: &AddressSpace,
-) -> Result<Option<setup_header>, BootError> {
-    let high = Some(GuestAddress(layout::HIGH));
-    let loaded = BzImage::load(memory, None, &mut kernel.file, high);
-    Ok(loaded.map_err(|error| kernel.no_kernel(error))?.setup_header)
 }
 
 /// The "zero page".

@@ -194,7 +194,7 @@ impl Kernel {
         let Some(initrd) = &mut self.initrd else { return Ok(None) };
         let size = initrd.size;
         let no_room = BootError::NoRoom { option: INITRD, size };
-        let usable = map.iter().filter(|range| range.kind == Kind::Usable);
+        let usable = map.iter().filter(|range| range.kind == Kind::Usable && range.start < limit);
         let ends = usable.map(|range| range.start.saturating_add(range.size).min(limit));
         let end = ends.filter(|end| *end > floor && *end <= layout::HOLE).max();
         let Some(start) = end.and_then(|end| end.checked_sub(size)).map(|start| start & !0xfff)

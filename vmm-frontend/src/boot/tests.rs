@@ -145,6 +145,24 @@ fn a_kernel_larger_than_memory_is_refused() {
     assert!(load(&bzimage(MEMORY as usize), None, "").is_err());
 }
 
+/// Linux's own limit is 2 GiB, and memory may go on above 4 GiB.
+#[test]
+fn an_initrd_is_put_where_memory_is() {
+    let (kernel, initrd) = (file(&bzimage(16)), file(b"initial"));
+    let memory = Memory::new(&[(0, MEMORY), (layout::ABOVE, 1 << 20)]).unwrap();
+    let mut kernel = Kernel::open(kernel.path(), Some(initrd.path()), "").unwrap();
+    let entry = kernel.load(memory.space(), &memory_map(MEMORY, 1 << 20)).unwrap();
+    assert_eq!(Loaded { memory, entry }.u32(layout::BOOT_PARAMS + 0x218), 0x3ff_f000);
+}
+
+#[test]
+fn no_initrd_lies_over_a_kernel_that_is_larger_than_it_says() {
+    let mut image = bzimage(MEMORY as usize - 0x20_0000);
+    image[0x258..0x264].fill(0);
+    let text = refusal(&image, Some(&[0; 0x20_0000]), "");
+    assert!(text.starts_with("--initrd: its 2097152 bytes have no room"), "{text}");
+}
+
 proptest::proptest! {
     /// Whatever a file has in its headers, it is loaded or refused.
     #[test]
