@@ -18,13 +18,16 @@ mod statistics;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Weak};
 
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use vhost_runtime::control::{Arguments, Commands, ControlError, parse};
 
 use crate::vmm::{Event, Machine, Status};
 
-/// The commands, carried out on a machine, which its clients do not keep.
-#[derive(Debug)]
+/// The commands, carried out on a machine, which its clients do not keep; by default one that has
+/// ended.
+#[derive(Debug, Default)]
 pub struct Control {
     machine: Weak<Machine>,
 }
@@ -52,7 +55,23 @@ impl Control {
     pub fn new(machine: &Arc<Machine>) -> Self {
         Self { machine: Arc::downgrade(machine) }
     }
+
+    /// Does something with the machine, once the arguments are read.
+    fn with<T: DeserializeOwned>(
+        &self,
+        arguments: Arguments,
+        then: impl FnOnce(&Machine, T) -> Result<Value, ControlError>,
+    ) -> Result<Value, ControlError> {
+        let wanted = parse(arguments)?;
+        let machine = self.machine.upgrade();
+        let machine = machine.ok_or_else(|| ControlError::failed("the machine has ended"))?;
+        then(&machine, wanted)
+    }
 }
+
+/// What a command takes that takes nothing.
+#[derive(Deserialize)]
+struct Nothing {}
 
 /// A command without arguments.
 fn plain(machine: &Machine, name: &str) -> Result<Value, ControlError> {
@@ -94,17 +113,14 @@ impl Commands for Control {
         if !fds.is_empty() {
             return Err(ControlError::Message(format!("{name} takes no descriptors")));
         }
-        let machine = self.machine.upgrade();
-        let machine = machine.ok_or_else(|| ControlError::failed("the machine has ended"))?;
-        let machine = &*machine;
         match name {
-            "query-cpu-model-expansion" => processors::expand(machine, parse(arguments)?),
-            "query-stats" => statistics::query(machine, parse(arguments)?),
-            "query-stats-schemas" => statistics::schemas(machine, parse(arguments)?),
-            "device_add" => devices::add(machine, parse(arguments)?),
-            "device_del" => devices::remove(machine, parse(arguments)?),
+            "query-cpu-model-expansion" => self.with(arguments, processors::expand),
+            "query-stats" => self.with(arguments, statistics::query),
+            "query-stats-schemas" => self.with(arguments, statistics::schemas),
+            "device_add" => self.with(arguments, devices::add),
+            "device_del" => self.with(arguments, devices::remove),
             _ => match arguments.keys().next() {
-                None => plain(machine, name),
+                None => self.with(arguments, |machine, Nothing {}| plain(machine, name)),
                 Some(key) => Err(ControlError::Message(format!("Parameter '{key}' is unexpected"))),
             },
         }
