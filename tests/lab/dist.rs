@@ -1,11 +1,12 @@
 //! `cargo lab dist`: everything that a package has, as a tree that is copied to `/`.
 
 use std::fs::{self, File};
+use std::io;
 use std::path::{Path, PathBuf};
 
-use clap_complete::Shell;
+use clap::{Command, CommandFactory};
 use lab::{Error, program, workspace};
-use vhost_scsi::manual;
+use vhost_runtime::manual::{self, Shell};
 
 /// The files of a package that are written by hand, and where they go.
 const FILES: [(&str, &str); 3] = [
@@ -14,37 +15,52 @@ const FILES: [(&str, &str); 3] = [
     ("vhost-scsi/dist/vhost-scsi@.socket", "usr/lib/systemd/system"),
 ];
 
+/// A program's name, its command line, and what its manual says besides.
+type Documented = (&'static str, fn() -> Command, &'static str);
+
+const PROGRAMS: [Documented; 2] = [
+    ("vhost-scsi", vhost_scsi::options::Options::command, vhost_scsi::manual::SECTIONS),
+    ("vmm-frontend", vmm_frontend::options::Options::command, vmm_frontend::manual::SECTIONS),
+];
+
 /// Makes the tree in `dist` of Cargo's target folder, and returns where that is.
 pub(crate) fn run() -> Result<PathBuf, Error> {
-    let binary = program("vhost-scsi")?;
-    let folder = binary.parent().and_then(Path::parent).unwrap_or(&binary).join("dist");
-    let make = || {
-        if folder.exists() {
-            fs::remove_dir_all(&folder)?;
-        }
-        let place = |path: &str| {
-            let place = folder.join(path);
-            place.parent().map_or(Ok(()), fs::create_dir_all)?;
-            Ok::<_, std::io::Error>(place)
-        };
-        fs::copy(&binary, place("usr/bin/vhost-scsi")?)?;
-        for (from, to) in FILES {
-            let name = Path::new(from).file_name().unwrap_or_default();
-            fs::copy(workspace().join(from), place(&format!("{to}/{}", name.display()))?)?;
-        }
-        manual::man_page(&mut File::create(place("usr/share/man/man1/vhost-scsi.1")?)?)?;
-        for (shell, path) in [
-            (Shell::Bash, "usr/share/bash-completion/completions/vhost-scsi"),
-            (Shell::Zsh, "usr/share/zsh/vendor-completions/_vhost-scsi"),
-            (Shell::Fish, "usr/share/fish/vendor_completions.d/vhost-scsi.fish"),
-        ] {
-            manual::completions(shell, &mut File::create(place(path)?)?);
-        }
-        Ok(())
-    };
-    make().map_err(|source| Error::Io {
-        what: format!("cannot fill {}", folder.display()),
-        source,
-    })?;
+    let first = program("vhost-scsi")?;
+    let folder = first.parent().and_then(Path::parent).unwrap_or(&first).join("dist");
+    let failed = |source| Error::Io { what: format!("cannot fill {}", folder.display()), source };
+    if folder.exists() {
+        fs::remove_dir_all(&folder).map_err(failed)?;
+    }
+    for documented in PROGRAMS {
+        let binary = program(documented.0)?;
+        add(documented, &binary, &folder).map_err(failed)?;
+    }
+    for (from, to) in FILES {
+        let name = Path::new(from).file_name().unwrap_or_default();
+        let target = place(&folder, &format!("{to}/{}", name.display())).map_err(failed)?;
+        fs::copy(workspace().join(from), target).map_err(failed)?;
+    }
     Ok(folder)
+}
+
+/// A file's place in the tree.
+fn place(folder: &Path, path: &str) -> io::Result<PathBuf> {
+    let place = folder.join(path);
+    place.parent().map_or(Ok(()), fs::create_dir_all)?;
+    Ok(place)
+}
+
+/// The program, its manual page, and the shells' completions.
+fn add((name, command, sections): Documented, binary: &Path, folder: &Path) -> io::Result<()> {
+    fs::copy(binary, place(folder, &format!("usr/bin/{name}"))?)?;
+    let (command, page) = (command(), format!("usr/share/man/man1/{name}.1"));
+    manual::page(&command, sections, &mut File::create(place(folder, &page)?)?)?;
+    for (shell, path) in [
+        (Shell::Bash, format!("usr/share/bash-completion/completions/{name}")),
+        (Shell::Zsh, format!("usr/share/zsh/vendor-completions/_{name}")),
+        (Shell::Fish, format!("usr/share/fish/vendor_completions.d/{name}.fish")),
+    ] {
+        manual::completions(&command, shell, &mut File::create(place(folder, &path)?)?);
+    }
+    Ok(())
 }

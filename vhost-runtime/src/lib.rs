@@ -6,7 +6,7 @@
 //! - [`chain`], [`queue`], [`inflight`]: virtqueues, and the record of requests under way;
 //! - [`worker`]: the threads that serve queues;
 //! - [`session`]: one frontend's connection, from its first message to its last;
-//! - [`arguments`], [`program`]: what every device program does alike;
+//! - [`arguments`], [`manual`], [`program`]: what every device program does alike;
 //! - [`control`]: the control interface of every device program;
 //! - [`sandbox`], [`supervisor`]: what a program gives up before it serves, and who starts it again;
 //! - [`state`]: a device's state on its way to another process.
@@ -27,6 +27,7 @@ pub mod control;
 pub mod device;
 pub mod dirty_log;
 pub mod inflight;
+pub mod manual;
 pub mod memory;
 pub mod program;
 pub mod queue;

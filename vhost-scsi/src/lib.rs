@@ -6,7 +6,7 @@
 //! - [`image`]: what a disk or a CD stores to, and the engines that move its data;
 //! - [`virtio`]: the virtio-scsi device over it;
 //! - [`units`], [`control`]: units as the command line and control clients name them;
-//! - [`options`], [`manual`]: the program's command line, and what is generated from it;
+//! - [`options`], [`manual`]: the program's command line, and what its manual says besides;
 //! - [`confinement`]: what its sandbox lets it do.
 
 #![cfg_attr(

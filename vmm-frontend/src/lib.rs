@@ -9,6 +9,7 @@ pub mod frontend;
 pub mod launcher;
 mod lock;
 pub mod machine;
+pub mod manual;
 pub mod options;
 pub mod pci;
 pub mod reactor;

@@ -2,7 +2,7 @@
 
 mod consoles;
 
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::{Arc, mpsc};
@@ -110,8 +110,11 @@ fn list_models(json: bool) -> Result<ExitCode, Failure> {
         true => serde_json::to_string_pretty(&definitions).map_err(std::io::Error::other)? + "\n",
         false => help::table(&definitions),
     };
-    std::io::stdout().write_all(text.as_bytes())?;
-    Ok(ExitCode::SUCCESS)
+    match std::io::stdout().write_all(text.as_bytes()) {
+        // Who reads it has seen enough.
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(ExitCode::SUCCESS),
+        written => Ok(written.map(|()| ExitCode::SUCCESS)?),
+    }
 }
 
 /// What the machine starts with.

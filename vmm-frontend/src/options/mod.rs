@@ -16,94 +16,125 @@ use crate::launcher::Program;
 
 pub use cpus::Cpus;
 pub use memory::MemoryOption;
-pub use vhost_user::VhostUserOption;
+pub use vhost_user::{VHOST_USER_KEYS, VhostUserOption};
+
+/// What `--help` and the manual group options by.
+mod group {
+    pub(super) const BOOT: &str = "What it starts with";
+    pub(super) const MACHINE: &str = "Processors and memory";
+    pub(super) const DISKS: &str = "Disks, by a vhost-scsi that it starts";
+    pub(super) const DEVICES: &str = "Other devices";
+    pub(super) const CONSOLES: &str = "Consoles";
+    pub(super) const CONTROL: &str = "Control";
+    pub(super) const PROGRAM: &str = "The program itself";
+}
 
 /// A thin virtual machine whose devices are processes of their own
 ///
 /// Boots a Linux kernel, or a disk by its firmware, on KVM. The console is this terminal: Ctrl-A x
 /// ends the machine, Ctrl-A h helps.
 #[derive(Clone, Debug, Parser)]
-#[command(version, max_term_width = 100)]
+#[command(
+    version,
+    max_term_width = 100,
+    override_usage = "vmm-frontend --kernel FILE [--initrd FILE] [--append TEXT] [OPTIONS]\n       \
+                      vmm-frontend --disk PATH [OPTIONS]\n       \
+                      vmm-frontend --cpu help [--json]",
+    disable_help_flag = true,
+    disable_version_flag = true
+)]
 pub struct Options {
     /// A kernel: a Linux bzImage, or an ELF file with a PVH entry point
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", help_heading = group::BOOT)]
     pub kernel: Option<PathBuf>,
 
     /// The initial RAM disk for the kernel
-    #[arg(long, value_name = "FILE", requires = "kernel")]
+    #[arg(long, value_name = "FILE", requires = "kernel", help_heading = group::BOOT)]
     pub initrd: Option<PathBuf>,
 
-    /// The kernel's command line
-    #[arg(long, value_name = "TEXT", requires = "kernel", default_value = "")]
+    /// The kernel's command line, such as console=ttyS0
+    #[arg(long, value_name = "TEXT", requires = "kernel", default_value = "", hide_default_value = true, help_heading = group::BOOT)]
     pub append: String,
 
-    /// Firmware that boots a disk, if there is no kernel [default: Debian's SeaBIOS]
-    #[arg(long, value_name = "FILE", conflicts_with = "kernel")]
+    /// Without a kernel: firmware that boots a disk [default: Debian's SeaBIOS]
+    #[arg(long, value_name = "FILE", conflicts_with = "kernel", help_heading = group::BOOT)]
     pub firmware: Option<PathBuf>,
 
-    /// Memory: SIZE[,hugepages=2M|1G]
-    #[arg(long, value_name = "SIZE", default_value = "512M")]
+    /// Memory: a number with K, M, G or T, M if it has none; 4M to 1T. On huge pages of the host:
+    /// SIZE,hugepages=2M or SIZE,hugepages=1G
+    #[arg(long, value_name = "SIZE", default_value = "512M", help_heading = group::MACHINE)]
     pub memory: MemoryOption,
 
-    /// Processors: N, or sockets=N,cores=N,threads=N
-    #[arg(long, value_name = "N", default_value = "1")]
+    /// Processors, up to 64: a number, or how they are placed: sockets=N,cores=N,threads=N, where
+    /// cores are each socket's and threads each core's
+    #[arg(long, value_name = "N", default_value = "1", help_heading = group::MACHINE)]
     pub cpus: Cpus,
 
-    /// A processor model, with features: MODEL[,+x][,-x][,check|enforce]; `help` lists all
-    #[arg(long, value_name = "MODEL", default_value = "host", allow_hyphen_values = true)]
+    /// A processor model, and features to add or take away: MODEL[,+x][,-x][,check|enforce]; `help`
+    /// lists the models
+    #[arg(long, value_name = "MODEL", default_value = "host", allow_hyphen_values = true, help_heading = group::MACHINE)]
     pub cpu: String,
 
     /// With --cpu help: as JSON, for scripts
-    #[arg(long)]
+    #[arg(long, help_heading = group::MACHINE)]
     pub json: bool,
 
     /// A disk: PATH[,key=value…] as vhost-scsi takes it
-    #[arg(long, value_name = "PATH[,…]")]
+    #[arg(long, value_name = "PATH[,…]", help_heading = group::DISKS)]
     pub disk: Vec<String>,
 
     /// A CD or DVD drive with an ISO image, or `empty`: PATH[,key=value…]
-    #[arg(long, value_name = "PATH[,…]")]
+    #[arg(long, value_name = "PATH[,…]", help_heading = group::DISKS)]
     pub cdrom: Vec<String>,
 
     /// A physical SCSI unit, passed through: /dev/sgN, /dev/sdX, …[,key=value…]
-    #[arg(long, value_name = "DEVICE[,…]")]
+    #[arg(long, value_name = "DEVICE[,…]", help_heading = group::DISKS)]
     pub scsi_passthrough: Vec<String>,
 
-    /// A device of a running process: type=scsi|net|blk|sound|generic,socket=PATH[,key=value…]
-    #[arg(long, value_name = "type=…,socket=PATH")]
+    /// A device of a process that runs already: type=scsi|net|blk|sound,socket=PATH[,key=value…], or
+    /// type=generic,id=NUMBER,queues=NUMBER,socket=PATH
+    #[arg(long, value_name = "type=…,socket=PATH", help_heading = group::DEVICES)]
     pub vhost_user: Vec<VhostUserOption>,
 
+    /// A source of randomness for the guest
+    #[arg(long, value_name = "on|off", default_value = "on", action = clap::ArgAction::Set, value_parser = switch, help_heading = group::DEVICES)]
+    pub rng: bool,
+
     /// The serial port: stdio, pty[:LINK], unix:PATH, file:PATH, dev:PATH, null or off
-    #[arg(long, value_name = "WHERE", default_value = "stdio")]
+    #[arg(long, value_name = "WHERE", default_value = "stdio", help_heading = group::CONSOLES)]
     pub serial: Spec,
 
     /// A virtio console, hvc0 in the guest: as --serial
-    #[arg(long, value_name = "WHERE", default_value = "off")]
+    #[arg(long, value_name = "WHERE", default_value = "off", help_heading = group::CONSOLES)]
     pub console: Spec,
 
     /// A port that programs in the guest find by its name: NAME=WHERE, as --serial
-    #[arg(long, value_name = "NAME=WHERE")]
+    #[arg(long, value_name = "NAME=WHERE", help_heading = group::CONSOLES)]
     pub port: Vec<Port>,
 
-    /// A source of randomness for the guest
-    #[arg(long, value_name = "on|off", default_value = "on", action = clap::ArgAction::Set, value_parser = switch)]
-    pub rng: bool,
-
     /// Listen on this Unix socket for QMP, QEMU's protocol to control a machine
-    #[arg(long, value_name = "PATH")]
+    #[arg(long, value_name = "PATH", help_heading = group::CONTROL)]
     pub qmp: Option<PathBuf>,
 
     /// Print at the end how often the processors left the guest, and why
-    #[arg(long)]
+    #[arg(long, help_heading = group::CONTROL)]
     pub stats: bool,
 
     /// Confine the program; or not, to debug it
-    #[arg(long, value_name = "on|off", value_enum, default_value_t, hide_possible_values = true)]
+    #[arg(long, value_name = "on|off", value_enum, default_value_t, hide_possible_values = true, help_heading = group::PROGRAM)]
     pub sandbox: Confinement,
 
     /// Log more; twice for debugging (or set RUST_LOG)
-    #[arg(short, long, action = clap::ArgAction::Count)]
+    #[arg(short, long, action = clap::ArgAction::Count, help_heading = group::PROGRAM)]
     pub verbose: u8,
+
+    /// Print help (-h: shorter), and exit
+    #[arg(short, long, action = clap::ArgAction::Help, help_heading = group::PROGRAM)]
+    help: Option<bool>,
+
+    /// Print the version, and exit
+    #[arg(short = 'V', long, action = clap::ArgAction::Version, help_heading = group::PROGRAM)]
+    version: Option<bool>,
 }
 
 impl Options {

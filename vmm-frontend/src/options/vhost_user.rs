@@ -20,7 +20,8 @@ pub struct VhostUserOption {
     pub queue_size: u16,
 }
 
-const KEYS: [&str; 5] = ["type", "socket", "id", "queues", "queue-size"];
+/// What is said of a device.
+pub const VHOST_USER_KEYS: [&str; 5] = ["type", "socket", "id", "queues", "queue-size"];
 /// The most queues that the protocol can name in every message.
 const QUEUES: u16 = 256;
 const QUEUE_SIZE: u16 = 256;
@@ -81,7 +82,7 @@ impl FromStr for VhostUserOption {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let pairs = Pairs::parse(text, &KEYS)?;
+        let pairs = Pairs::parse(text, &VHOST_USER_KEYS)?;
         let id = pairs.number("id", IDS)?;
         let queues = pairs.number("queues", 1..=QUEUES)?;
         let kind = match (pairs.get("type"), id) {
