@@ -198,12 +198,13 @@ const PATIENCE: Duration = Duration::from_secs(5);
 fn serve(mut devices: Vec<Device>, mut alive: PipeReader, machine: Pid) -> Result<(), LaunchError> {
     // The terminal's Ctrl-C is for the machine.
     let _ = setpgid(None, None);
+    // Before the machine's end is a signal: it may end at once, and there is something to tidy up.
+    let shutdown = Shutdown::new()?;
     set_parent_process_death_signal(Some(Signal::TERM))
         .map_err(|error| host("the machine cannot be watched")(error.into()))?;
     if getppid() != Some(machine) {
         return Ok(());
     }
-    let shutdown = Shutdown::new()?;
     let mut served = false;
     devices.iter_mut().for_each(|device| device.start());
     loop {
