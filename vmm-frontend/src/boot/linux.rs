@@ -3,7 +3,9 @@
 use linux_loader::loader::bootparam::{boot_e820_entry, boot_params, setup_header};
 use vm_memory::{Bytes, GuestAddress};
 
-use super::{BootError, BzImage, Entry, Kernel, KernelLoader, Range};
+use super::{
+    BootError, BzImage, Entry, KERNEL, Kernel, KernelLoader, Kind, Range, bzimage, loader,
+};
 use crate::frontend::memory::AddressSpace;
 use crate::machine::layout;
 
@@ -12,6 +14,29 @@ const OLDEST: u16 = 0x020a;
 /// A boot loader without a number of its own.
 const UNDEFINED_LOADER: u8 = 0xff;
 
+/// Whether a file of that size that begins with `head` is such a kernel, and is all there.
+pub(super) fn check(head: &[u8], size: u64) -> Result<(), String> {
+    const SECTOR: u64 = 512;
+    const SETUP_SECTS: usize = 0x1f1;
+    /// In units of 16 bytes.
+    const SYSSIZE: usize = 0x1f4;
+    const MAGIC: usize = 0x202;
+    let bytes = |at: usize| head.get(at..)?.first_chunk::<4>().copied();
+    if bytes(MAGIC) != Some(*b"HdrS") {
+        return Err(String::from("it has the header of neither"));
+    }
+    let sectors = match head.get(SETUP_SECTS) {
+        None | Some(0) => 4,
+        Some(&sectors) => u64::from(sectors),
+    };
+    let kernel = bytes(SYSSIZE).map_or(0, |bytes| 16 * u64::from(u32::from_le_bytes(bytes)));
+    let whole = (sectors + 1) * SECTOR + kernel;
+    match size < whole {
+        true => Err(format!("it is cut off: {size} of {whole} bytes are there")),
+        false => Ok(()),
+    }
+}
+
 pub(super) fn load(
     kernel: &mut Kernel,
     memory: &AddressSpace,
@@ -19,7 +44,12 @@ pub(super) fn load(
 ) -> Result<Entry, BootError> {
     let high = Some(GuestAddress(layout::HIGH));
     let loaded = BzImage::load(memory, None, &mut kernel.file, high);
-    let loaded = loaded.map_err(|error| kernel.no_kernel(error))?;
+    let loaded = loaded.map_err(|error| match error {
+        loader::Error::Bzimage(bzimage::Error::ReadBzImageCompressedKernel) => {
+            BootError::NoRoom { option: KERNEL, size: kernel.size }
+        }
+        error => kernel.refused(&error),
+    })?;
     let mut header = loaded.setup_header.ok_or_else(|| kernel.no_kernel("no setup header"))?;
     let version = header.version;
     if version < OLDEST {
@@ -32,6 +62,13 @@ pub(super) fn load(
     // what is loaded stays, whatever the header says of that.
     let start = header.pref_address.max(header.code32_start.into());
     let end = start.saturating_add(header.init_size.into()).max(loaded.kernel_end);
+    let inside = |range: &Range| {
+        let size = end.saturating_sub(range.start);
+        range.kind == Kind::Usable && range.start <= start && size <= range.size
+    };
+    if !map.iter().any(inside) {
+        return Err(BootError::NoRoom { option: KERNEL, size: end.saturating_sub(start) });
+    }
     let last = u64::from(header.initrd_addr_max).saturating_add(1);
     if let Some((address, size)) = kernel.load_initrd(memory, map, end, last)? {
         header.ramdisk_image = address;
@@ -44,7 +81,7 @@ pub(super) fn load(
     let params = params(header, map);
     memory
         .write_obj(params, GuestAddress(layout::BOOT_PARAMS))
-        .map_err(|_| BootError::NoRoom { option: "--kernel", size: size_of_val(&params) as u64 })?;
+        .map_err(|_| BootError::NoRoom { option: KERNEL, size: size_of_val(&params) as u64 })?;
     Ok(Entry { address, esi: layout::BOOT_PARAMS as u32, ebx: 0 })
 }
 

@@ -12,13 +12,14 @@ mod linux;
 mod memory_map;
 mod pvh;
 
+use std::error::Error;
 use std::fs::File;
-use std::io::{self, Read, Seek};
+use std::io::{self, Read, Seek, SeekFrom};
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
 use linux_loader::loader::elf::{Elf, PvhBootCapability};
-use linux_loader::loader::{KernelLoader, bzimage::BzImage};
+use linux_loader::loader::{self, KernelLoader, bzimage, bzimage::BzImage, elf};
 use vm_memory::{Bytes, GuestAddress};
 
 use crate::frontend::memory::AddressSpace;
@@ -112,6 +113,7 @@ pub enum Payload {
 pub struct Kernel {
     path: PathBuf,
     file: File,
+    size: u64,
     protocol: Protocol,
     initrd: Option<Initrd>,
     command_line: String,
@@ -123,6 +125,21 @@ enum Protocol {
     Pvh,
 }
 
+impl Protocol {
+    /// By what a file of that size begins with.
+    fn of(head: &[u8], size: u64) -> Result<Self, String> {
+        const CLASS: usize = 4;
+        const CLASS_32: u8 = 1;
+        if head.starts_with(b"\x7fELF") {
+            return match head.get(CLASS) {
+                Some(&CLASS_32) => Err(String::from("it is a 32-bit ELF file")),
+                _ => Ok(Self::Pvh),
+            };
+        }
+        linux::check(head, size).map(|()| Self::Linux)
+    }
+}
+
 #[derive(Debug)]
 struct Initrd {
     path: PathBuf,
@@ -130,6 +147,10 @@ struct Initrd {
     size: u64,
 }
 
+/// Bytes of a file that tell what it is.
+const HEAD: u64 = 1024;
+/// The option that names a kernel.
+const KERNEL: &str = "--kernel";
 /// The option that names an initial RAM disk.
 const INITRD: &str = "--initrd";
 
@@ -143,14 +164,16 @@ impl Kernel {
         initrd: Option<&Path>,
         command_line: &str,
     ) -> Result<Self, BootError> {
-        let mut file = open("--kernel", kernel)?;
-        let mut magic = Vec::new();
-        let read = (&mut file).take(4).read_to_end(&mut magic);
-        read.map_err(|source| unreadable("--kernel", kernel, source))?;
-        let protocol = if magic == b"\x7fELF" { Protocol::Pvh } else { Protocol::Linux };
+        let failed = |source| unreadable(KERNEL, kernel, source);
+        let mut file = open(KERNEL, kernel)?;
+        let mut head = Vec::new();
+        (&mut file).take(HEAD).read_to_end(&mut head).map_err(failed)?;
+        let size = file.seek(SeekFrom::End(0)).map_err(failed)?;
+        let protocol = Protocol::of(&head, size)
+            .map_err(|reason| BootError::NoKernel { path: kernel.to_owned(), reason })?;
         let initrd = initrd.map(Initrd::open).transpose()?;
         let command_line = command_line.to_owned();
-        Ok(Self { path: kernel.to_owned(), file, protocol, initrd, command_line })
+        Ok(Self { path: kernel.to_owned(), file, size, protocol, initrd, command_line })
     }
 
     /// Puts it into memory, and all that it is told; `map` is the address space, and the ACPI tables
@@ -167,6 +190,12 @@ impl Kernel {
 
     fn no_kernel(&self, reason: impl ToString) -> BootError {
         BootError::NoKernel { path: self.path.clone(), reason: reason.to_string() }
+    }
+
+    /// What the loader says, without that it is the loader.
+    fn refused(&self, error: &loader::Error) -> BootError {
+        let inner = error.source().map_or_else(|| error.to_string(), ToString::to_string);
+        self.no_kernel(inner.trim_start_matches("Kernel Loader: "))
     }
 
     /// Writes the command line with its NUL.

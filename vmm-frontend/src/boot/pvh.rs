@@ -5,7 +5,9 @@ use linux_loader::loader::elf::start_info::{
 };
 use vm_memory::{ByteValued, Bytes, GuestAddress};
 
-use super::{BootError, Elf, Entry, Kernel, KernelLoader, PvhBootCapability, Range};
+use super::{
+    BootError, Elf, Entry, KERNEL, Kernel, KernelLoader, PvhBootCapability, Range, elf, loader,
+};
 use crate::frontend::memory::AddressSpace;
 use crate::machine::layout;
 
@@ -19,7 +21,13 @@ pub(super) fn load(
     map: &[Range],
 ) -> Result<Entry, BootError> {
     let loaded = Elf::load(memory, None, &mut kernel.file, None);
-    let loaded = loaded.map_err(|error| kernel.no_kernel(error))?;
+    let loaded = loaded.map_err(|error| match error {
+        // The loader does not tell a file that is cut off from memory that is too small.
+        loader::Error::Elf(elf::Error::ReadKernelImage) => kernel.no_kernel(
+            "a segment ends beyond the file or beyond the guest's memory, which --memory makes larger",
+        ),
+        error => kernel.refused(&error),
+    })?;
     let PvhBootCapability::PvhEntryPresent(entry) = loaded.pvh_boot_cap else {
         return Err(kernel.no_kernel("it has no XEN_ELFNOTE_PHYS32_ENTRY"));
     };
@@ -64,7 +72,7 @@ impl Information<'_> {
         let (address, size) = (self.next, size_of::<T>() as u64);
         self.memory
             .write_slice(object.as_slice(), GuestAddress(address))
-            .map_err(|_| BootError::NoRoom { option: "--kernel", size })?;
+            .map_err(|_| BootError::NoRoom { option: KERNEL, size })?;
         self.next = address.saturating_add(size);
         Ok(address)
     }

@@ -141,8 +141,38 @@ fn what_cannot_be_started_is_refused_in_one_sentence() {
 }
 
 #[test]
+fn it_is_said_why_a_file_is_no_kernel() {
+    let mut small = elf();
+    small[4] = 1;
+    let mut cut = bzimage(512);
+    cut[0x1f4..0x1f8].copy_from_slice(&64u32.to_le_bytes());
+    for (file, reason) in [
+        (&b"#!/bin/sh\n"[..], "(it has the header of neither)"),
+        (&small, "(it is a 32-bit ELF file)"),
+        (&cut, "(it is cut off: 1536 of 2048 bytes are there)"),
+        (&cut[..1023], "(it is cut off: 1023 of 2048 bytes are there)"),
+        (&elf()[..0x60], "(Unable to read program header)"),
+    ] {
+        let text = refusal(file, None, "");
+        assert!(text.ends_with(reason), "{text}");
+    }
+    cut.resize(2048, 0);
+    load(&cut, None, "").unwrap();
+}
+
+#[test]
 fn a_kernel_larger_than_memory_is_refused() {
-    assert!(load(&bzimage(MEMORY as usize), None, "").is_err());
+    let text = refusal(&bzimage(MEMORY as usize), None, "");
+    assert!(text.starts_with("--kernel: its 67109888 bytes have no room"), "{text}");
+    // What it says that it needs when it has unpacked itself.
+    let mut image = bzimage(16);
+    image[0x260..0x264].copy_from_slice(&0x400_0000u32.to_le_bytes());
+    let text = refusal(&image, None, "");
+    assert!(text.starts_with("--kernel: its 67108864 bytes have no room"), "{text}");
+    let mut image = elf();
+    image[88..96].copy_from_slice(&MEMORY.to_le_bytes());
+    let text = refusal(&image, None, "");
+    assert!(text.contains("beyond the guest's memory"), "{text}");
 }
 
 /// Linux's own limit is 2 GiB, and memory may go on above 4 GiB.
