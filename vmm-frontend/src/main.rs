@@ -21,7 +21,7 @@ use vmm_frontend::cpu::selection::Selection;
 use vmm_frontend::launcher::{LaunchError, Launcher};
 use vmm_frontend::machine::vm;
 use vmm_frontend::options::{Options, VhostUserOption};
-use vmm_frontend::virtio::vhost_user::{Kind, VhostUser};
+use vmm_frontend::virtio::vhost_user::{Kind, VhostUser, VhostUserError};
 use vmm_frontend::vmm::{self, Event, Machine, Settings, VmmError};
 
 #[derive(Debug, thiserror::Error)]
@@ -38,6 +38,8 @@ enum Failure {
     Program(#[from] ProgramError),
     #[error("the list cannot be written: {0}")]
     List(#[from] std::io::Error),
+    #[error("vhost-scsi, for the disks, does not serve, and may have said why: {0}")]
+    Disks(VhostUserError),
     #[error("no guest: give --kernel FILE, or --disk FILE to boot from")]
     NoGuest,
 }
@@ -136,18 +138,23 @@ const PROGRAM: control::Program =
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Connects to all device processes.
-fn add_devices(machine: &Machine, options: &Options, launched: &[PathBuf]) -> Result<(), VmmError> {
-    // Units are the first controller's, and are there in the order of the options, disks first.
-    let mut boots = !launched.is_empty();
-    let launched = launched.iter().map(|socket| VhostUserOption::of(Kind::Scsi, socket));
+fn add_devices(machine: &Machine, options: &Options, launched: &[PathBuf]) -> Result<(), Failure> {
     let processors = u16::try_from(machine.topology().processors()).unwrap_or(u16::MAX);
-    for option in launched.chain(options.vhost_user.iter().cloned()) {
-        let settings = option.settings(processors);
-        let device = VhostUser::connect(&settings, machine.memory())?;
-        let place = machine.add_virtio(Box::new(device))?;
+    let connect = |option: VhostUserOption| {
+        VhostUser::connect(&option.settings(processors), machine.memory()).map(Box::new)
+    };
+    // Units are the first controller's, and are there in the order of the options, disks first.
+    let mut boots = true;
+    for socket in launched {
+        let device = connect(VhostUserOption::of(Kind::Scsi, socket)).map_err(Failure::Disks)?;
+        let place = machine.add_virtio(device)?;
         if std::mem::take(&mut boots) {
             machine.boot_from(place);
         }
+    }
+    for option in &options.vhost_user {
+        let device = connect(option.clone()).map_err(VmmError::from)?;
+        machine.add_virtio(device)?;
     }
     Ok(())
 }

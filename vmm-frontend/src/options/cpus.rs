@@ -19,6 +19,9 @@ impl FromStr for Cpus {
             Err(_) if text.is_empty() => return Err(String::from("write a number, as in 4")),
             Err(_) => (None, text),
         };
+        if let Some(count) = count.filter(|count| !(1..=Topology::MAX).contains(count)) {
+            return Err(format!("{count} processors: there can be 1 to {}", Topology::MAX));
+        }
         let pairs = Pairs::parse(pairs, &["sockets", "cores", "threads"])
             .map_err(|why| format!("{why} (write 4, or sockets=1,cores=2,threads=2)"))?;
         let number = |key| pairs.number(key, 1..=64).map(|number| number.map(u32::from));
