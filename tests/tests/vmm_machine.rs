@@ -1,5 +1,7 @@
 //! The machine that vmm-frontend makes, as tiny guests see it: each is a file of `src/tiny/guests`.
 
+use std::fs;
+
 use lab::tiny::{self, Guest, Machine, with_kvm};
 use lab::{Error, Scsi};
 
@@ -151,10 +153,15 @@ fn every_processor_wakes_up_with_the_apic_id_that_acpi_lists() -> Result<(), Err
     })
 }
 
-/// What a guest says with a SCSI controller in a process of its own.
-fn with_scsi(guest: Guest) -> Result<String, Error> {
+/// What a machine's guest says with a SCSI controller in a process of its own.
+fn serial_with_scsi(machine: Machine) -> Result<String, Error> {
     let scsi = Scsi::new()?.disk(1 << 20, "")?.start()?;
-    serial(guest, &["--vhost-user", &format!("type=scsi,socket={}", scsi.socket().display())])
+    let device = format!("type=scsi,socket={}", scsi.socket().display());
+    machine.args(["--vhost-user", &device]).serial()
+}
+
+fn with_scsi(guest: Guest) -> Result<String, Error> {
+    serial_with_scsi(Machine::new(guest))
 }
 
 #[test]
@@ -189,9 +196,66 @@ fn a_bar_tells_its_size_and_answers_where_it_is_put() -> Result<(), Error> {
 #[test]
 fn scsi_requests_are_served_with_messages_and_with_the_pin() -> Result<(), Error> {
     with_kvm(|| {
-        // Vendor and product; status and response, requests served, interrupts.
-        let served = "VHOST   VIRTUAL DISK    \n00000000 00000003 00000003\n";
-        assert_eq!(with_scsi(tiny::scsi())?, format!("message\n{served}pin\n{served}"));
+        assert_eq!(with_scsi(tiny::scsi())?, served());
+        Ok(())
+    })
+}
+
+/// What the guest `scsi` says: vendor and product; status and response, requests served, interrupts.
+fn served() -> String {
+    let served = "VHOST   VIRTUAL DISK    \n00000000 00000003 00000003\n";
+    format!("message\n{served}pin\n{served}")
+}
+
+/// Huge pages of 2 MiB that nobody else uses, given back in the end.
+struct HugePages {
+    before: u64,
+}
+
+impl HugePages {
+    const NUMBER: &str = "/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages";
+    const FREE: &str = "/sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages";
+
+    fn read(path: &str) -> Option<u64> {
+        fs::read_to_string(path).ok()?.trim().parse().ok()
+    }
+
+    /// As many as are wanted are free then, and no more. `None`: the host gives no such number.
+    fn set_free(wanted: u64) -> Option<HugePages> {
+        let before = Self::read(Self::NUMBER)?;
+        let pages = HugePages { before };
+        let others = before.checked_sub(Self::read(Self::FREE)?)?;
+        fs::write(Self::NUMBER, (others + wanted).to_string()).ok()?;
+        (Self::read(Self::FREE)? == wanted).then_some(pages)
+    }
+}
+
+impl Drop for HugePages {
+    fn drop(&mut self) {
+        fs::write(Self::NUMBER, self.before.to_string()).unwrap();
+    }
+}
+
+/// 16 MiB of them, which the device's process has too; and too few of them.
+#[test]
+fn memory_may_be_huge_pages_if_there_are_enough() -> Result<(), Error> {
+    with_kvm(|| {
+        let Some(pages) = HugePages::set_free(8) else {
+            eprintln!("not tested: this host sets no huge pages aside");
+            return Ok(());
+        };
+        let machine = Machine::new(tiny::scsi()).memory("16M,hugepages=2M");
+        assert_eq!(serial_with_scsi(machine)?, served());
+
+        let ended = Machine::new(tiny::hello()).memory("18M,hugepages=2M").run()?;
+        let enough = HugePages::read(HugePages::NUMBER).unwrap_or(0) + 1;
+        let sentence = format!(
+            "vmm-frontend: --memory: 9 huge pages of 2M are needed, and the host has 8 free: echo \
+             {enough} > {}, or leave out hugepages=2M\n",
+            HugePages::NUMBER
+        );
+        assert_eq!((ended.code, ended.said), (Some(1), sentence));
+        drop(pages);
         Ok(())
     })
 }

@@ -5,7 +5,7 @@ use std::io;
 
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
 use vhost::VhostUserMemoryRegionInfo;
-use vm_memory::mmap::MmapRegionBuilder;
+use vm_memory::mmap::{MmapRegionBuilder, MmapRegionError};
 use vm_memory::{
     Address, FileOffset, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion,
     GuestRegionMmap,
@@ -61,7 +61,7 @@ impl Memory {
     /// # Errors
     /// See [`MemoryError`].
     pub fn add(&mut self, guest: u64, size: u64) -> Result<(), MemoryError> {
-        self.insert(guest, size, shared_file(size))
+        self.insert(guest, size, Pages::Normal, shared_file(size))
     }
 
     /// Adds a region of zeroes, made of such pages of the host, whose size nobody can change.
@@ -69,19 +69,30 @@ impl Memory {
     /// # Errors
     /// See [`MemoryError`].
     pub fn add_sealed(&mut self, guest: u64, size: u64, pages: Pages) -> Result<(), MemoryError> {
-        self.insert(guest, size, sealed_file(size, pages))
+        self.insert(guest, size, pages, sealed_file(size, pages))
     }
 
-    fn insert(&mut self, guest: u64, size: u64, file: io::Result<File>) -> Result<(), MemoryError> {
+    fn insert(
+        &mut self,
+        guest: u64,
+        size: u64,
+        pages: Pages,
+        file: io::Result<File>,
+    ) -> Result<(), MemoryError> {
         let wrong = |reason: String| MemoryError::Region { guest, size, reason };
         let bytes = usize::try_from(size).map_err(|error| wrong(error.to_string()))?;
         let file = file.map_err(|source| MemoryError::Host { size, source })?;
+        // There are only so many huge pages: who touches one that is not there dies of it.
+        let reserve = if pages == Pages::Normal { libc::MAP_NORESERVE } else { 0 };
         let mapping = MmapRegionBuilder::new(bytes)
             .with_mmap_prot(libc::PROT_READ | libc::PROT_WRITE)
-            .with_mmap_flags(libc::MAP_SHARED | libc::MAP_NORESERVE)
+            .with_mmap_flags(libc::MAP_SHARED | reserve)
             .with_file_offset(FileOffset::new(file, 0))
             .build()
-            .map_err(|error| wrong(error.to_string()))?;
+            .map_err(|error| match error {
+                MmapRegionError::Mmap(source) => MemoryError::Host { size, source },
+                error => wrong(error.to_string()),
+            })?;
         let region = GuestRegionMmap::new(mapping, GuestAddress(guest))
             .ok_or_else(|| wrong(String::from("it ends beyond 2^64")))?;
         self.space =

@@ -12,13 +12,14 @@ use super::counters::Counters;
 use super::error::{VmmError, host as failed};
 use super::host::host;
 use super::machine::{Board, Event, Guest, Machine, Status};
+use super::pages;
 use crate::boot::firmware::Told;
 use crate::boot::{Payload, memory_map};
 use crate::cpu::Cpu;
 use crate::cpu::filter::Platform;
 use crate::cpu::selection::Selection;
 use crate::cpu::topology::Topology;
-use crate::frontend::memory::{Memory, Pages};
+use crate::frontend::memory::{Memory, MemoryError, Pages};
 use crate::machine::debug_port::Messages;
 use crate::machine::fw_cfg::FwCfg;
 use crate::machine::irq::Interrupts;
@@ -60,12 +61,18 @@ fn split(size: u64) -> (u64, u64) {
 /// The host has not so much.
 pub fn memory(size: u64, pages: Pages) -> Result<Memory, VmmError> {
     let (below, above) = split(size);
-    let mut memory = Memory::default();
-    memory.add_sealed(0, below, pages)?;
-    if above > 0 {
-        memory.add_sealed(layout::ABOVE, above, pages)?;
-    }
-    Ok(memory)
+    let make = || {
+        let mut memory = Memory::default();
+        memory.add_sealed(0, below, pages)?;
+        if above > 0 {
+            memory.add_sealed(layout::ABOVE, above, pages)?;
+        }
+        Ok(memory)
+    };
+    make().map_err(|error: MemoryError| match pages::shortage(size, pages) {
+        Some(shortage) => shortage.into(),
+        None => error.into(),
+    })
 }
 
 impl Machine {

@@ -2,6 +2,8 @@
 
 use std::io;
 
+use super::pages::PagesError;
+
 use crate::boot::BootError;
 use crate::cpu::selection::CpuError;
 use crate::frontend::memory::MemoryError;
@@ -24,6 +26,9 @@ pub enum VmmError {
     /// Its memory.
     #[error("--memory: {0}")]
     Memory(#[from] MemoryError),
+    /// The host's pages that its memory is to be made of.
+    #[error("--memory: {0}")]
+    Pages(#[from] PagesError),
     /// Its processors' model.
     #[error(transparent)]
     Cpu(#[from] CpuError),
