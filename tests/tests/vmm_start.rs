@@ -230,6 +230,24 @@ fn a_disk_that_cannot_be_served_is_said_to_be_by_its_process() -> Result<(), Err
     })
 }
 
+/// Whatever of the machine's process ends first: its sockets, or what tells of its end.
+#[test]
+fn sockets_go_with_the_machine() -> Result<(), Error> {
+    with_kvm(|| {
+        let files = Files::new()?;
+        let before = Files::listed(files.folder.path());
+        for _ in 0..20 {
+            let arguments =
+                "--kernel kernel --memory 16M --serial null --qmp qmp --console unix:hvc0";
+            let Output { status, stderr, .. } = files.run(files.program(), arguments);
+            let said = String::from_utf8_lossy(&stderr);
+            assert_eq!((status.code(), said.as_ref()), (Some(0), ""));
+            assert_eq!(Files::listed(files.folder.path()), before);
+        }
+        Ok(())
+    })
+}
+
 /// `command` in a namespace of mounts where a shell has run `first`.
 fn with_mounts(first: &str, command: &Path) -> Command {
     let mut unshare = Command::new("unshare");

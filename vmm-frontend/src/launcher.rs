@@ -202,9 +202,11 @@ fn serve(mut devices: Vec<Device>, mut alive: PipeReader, machine: Pid) -> Resul
     let shutdown = Shutdown::new()?;
     set_parent_process_death_signal(Some(Signal::TERM))
         .map_err(|error| host("the machine cannot be watched")(error.into()))?;
+    let process = pidfd_open(machine, PidfdFlags::empty());
     if getppid() != Some(machine) {
         return Ok(());
     }
+    let process = process.map_err(|error| host("the machine cannot be watched")(error.into()))?;
     let mut served = false;
     devices.iter_mut().for_each(|device| device.start());
     loop {
@@ -236,7 +238,10 @@ fn serve(mut devices: Vec<Device>, mut alive: PipeReader, machine: Pid) -> Resul
             device.look(served);
         }
     }
-    end(&mut devices);
+    let limit = Instant::now() + PATIENCE;
+    end(&mut devices, limit);
+    // It closes its end of the pipe before it closes the sockets that are to be removed.
+    await_end(&process, limit);
     Ok(())
 }
 
@@ -325,18 +330,21 @@ fn text(status: ExitStatus) -> String {
 }
 
 /// Ends all that runs, by force if need be.
-fn end(devices: &mut [Device]) {
+fn end(devices: &mut [Device], limit: Instant) {
     devices.iter().for_each(|device| device.signal(Signal::TERM));
-    let limit = Instant::now() + PATIENCE;
     for device in devices {
-        let wait = limit.saturating_duration_since(Instant::now());
         if let Some((_, fd)) = &device.child {
-            let wait = Timespec::try_from(wait).ok();
-            let _ = poll(&mut [PollFd::from_borrowed_fd(fd.as_fd(), PollFlags::IN)], wait.as_ref());
+            await_end(fd, limit);
         }
         device.signal(Signal::KILL);
         if let Some((child, _)) = &mut device.child {
             let _ = child.wait();
         }
     }
+}
+
+/// Waits until a process has ended, or a time has come.
+fn await_end(process: &OwnedFd, limit: Instant) {
+    let wait = Timespec::try_from(limit.saturating_duration_since(Instant::now())).ok();
+    let _ = poll(&mut [PollFd::from_borrowed_fd(process.as_fd(), PollFlags::IN)], wait.as_ref());
 }
