@@ -23,7 +23,7 @@ for dir in proc sys dev; do $b mount --move /$dir /mnt/$dir; done
 $b mount -t tmpfs run /mnt/run
 $b mkdir /mnt/run/lab
 $b cp /start /agent /mnt/run/lab/
-case " $($b cat /proc/cmdline) " in *" lab.systemd "*)
+case " $($b cat /mnt/proc/cmdline) " in *" lab.systemd "*)
     units=/mnt/run/systemd/system
     $b mkdir -p $units/getty.target.wants
     printf '[Service]\nExecStart=bash /run/lab/agent\n' >$units/lab.service
