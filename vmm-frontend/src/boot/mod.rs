@@ -1,16 +1,19 @@
 //! What the first CPU starts with: a kernel in memory, and what it is told of the machine.
 //!
-//! - [`linux`]: a bzImage, by Linux's boot protocol;
+//! - [`linux`]: a bzImage, by Linux's boot protocol; [`unpack`] has its kernel, [`vmlinux`] moves it;
 //! - [`pvh`]: an ELF kernel, by Xen's PVH protocol;
 //! - [`firmware`]: a disk, by firmware in a ROM;
 //! - [`memory_map`](memory_map()): the address space, as all are told of it.
 //!
-//! A kernel starts in 32-bit protected mode without paging, firmware where a processor starts.
+//! A kernel starts in 32-bit protected mode without paging, or with paging in 64-bit mode; firmware
+//! where a processor starts.
 
 pub mod firmware;
 mod linux;
 mod memory_map;
 mod pvh;
+mod unpack;
+mod vmlinux;
 
 use std::error::Error;
 use std::fs::File;
@@ -86,11 +89,25 @@ pub enum BootError {
         /// The most that the kernel takes.
         limit: usize,
     },
+    /// Where Linux is mapped could not be chosen.
+    #[error("the kernel cannot be moved to a random place (\"nokaslr\" does without): {0}")]
+    NoRandom(io::Error),
 }
 
-/// Where the first CPU starts: in 32-bit protected mode, with flat segments and no paging.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// How the first CPU starts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// In 32-bit protected mode, with flat segments and no paging.
+    Protected,
+    /// In 64-bit mode, with the first 4 GiB mapped where they are.
+    Long,
+}
+
+/// Where the first CPU starts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Entry {
+    /// How.
+    pub mode: Mode,
     /// The instruction that is first.
     pub address: u32,
     /// EBX: where a PVH kernel finds what it is told.

@@ -6,7 +6,8 @@ use linux_loader::loader::elf::start_info::{
 use vm_memory::{ByteValued, Bytes, GuestAddress};
 
 use super::{
-    BootError, Elf, Entry, KERNEL, Kernel, KernelLoader, PvhBootCapability, Range, elf, loader,
+    BootError, Elf, Entry, KERNEL, Kernel, KernelLoader, Mode, PvhBootCapability, Range, elf,
+    loader,
 };
 use crate::frontend::memory::AddressSpace;
 use crate::machine::layout;
@@ -58,7 +59,7 @@ pub(super) fn load(
         info.put(&hvm_memmap_table_entry { addr: start, size, type_, reserved: 0 })?;
     }
     let ebx = info.put(&start)? as u32;
-    Ok(Entry { address, ebx, esi: 0 })
+    Ok(Entry { mode: Mode::Protected, address, ebx, esi: 0 })
 }
 
 /// Structures one after the other, in low memory.

@@ -9,6 +9,8 @@ pub const LOW_END: u64 = 0x9_fc00;
 pub const BOOT_PARAMS: u64 = 0x7000;
 /// The descriptor table that a kernel starts with.
 pub const GDT: u64 = 0x6000;
+/// The page tables that a kernel starts with in 64-bit mode, six pages.
+pub const PAGE_TABLES: u64 = 0x9000;
 /// The kernel's command line.
 pub const COMMAND_LINE: u64 = 0x2_0000;
 /// Bytes for it, with its NUL.

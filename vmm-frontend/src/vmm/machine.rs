@@ -20,7 +20,7 @@ use crate::machine::fw_cfg::FwCfg;
 use crate::machine::irq::Interrupts;
 use crate::machine::power::Power;
 use crate::machine::rtc::Rtc;
-use crate::machine::vcpu::{Buses, Report, Runner, gdt};
+use crate::machine::vcpu::{Buses, Report, Runner, start};
 use crate::machine::vm::{Chips, Vm};
 use crate::machine::{acpi, layout};
 use crate::pci::Function;
@@ -257,9 +257,11 @@ impl Machine {
             space.write_slice(bytes, GuestAddress(address)).map_err(|_| VmmError::Tables)
         };
         write(tables, layout::TABLES)?;
-        let table: Vec<u8> = gdt().iter().flat_map(|entry| entry.to_le_bytes()).collect();
-        write(&table, layout::GDT)?;
         let entry = kernel.load(space, map)?;
+        for (address, table) in start::tables(entry.mode) {
+            let bytes: Vec<u8> = table.iter().flat_map(|entry| entry.to_le_bytes()).collect();
+            write(&bytes, address)?;
+        }
         self.runner.reset(Some(entry))?;
         Ok(())
     }

@@ -1,6 +1,7 @@
 //! Virtual processors: how each begins, its thread, and what it does when the guest leaves KVM.
 //!
 //! - [`state`]: its registers, all of them;
+//! - [`start`]: where the first one starts in a kernel;
 //! - [`run`]: its thread;
 //! - [`exit`]: accesses to ports and registers;
 //! - [`report`]: what is told of one that can't go on.
@@ -8,12 +9,12 @@
 mod exit;
 mod report;
 mod run;
+pub mod start;
 pub mod state;
 
-use kvm_bindings::{Msrs, kvm_msr_entry, kvm_segment};
+use kvm_bindings::{Msrs, kvm_msr_entry};
 use kvm_ioctls::VcpuFd;
 
-use super::layout;
 use super::stats::{Statistics, StatsError};
 use super::vm::{Vm, VmError, kvm};
 use crate::boot::Entry;
@@ -74,18 +75,9 @@ impl Vcpu {
         }
     }
 
-    /// 32-bit protected mode with flat segments, as both boot protocols want it.
     fn enter(&self, entry: Entry) -> Result<(), VmError> {
-        const PROTECTION_ENABLE: u64 = 1;
         let mut sregs = self.fd.get_sregs().map_err(kvm("KVM_GET_SREGS"))?;
-        sregs.cs = flat(CODE, 0xb);
-        let data = flat(DATA, 0x3);
-        (sregs.ds, sregs.es, sregs.fs, sregs.gs, sregs.ss) = (data, data, data, data, data);
-        // A busy 32-bit TSS (Intel SDM 3, 26.3.1.2), which is not in the table: nobody loads it.
-        sregs.tr = kvm_segment { type_: 0xb, present: 1, limit: 0x67, ..Default::default() };
-        sregs.gdt.base = layout::GDT;
-        sregs.gdt.limit = (size_of_val(&gdt()) - 1) as u16;
-        sregs.cr0 |= PROTECTION_ENABLE;
+        start::enter(&mut sregs, entry.mode);
         self.fd.set_sregs(&sregs).map_err(kvm("KVM_SET_SREGS"))?;
         let mut regs = self.fd.get_regs().map_err(kvm("KVM_GET_REGS"))?;
         regs.rip = entry.address.into();
@@ -93,29 +85,6 @@ impl Vcpu {
         regs.rsi = entry.esi.into();
         regs.rflags = 2;
         self.fd.set_regs(&regs).map_err(kvm("KVM_SET_REGS"))
-    }
-}
-
-/// Selectors that Linux's protocol names (boot.rst, "32-bit boot protocol").
-const CODE: u16 = 0x10;
-const DATA: u16 = 0x18;
-
-/// The table that those are in, to be at [`layout::GDT`]: flat code and data of 32 bits.
-#[must_use]
-pub fn gdt() -> [u64; 4] {
-    [0, 0, 0x00cf_9b00_0000_ffff, 0x00cf_9300_0000_ffff]
-}
-
-fn flat(selector: u16, type_: u8) -> kvm_segment {
-    kvm_segment {
-        selector,
-        type_,
-        limit: u32::MAX,
-        present: 1,
-        db: 1,
-        s: 1,
-        g: 1,
-        ..Default::default()
     }
 }
 
