@@ -149,3 +149,113 @@ fn word<'a, const N: usize>(
     let start = usize::try_from(segment.p_offset.checked_add(offset)?).ok()?;
     bytes.get_mut(start..)?.first_chunk_mut()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const START: u64 = 0x100_0000;
+    const PLACE: Place = Place { start: START, size: 0x40_0000, alignment: 0x20_0000 };
+    /// What a place of 4 bytes has, and one of 8.
+    const SHORT: u32 = 0x8100_0040;
+    const LONG: u64 = 0xffff_ffff_8100_0040;
+
+    /// A kernel of one segment: 4 bytes to add to, 4 to subtract from, 8 to add to; then lists.
+    fn vmlinux(lists: &[u32]) -> Vec<u8> {
+        let mut file = b"\x7fELF\x02\x01\x01".to_vec();
+        file.resize(0x100, 0);
+        let mut put = |offset: usize, bytes: &[u8]| {
+            file[offset..offset + bytes.len()].copy_from_slice(bytes);
+        };
+        put(16, &[2, 0, 62, 0, 1]);
+        put(24, &(START + 4).to_le_bytes());
+        put(32, &64u64.to_le_bytes());
+        put(40, &0xc0u64.to_le_bytes());
+        put(52, &[64, 0, 56, 0, 1, 0, 64, 0, 1, 0]);
+        put(64, &PT_LOAD.to_le_bytes());
+        for (at, value) in [(72, 0x80), (80, START | MAP), (88, START), (96, 0x40), (104, 0x40)] {
+            put(at, &u64::to_le_bytes(value));
+        }
+        put(0x80, &SHORT.to_le_bytes());
+        put(0x84, &SHORT.to_le_bytes());
+        put(0x88, &LONG.to_le_bytes());
+        file.extend(lists.iter().flat_map(|word| word.to_le_bytes()));
+        file
+    }
+
+    fn moved(lists: &[u32], random: u64) -> (u32, u32, u64) {
+        let mut kernel = Vmlinux::parse(vmlinux(lists), PLACE).unwrap();
+        assert!(kernel.relocate(PLACE, random));
+        let (address, bytes) = kernel.contents().next().unwrap();
+        assert_eq!((address, kernel.entry()), (START, START + 4));
+        let word = |at: usize| u32::from_le_bytes(*bytes[at..].first_chunk().unwrap());
+        (word(0), word(4), u64::from_le_bytes(*bytes[8..].first_chunk().unwrap()))
+    }
+
+    #[test]
+    fn relocations_of_all_kinds_are_made() {
+        let lists = [0, 0x8100_0008, 0, 0x8100_0004, 0, 0x8100_0000];
+        let distance = 3 * 0x20_0000;
+        let expected = (SHORT + distance, SHORT - distance, LONG + u64::from(distance));
+        assert_eq!(moved(&lists, 3), expected);
+        // Without what is subtracted from, as Linux has it from 6.15 on.
+        let lists = [0, 0x8100_0008, 0, 0x8100_0000];
+        assert_eq!(moved(&lists, 3), (expected.0, SHORT, expected.2));
+    }
+
+    #[test]
+    fn the_whole_kernel_stays_where_it_may_be_mapped() {
+        let lists = [0, 0, 0x8100_0000];
+        for random in [0, 1, 501, 502, u64::MAX] {
+            let distance = u64::from(moved(&lists, random).0 - SHORT);
+            assert!(START + distance + PLACE.size <= MAP_SIZE && distance % PLACE.alignment == 0);
+        }
+        let distances = (0..502).map(|random| moved(&lists, random).0);
+        assert!(distances.is_sorted_by(|one, next| one < next), "502 distances are possible");
+        let mut large = Vmlinux::parse(vmlinux(&lists), PLACE).unwrap();
+        assert!(!large.relocate(Place { alignment: 0, ..PLACE }, 1));
+    }
+
+    #[test]
+    fn what_linux_does_not_unpack_to_is_refused() {
+        let lists: [&[u32]; 4] = [&[1, 0, 0], &[0], &[0, 1], &[0, 1, 0, 2, 0, 3, 0, 4]];
+        for lists in lists {
+            assert!(Vmlinux::parse(vmlinux(lists), PLACE).is_none(), "{lists:?}");
+        }
+        let changed = |at: usize, value: u8| {
+            let mut file = vmlinux(&[0, 0, 0x8100_0000]);
+            file[at] = value;
+            Vmlinux::parse(file, PLACE)
+        };
+        assert!(changed(18, 62).is_some());
+        // The machine, the entry point, segments: what they are, where they are, their size.
+        for (at, value) in [(18, 3), (27, 2), (64, 2), (91, 2), (91, 0), (99, 1), (98, 0x41)] {
+            assert!(changed(at, value).is_none(), "{at}: {value}");
+        }
+    }
+
+    #[test]
+    fn one_without_relocations_is_not_moved() {
+        let mut kernel = Vmlinux::parse(vmlinux(&[]), PLACE).unwrap();
+        assert!(!kernel.relocate(PLACE, 3));
+        // What points nowhere changes nothing.
+        let nowhere = [0, 0x8100_0039, 0, 0x1, 0, 0x8000_0000];
+        assert_eq!(moved(&nowhere, 3), (SHORT, SHORT, LONG));
+    }
+
+    proptest::proptest! {
+        /// Whatever a file has in it, it is moved or refused.
+        #[test]
+        fn odd_kernels_do_no_harm(
+            changes in proptest::collection::vec((0usize..0x110, proptest::prelude::any::<u8>()), 1..8),
+            random: u64,
+        ) {
+            let mut file = vmlinux(&[0, 0x8100_0008, 0, 0x8100_0004, 0, 0x8100_0000]);
+            for (place, value) in changes { file[place] = value; }
+            if let Some(mut kernel) = Vmlinux::parse(file, PLACE) {
+                kernel.relocate(PLACE, random);
+                assert!(kernel.contents().all(|(address, _)| address >= START));
+            }
+        }
+    }
+}
