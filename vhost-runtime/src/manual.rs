@@ -16,7 +16,7 @@ pub use clap_complete::Shell;
 pub fn page(command: &Command, sections: &str, target: &mut impl io::Write) -> io::Result<()> {
     let mut text = Vec::new();
     let man = Man::new(command.clone());
-    man.render_title(&mut text)?;
+    title(command, &mut text)?;
     man.render_name_section(&mut text)?;
     synopsis(command, &mut text)?;
     man.render_description_section(&mut text)?;
@@ -46,17 +46,22 @@ pub fn completions(command: &Command, shell: Shell, target: &mut impl io::Write)
     clap_complete::generate(shell, &mut command.clone(), command.get_name(), target);
 }
 
+/// The program, and its version where pages have the date.
+fn title(command: &Command, target: &mut impl io::Write) -> io::Result<()> {
+    let (name, version) = (command.get_name(), command.get_version().unwrap_or_default());
+    writeln!(target, ".TH {} 1 \"\" \"{name} {version}\"", name.to_uppercase())
+}
+
 /// As `--help` has it, which is shorter than all options in a row.
 fn synopsis(command: &Command, target: &mut impl io::Write) -> io::Result<()> {
     let usage = command.clone().render_usage().to_string();
-    writeln!(target, ".SH SYNOPSIS")?;
-    for line in usage.trim_start_matches("Usage: ").lines() {
+    let name = escape(command.get_name());
+    let lines = usage.trim_start_matches("Usage: ").lines().map(|line| {
         let line = line.trim();
         let rest = line.strip_prefix(command.get_name()).unwrap_or(line);
-        let name = escape(command.get_name());
-        writeln!(target, "\\fB{name}\\fR{}\n.br", escape(rest))?;
-    }
-    Ok(())
+        format!("\\fB{name}\\fR{}\n", escape(rest))
+    });
+    write!(target, ".SH SYNOPSIS\n{}", lines.collect::<Vec<_>>().join(".br\n"))
 }
 
 /// All options in one section, their groups below it.
