@@ -25,23 +25,20 @@ const UNDEFINED_LOADER: u8 = 0xff;
 /// The kernel is where its stub would have put it, which has chosen where it is mapped.
 const KASLR_FLAG: u8 = 1 << 1;
 
+/// Where the setup header is in the file.
+const HEADER: usize = 0x1f1;
+
 /// Whether a file of that size that begins with `head` is such a kernel, and is all there.
 pub(super) fn check(head: &[u8], size: u64) -> Result<(), String> {
-    const SECTOR: u64 = 512;
-    const SETUP_SECTS: usize = 0x1f1;
-    /// In units of 16 bytes.
-    const SYSSIZE: usize = 0x1f4;
-    const MAGIC: usize = 0x202;
-    let bytes = |at: usize| head.get(at..)?.first_chunk::<4>().copied();
-    if bytes(MAGIC) != Some(*b"HdrS") {
+    /// Bytes of a unit of "syssize".
+    const PARAGRAPH: u64 = 16;
+    let mut header = setup_header::default();
+    let bytes = head.iter().skip(HEADER);
+    header.as_mut_slice().iter_mut().zip(bytes).for_each(|(byte, read)| *byte = *read);
+    if header.header != MAGIC {
         return Err(String::from("it has the header of neither"));
     }
-    let sectors = match head.get(SETUP_SECTS) {
-        None | Some(0) => 4,
-        Some(&sectors) => u64::from(sectors),
-    };
-    let kernel = bytes(SYSSIZE).map_or(0, |bytes| 16 * u64::from(u32::from_le_bytes(bytes)));
-    let whole = (sectors + 1) * SECTOR + kernel;
+    let whole = setup_size(&header) + PARAGRAPH * u64::from(header.syssize);
     match size < whole {
         true => Err(format!("it is cut off: {size} of {whole} bytes are there")),
         false => Ok(()),
@@ -107,10 +104,17 @@ pub(super) fn load(
     })
 }
 
+/// Bytes before what is loaded: the boot sector, and those of "setup_sects".
+pub(super) fn setup_size(header: &setup_header) -> u64 {
+    const SECTOR: u64 = 512;
+    const IF_ZERO: u8 = 4;
+    let sectors = if header.setup_sects == 0 { IF_ZERO } else { header.setup_sects };
+    (u64::from(sectors) + 1) * SECTOR
+}
+
 fn read_header(file: &mut File) -> io::Result<setup_header> {
-    const OFFSET: u64 = 0x1f1;
     let mut header = setup_header::default();
-    file.seek(SeekFrom::Start(OFFSET))?;
+    file.seek(SeekFrom::Start(HEADER as u64))?;
     file.read_exact(header.as_mut_slice())?;
     Ok(header)
 }

@@ -8,9 +8,10 @@ use flate2::bufread::GzDecoder;
 use linux_loader::loader::bootparam::setup_header;
 use lzma_rust2::XzReader;
 
+use super::linux::setup_size;
+
 /// The unpacked size stands behind the payload, little-endian.
 const TRAILER: usize = size_of::<u32>();
-const SECTOR: u64 = 512;
 
 /// Unpacks what a bzImage with this header has in itself: an ELF file, and relocations behind it.
 /// `None` if that is nothing that is known here: then the guest unpacks it.
@@ -27,9 +28,7 @@ pub(super) fn unpack(file: &mut File, header: &setup_header) -> Option<Vec<u8>> 
 
 /// "payload_offset" and "payload_length" count from the end of the setup sectors (boot.rst).
 fn payload(file: &mut File, header: &setup_header) -> io::Result<Vec<u8>> {
-    const IF_ZERO: u8 = 4;
-    let sectors = if header.setup_sects == 0 { IF_ZERO } else { header.setup_sects };
-    let start = (u64::from(sectors) + 1) * SECTOR + u64::from(header.payload_offset);
+    let start = setup_size(header) + u64::from(header.payload_offset);
     let length = header.payload_length.min(header.init_size);
     file.seek(SeekFrom::Start(start))?;
     let mut payload = Vec::new();

@@ -35,7 +35,7 @@ pub(super) struct Vmlinux {
     relocations: Option<Relocations>,
 }
 
-/// Ranges of words in the file: addresses of places to add to, to subtract from, and of 64 bits to
+/// Lower halves of the virtual addresses of places: to add to, to subtract from, and of 64 bits to
 /// add to.
 #[derive(Debug)]
 struct Relocations {
