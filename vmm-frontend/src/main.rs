@@ -144,11 +144,10 @@ fn add_devices(machine: &Machine, options: &Options, launched: &[PathBuf]) -> Re
         VhostUser::connect(&option.settings(processors), machine.memory()).map(Box::new)
     };
     // Units are the first controller's, and are there in the order of the options, disks first.
-    let mut boots = true;
-    for socket in launched {
+    for (number, socket) in launched.iter().enumerate() {
         let device = connect(VhostUserOption::of(Kind::Scsi, socket)).map_err(Failure::Disks)?;
         let place = machine.add_virtio(device)?;
-        if std::mem::take(&mut boots) {
+        if number == 0 {
             machine.boot_from(place);
         }
     }

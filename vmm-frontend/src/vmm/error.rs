@@ -3,7 +3,6 @@
 use std::io;
 
 use super::pages::PagesError;
-
 use crate::boot::BootError;
 use crate::cpu::selection::CpuError;
 use crate::frontend::memory::MemoryError;
