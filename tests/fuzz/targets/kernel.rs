@@ -44,7 +44,7 @@ fn run(bytes: &[u8], rest: &mut Unstructured<'_>) -> Result<()> {
     file.write_all_at(bytes, 0).expect("a memfd takes it");
 
     let option = |said: &str| {
-        let known = ["--kernel", "--initrd", "--append"];
+        let known = ["--kernel ", "--kernel: ", "--initrd", "--append: "];
         assert!(known.iter().any(|option| said.starts_with(option)), "{said}");
         assert!(!said.contains('\n'), "{said}");
     };
