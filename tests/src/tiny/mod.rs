@@ -4,10 +4,12 @@
 //! see; a test compares.
 
 mod image;
+mod qemu;
 mod run;
 
 use std::arch::global_asm;
 
+pub use qemu::by_qemu;
 pub use run::{Ended, Machine, with_kvm};
 
 /// A tiny guest.
