@@ -5,7 +5,7 @@ use std::fs;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::Mutex;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
@@ -145,13 +145,30 @@ impl Host {
         let stream = stream.context(|| format!("cannot connect to {}", path.display()))?;
         let mut channel = Channel::new(stream);
         let vmm = self.guest.start(&format!("{PORT}{script}"))?;
-        if let Err(error) = channel.wait_ready(BOOT) {
+        if let Err(error) = self.wait_ready(&mut channel, &vmm) {
             let said = vmm.wait(&self.guest, Duration::ZERO)?;
             let console = self.guest.run(&format!("tail -30 {CONSOLE}"))?.stdout();
-            eprintln!("{}{}{console}", said.stdout(), said.stderr());
-            return Err(error);
+            let log = format!("{}{}{console}", said.stdout(), said.stderr());
+            eprintln!("{log}");
+            // What resets this machine without a word would be a triple fault of its guest's.
+            return Err(match said.stderr().contains("triple fault") && console.is_empty() {
+                true => Error::Reset { doing: "waiting for its guest to boot".into(), log },
+                false => error,
+            });
         }
         Ok(Nested { host: self, channel: Mutex::new(channel), vmm })
+    }
+
+    /// Waits until the guest's agent has started, or its VMM has ended.
+    fn wait_ready(&self, channel: &mut Channel, vmm: &Task) -> Result<(), Error> {
+        let end = Instant::now() + BOOT;
+        loop {
+            match channel.wait_ready(Duration::from_secs(10)) {
+                Err(Error::Timeout { .. })
+                    if Instant::now() < end && vmm.poll(&self.guest)?.is_none() => {}
+                other => return other,
+            }
+        }
     }
 }
 
