@@ -148,13 +148,8 @@ impl Host {
         if let Err(error) = self.wait_ready(&mut channel, &vmm) {
             let said = vmm.wait(&self.guest, Duration::ZERO)?;
             let console = self.guest.run(&format!("tail -30 {CONSOLE}"))?.stdout();
-            let log = format!("{}{}{console}", said.stdout(), said.stderr());
-            eprintln!("{log}");
-            // What resets this machine without a word would be a triple fault of its guest's.
-            return Err(match said.stderr().contains("triple fault") && console.is_empty() {
-                true => Error::Reset { doing: "waiting for its guest to boot".into(), log },
-                false => error,
-            });
+            eprintln!("{}{}{console}", said.stdout(), said.stderr());
+            return Err(error);
         }
         Ok(Nested { host: self, channel: Mutex::new(channel), vmm })
     }
@@ -164,8 +159,11 @@ impl Host {
         let end = Instant::now() + BOOT;
         loop {
             match channel.wait_ready(Duration::from_secs(10)) {
-                Err(Error::Timeout { .. })
-                    if Instant::now() < end && vmm.poll(&self.guest)?.is_none() => {}
+                Err(Error::Timeout { doing, log, .. }) => match vmm.poll(&self.guest)? {
+                    Some(output) => return Err(output.into_error()),
+                    None if Instant::now() < end => {}
+                    None => return Err(Error::Timeout { doing, seconds: BOOT.as_secs(), log }),
+                },
                 other => return other,
             }
         }
