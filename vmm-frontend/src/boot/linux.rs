@@ -132,6 +132,10 @@ fn load_unpacked(
         size: header.init_size.into(),
         alignment: header.kernel_alignment.into(),
     };
+    // It runs where it is loaded if that is above where it likes to be.
+    if header.pref_address < header.code32_start.into() {
+        return Ok(None);
+    }
     let unpacked = unpack(&mut kernel.file, header);
     let Some(mut vmlinux) = unpacked.and_then(|bytes| Vmlinux::parse(bytes, place)) else {
         return Ok(None);

@@ -240,19 +240,18 @@ impl Kernel {
         let Some(initrd) = &mut self.initrd else { return Ok(None) };
         let size = initrd.size;
         let no_room = BootError::NoRoom { option: INITRD, size };
-        let usable = map.iter().filter(|range| range.kind == Kind::Usable && range.start < limit);
-        let ends = usable.map(|range| range.start.saturating_add(range.size).min(limit));
-        let end = ends.filter(|end| *end > floor && *end <= layout::HOLE).max();
-        let Some(start) = end.and_then(|end| end.checked_sub(size)).map(|start| start & !0xfff)
-        else {
-            return Err(no_room);
-        };
+        // The lowest range has what the kernel is told.
+        let high =
+            map.iter().filter(|range| range.kind == Kind::Usable && range.start >= layout::HIGH);
+        let starts = high.filter_map(|range| {
+            let end = range.start.saturating_add(range.size).min(limit).min(layout::HOLE);
+            let start = end.checked_sub(size)? & !0xfff;
+            (start >= floor.max(range.start)).then_some(start)
+        });
+        let Some(start) = starts.max() else { return Err(no_room) };
         let (Ok(start), Ok(size)) = (u32::try_from(start), u32::try_from(size)) else {
             return Err(no_room);
         };
-        if u64::from(start) < floor {
-            return Err(no_room);
-        }
         read_into(memory, start.into(), &mut initrd.file, size.into())
             .map_err(|source| unreadable(INITRD, &initrd.path, source))?;
         Ok(Some((start, size)))

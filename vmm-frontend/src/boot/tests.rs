@@ -193,6 +193,41 @@ fn no_initrd_lies_over_a_kernel_that_is_larger_than_it_says() {
     assert!(text.starts_with("--initrd: its 2097152 bytes have no room"), "{text}");
 }
 
+/// What is below 1 MiB is not all memory, and has what the kernel is told.
+#[test]
+fn no_initrd_begins_below_one_mebibyte() {
+    let mut low = elf();
+    for at in [24, 88] {
+        low[at..at + 8].copy_from_slice(&0x2_0000u64.to_le_bytes());
+    }
+    low[0x150..0x154].copy_from_slice(&0x2_0000u32.to_le_bytes());
+    let (fits, size) = (vec![0; (MEMORY - layout::HIGH) as usize], MEMORY - layout::HIGH + 1);
+    load(&low, Some(&fits), "").unwrap();
+    let text = refusal(&low, Some(&vec![0; size as usize]), "");
+    assert!(text.starts_with(&format!("--initrd: its {size} bytes have no room")), "{text}");
+}
+
+#[test]
+fn a_kernel_that_is_loaded_above_where_it_likes_to_be_unpacks_itself() {
+    let mut vmlinux = elf();
+    vmlinux[18] = 62;
+    // One section header, at the end of the file.
+    vmlinux[40..48].copy_from_slice(&0x1c0u64.to_le_bytes());
+    vmlinux[58..61].copy_from_slice(&[64, 0, 1]);
+    let mut payload = zstd::bulk::compress(&vmlinux, 1).unwrap();
+    payload.extend((vmlinux.len() as u32).to_le_bytes());
+    let image = |liked: u64| {
+        let mut image = bzimage(16);
+        image[0x248] = 16;
+        image[0x24c..0x250].copy_from_slice(&(payload.len() as u32).to_le_bytes());
+        image[0x258..0x260].copy_from_slice(&liked.to_le_bytes());
+        [image, payload.clone()].concat()
+    };
+    let mode = |liked| load(&image(liked), None, "").unwrap().entry.mode;
+    assert_eq!(mode(0x10_0000), Mode::Long);
+    assert_eq!(mode(0xf_f000), Mode::Protected);
+}
+
 proptest::proptest! {
     /// Whatever a file has in its headers, it is loaded or refused.
     #[test]
