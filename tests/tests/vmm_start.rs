@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
-use std::os::unix::net::UnixListener;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::mpsc;
@@ -205,6 +205,30 @@ fn what_is_found_out_late_leaves_nothing_behind() -> Result<(), Error> {
             ),
         ] {
             files.refuses(files.program(), &format!("{arguments} {made}"), &sentence);
+        }
+        Ok(())
+    })
+}
+
+/// One that takes a connection and is silent, and one that takes none.
+#[test]
+fn a_device_process_that_does_not_answer_is_not_waited_for() -> Result<(), Error> {
+    with_kvm(|| {
+        let files = Files::new()?;
+        let _silent = UnixListener::bind(files.path("silent")).unwrap();
+        let full = UnixListener::bind(files.path("full")).unwrap();
+        rustix::net::listen(&full, 0).unwrap();
+        let _waiting = UnixStream::connect(files.path("full")).unwrap();
+        for (name, sentence) in [
+            (
+                "silent",
+                "silent: GET_FEATURES: the device process does not answer within 10 seconds",
+            ),
+            ("full", "cannot connect to full: timed out"),
+        ] {
+            let arguments =
+                format!("--kernel kernel --qmp qmp --vhost-user type=scsi,socket={name}");
+            files.refuses(files.program(), &arguments, &format!("--vhost-user: {sentence}"));
         }
         Ok(())
     })

@@ -7,7 +7,10 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
+use rustix::net::sockopt::{Timeout, set_socket_timeout};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use vhost::vhost_user::message::{
     VhostTransferStateDirection, VhostTransferStatePhase, VhostUserConfigFlags,
     VhostUserHeaderFlag, VhostUserVirtioFeatures,
@@ -20,6 +23,7 @@ use vhost::{VhostBackend, VhostUserMemoryRegionInfo, VringConfigData};
 use super::dirty_log::DirtyLog;
 use super::memory::{Memory, shared_file};
 use super::ring::{Events, Layout, Ring};
+use super::watchdog::Watchdog;
 use super::{FrontendError, ProtocolFeatures, host};
 
 const PROTOCOL_FEATURES: u64 = VhostUserVirtioFeatures::PROTOCOL_FEATURES.bits();
@@ -29,6 +33,11 @@ const LOG_ALL: u64 = VhostUserVirtioFeatures::LOG_ALL.bits();
 const TABLE_REGIONS: usize = 32;
 /// Queues that the protocol can name in every message.
 const QUEUES: u64 = 256;
+
+/// The longest that a device process may take to answer.
+const ANSWER: Duration = Duration::from_secs(10);
+/// The longest if it has something to do first: requests, memory, state.
+const WORK: Duration = Duration::from_secs(60);
 
 /// What a frontend wants of a device process: it gets what that has of it.
 #[derive(Clone, Copy, Debug)]
@@ -97,6 +106,7 @@ impl VhostUserFrontendReqHandler for Notices {
 pub struct Device {
     messages: Frontend,
     stream: UnixStream,
+    watchdog: Watchdog,
     features: u64,
     protocol_features: ProtocolFeatures,
     queues: u16,
@@ -123,7 +133,7 @@ impl Device {
     /// Nobody listens, or the other end does not speak the protocol.
     pub fn connect(path: &Path, wanted: Wanted) -> Result<Self, FrontendError> {
         let failed = |source| FrontendError::Connect { path: path.to_owned(), source };
-        Self::over(UnixStream::connect(path).map_err(failed)?, wanted)
+        Self::over(connect(path).map_err(failed)?, wanted)
     }
 
     /// Negotiates features over a connected socket.
@@ -131,10 +141,12 @@ impl Device {
     /// # Errors
     /// The other end does not speak the protocol.
     pub fn over(stream: UnixStream, wanted: Wanted) -> Result<Self, FrontendError> {
-        let copy = stream.try_clone().map_err(host("a socket cannot be duplicated"))?;
+        let copy = || stream.try_clone().map_err(host("a socket cannot be duplicated"));
+        let watchdog = Watchdog::new(copy()?).map_err(host("no thread can be started"))?;
         let mut device = Self {
-            messages: Frontend::from_stream(copy, QUEUES),
+            messages: Frontend::from_stream(copy()?, QUEUES),
             stream,
+            watchdog,
             features: 0,
             protocol_features: ProtocolFeatures::empty(),
             queues: 1,
@@ -188,13 +200,26 @@ impl Device {
     /// Sends one message by `vhost`'s own methods, and gives a failure its name.
     ///
     /// # Errors
-    /// It was refused, or the connection has ended.
+    /// It was refused, or the connection has ended: it does so if there is no answer in time.
     pub fn send<T>(
         &mut self,
         message: &'static str,
         send: impl FnOnce(&mut Frontend) -> vhost::Result<T>,
     ) -> Result<T, FrontendError> {
-        send(&mut self.messages).map_err(|source| FrontendError::Message { message, source })
+        self.send_within(ANSWER, message, send)
+    }
+
+    fn send_within<T>(
+        &mut self,
+        limit: Duration,
+        message: &'static str,
+        send: impl FnOnce(&mut Frontend) -> vhost::Result<T>,
+    ) -> Result<T, FrontendError> {
+        let answer = self.watchdog.watch(limit, || send(&mut self.messages));
+        answer.map_err(|source| match self.watchdog.has_expired() {
+            true => FrontendError::Silent { message, seconds: limit.as_secs() },
+            false => FrontendError::Message { message, source },
+        })
     }
 
     /// The connection, for messages that `vhost` can't send.
@@ -262,7 +287,7 @@ impl Device {
         if table.len() > TABLE_REGIONS {
             return Err(FrontendError::Lacks(format!("memory slots for {} regions", table.len())));
         }
-        self.send("SET_MEM_TABLE", |messages| messages.set_mem_table(&table))?;
+        self.send_within(WORK, "SET_MEM_TABLE", |messages| messages.set_mem_table(&table))?;
         self.table = table;
         Ok(())
     }
@@ -278,10 +303,10 @@ impl Device {
         };
         let old = std::mem::take(&mut self.table);
         for gone in old.iter().filter(|region| !table.iter().any(|other| same(region, other))) {
-            self.send("REM_MEM_REG", |messages| messages.remove_mem_region(gone))?;
+            self.send_within(WORK, "REM_MEM_REG", |messages| messages.remove_mem_region(gone))?;
         }
         for new in table.iter().filter(|region| !old.iter().any(|other| same(region, other))) {
-            self.send("ADD_MEM_REG", |messages| messages.add_mem_region(new))?;
+            self.send_within(WORK, "ADD_MEM_REG", |messages| messages.add_mem_region(new))?;
         }
         self.table = table;
         Ok(())
@@ -339,7 +364,8 @@ impl Device {
     /// See [`FrontendError`].
     pub fn stop_queue(&mut self, queue: u16) -> Result<u16, FrontendError> {
         let message = "GET_VRING_BASE";
-        let base = self.send(message, |messages| messages.get_vring_base(queue.into()))?;
+        let base =
+            self.send_within(WORK, message, |messages| messages.get_vring_base(queue.into()))?;
         let impossible = |_| FrontendError::Answer { message, value: base.into() };
         u16::try_from(base).map_err(impossible)
     }
@@ -407,7 +433,7 @@ impl Device {
     /// # Errors
     /// See [`FrontendError`].
     pub fn reset(&mut self) -> Result<(), FrontendError> {
-        self.send("RESET_DEVICE", |messages| messages.reset_device())
+        self.send_within(WORK, "RESET_DEVICE", |messages| messages.reset_device())
     }
 
     /// The device's state beyond its rings, while none of them runs.
@@ -457,8 +483,20 @@ impl Device {
                 }
             }
         }
-        self.send("CHECK_DEVICE_STATE", |messages| messages.check_device_state())?;
+        self.send_within(WORK, "CHECK_DEVICE_STATE", |messages| messages.check_device_state())?;
         Ok(file)
+    }
+}
+
+/// Connects, unless whoever listens has no place for one more for too long.
+fn connect(path: &Path) -> io::Result<UnixStream> {
+    let address = SocketAddrUnix::new(path)?;
+    let kind = (AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC);
+    let socket = rustix::net::socket_with(kind.0, kind.1, kind.2, None)?;
+    set_socket_timeout(&socket, Timeout::Send, Some(ANSWER))?;
+    match rustix::net::connect(&socket, &address) {
+        Err(rustix::io::Errno::AGAIN) => Err(io::Error::from(io::ErrorKind::TimedOut)),
+        result => Ok(result.map(|()| UnixStream::from(socket))?),
     }
 }
 

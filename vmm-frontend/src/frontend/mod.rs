@@ -10,6 +10,7 @@ mod inflight;
 pub mod memory;
 pub mod ring;
 mod session;
+mod watchdog;
 
 use std::io;
 use std::path::PathBuf;
@@ -38,6 +39,14 @@ pub enum FrontendError {
         message: &'static str,
         /// What went wrong.
         source: vhost::Error,
+    },
+    /// The device process did not answer; the connection has ended.
+    #[error("{message}: the device process does not answer within {seconds} seconds")]
+    Silent {
+        /// The message.
+        message: &'static str,
+        /// How long it had.
+        seconds: u64,
     },
     /// The device process can't do what is needed.
     #[error("the device process lacks {0}")]

@@ -2,14 +2,14 @@
 
 use std::io;
 use std::net::Shutdown;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 use vhost::vhost_user::message::VhostUserVirtioFeatures;
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
@@ -20,9 +20,6 @@ use crate::frontend::{FrontendError, ProtocolFeatures, QueueSetup, Session, Want
 use crate::lock::lock;
 use crate::virtio::Queue;
 
-/// The longest that a process may take to answer a message, before it counts as lost. A ring stops
-/// only when its requests are done.
-const ANSWER: Duration = Duration::from_secs(60);
 /// How long to wait before it is tried again to connect, first and at most.
 const FIRST: Duration = Duration::from_millis(10);
 const LONGEST: Duration = Duration::from_secs(1);
@@ -40,7 +37,7 @@ pub(super) struct Link {
 struct Shared {
     session: Mutex<Session>,
     path: std::path::PathBuf,
-    end: EventFd,
+    end: OwnedFd,
     ended: AtomicBool,
     config: Mutex<ConfigSpace>,
     generation: AtomicU8,
@@ -66,15 +63,16 @@ impl Link {
         kind: Kind,
         memory: &Memory,
     ) -> Result<Self, VhostUserError> {
-        let mut session = Session::open(path, Wanted::new(u64::MAX), memory)?;
+        let session = Session::open(path, Wanted::new(u64::MAX), memory);
+        let mut session = session.map_err(VhostUserError::of(path))?;
         let device = session.device();
-        device.stream().set_read_timeout(Some(ANSWER))?;
         let has_config = device.protocol_features().contains(ProtocolFeatures::CONFIG);
         let features = device.features() & !kind.unwanted(has_config) & !of_connection();
         let shared = Shared {
             session: Mutex::new(session),
             path: path.to_owned(),
-            end: EventFd::new(EFD_NONBLOCK)?,
+            end: eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC)
+                .map_err(io::Error::from)?,
             ended: AtomicBool::new(false),
             config: Mutex::default(),
             generation: AtomicU8::new(0),
@@ -85,7 +83,8 @@ impl Link {
 
     /// Begins with so many queues, and watches from now on.
     pub(super) fn begin(&mut self, queues: u16, size: u16) -> Result<(), VhostUserError> {
-        lock(&self.shared.session).begin(queues, size)?;
+        let begun = lock(&self.shared.session).begin(queues, size);
+        begun.map_err(VhostUserError::of(&self.shared.path))?;
         let shared = Arc::clone(&self.shared);
         let thread = thread::Builder::new().name(String::from("vhost-user"));
         self.watcher = Some(thread.spawn(move || shared.watch())?);
@@ -167,7 +166,7 @@ impl Drop for Link {
     fn drop(&mut self) {
         self.shared.ended.store(true, Ordering::Relaxed);
         // Its counter is 0 before.
-        let _ = self.shared.end.write(1);
+        let _ = rustix::io::write(&self.shared.end, &1u64.to_ne_bytes());
         if let Some(watcher) = self.watcher.take() {
             let _ = watcher.join();
         }
@@ -176,7 +175,6 @@ impl Drop for Link {
 
 impl Shared {
     /// Whether something failed since the process is gone, which will be made good by the next.
-    /// One that does not answer is given up.
     fn judge(
         &self,
         session: &mut Session,
@@ -184,17 +182,20 @@ impl Shared {
     ) -> Result<(), FrontendError> {
         let Err(error) = result else { return Ok(()) };
         let device = session.device();
-        match &error {
-            FrontendError::Message { source: vhost::Error::VhostUserProtocol(source), .. }
-                if !device.is_connected() || !is_refusal(source) =>
-            {
-                log::warn!("{}: {error}; waiting for another process", self.path.display());
-                // The watcher sees that, and connects again.
-                let _ = device.stream().shutdown(Shutdown::Both);
-                Ok(())
+        let is_gone = match &error {
+            FrontendError::Silent { .. } => true,
+            FrontendError::Message { source: vhost::Error::VhostUserProtocol(source), .. } => {
+                !device.is_connected() || !is_refusal(source)
             }
-            _ => Err(error),
+            _ => false,
+        };
+        if !is_gone {
+            return Err(error);
         }
+        log::warn!("{}: {error}; waiting for another process", self.path.display());
+        // The watcher sees that, and connects again.
+        let _ = device.stream().shutdown(Shutdown::Both);
+        Ok(())
     }
 
     fn read_config(&self, end: usize) -> Vec<u8> {
@@ -243,10 +244,8 @@ impl Shared {
             let channel = device.channel().map(|fd| fd.try_clone_to_owned()).transpose()?;
             (device.stream().try_clone()?, channel)
         };
-        // SAFETY: the event lives as long as this.
-        let end = unsafe { BorrowedFd::borrow_raw(self.end.as_raw_fd()) };
         let mut fds = vec![
-            PollFd::from_borrowed_fd(end, PollFlags::IN),
+            PollFd::from_borrowed_fd(self.end.as_fd(), PollFlags::IN),
             PollFd::from_borrowed_fd(stream.as_fd(), PollFlags::RDHUP),
         ];
         if let Some(channel) = &channel {
@@ -297,13 +296,7 @@ impl Shared {
         while !self.ended.load(Ordering::Relaxed) {
             let result = {
                 let mut session = lock(&self.session);
-                session.reconnect(Duration::ZERO).and_then(|()| {
-                    let stream = session.device().stream();
-                    stream.set_read_timeout(Some(ANSWER)).map_err(|source| FrontendError::Host {
-                        what: "a socket cannot be set up",
-                        source,
-                    })
-                })
+                session.reconnect(Duration::ZERO)
             };
             match result {
                 Ok(()) => {
@@ -322,10 +315,9 @@ impl Shared {
 
     /// Sleeps, unless it is to end.
     fn sleep(&self, time: Duration) {
-        // SAFETY: the event lives as long as this.
-        let end = unsafe { BorrowedFd::borrow_raw(self.end.as_raw_fd()) };
         let time = rustix::event::Timespec::try_from(time).ok();
-        let _ = poll(&mut [PollFd::from_borrowed_fd(end, PollFlags::IN)], time.as_ref());
+        let end = PollFd::from_borrowed_fd(self.end.as_fd(), PollFlags::IN);
+        let _ = poll(&mut [end], time.as_ref());
     }
 }
 

@@ -6,7 +6,7 @@
 mod kind;
 mod link;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use vmm_sys_util::eventfd::EventFd;
@@ -35,9 +35,17 @@ pub struct Settings {
 /// Why a device can't be had.
 #[derive(Debug, thiserror::Error)]
 pub enum VhostUserError {
-    /// Nobody listens, or it does not speak the protocol.
+    /// Nobody listens.
     #[error(transparent)]
-    Frontend(#[from] FrontendError),
+    Connect(FrontendError),
+    /// It does not speak the protocol, or not all of it that is needed.
+    #[error("{path}: {source}")]
+    Process {
+        /// Its socket.
+        path: PathBuf,
+        /// What went wrong.
+        source: FrontendError,
+    },
     /// It can't be used.
     #[error("{path}: the process there {lack}")]
     Unfit {
@@ -49,6 +57,16 @@ pub enum VhostUserError {
     /// The host refuses something.
     #[error("a vhost-user connection cannot be watched: {0}")]
     Host(#[from] std::io::Error),
+}
+
+impl VhostUserError {
+    /// That of the process at `path`.
+    fn of(path: &Path) -> impl Fn(FrontendError) -> Self {
+        move |source| match source {
+            FrontendError::Connect { .. } => Self::Connect(source),
+            source => Self::Process { path: path.to_owned(), source },
+        }
+    }
 }
 
 /// The device.
