@@ -18,6 +18,7 @@ mod host;
 mod machine;
 mod process;
 mod progress;
+mod python;
 mod scsi;
 pub mod tiny;
 
@@ -28,4 +29,5 @@ pub use host::{Tool, cargo, ensure_tools, program, workspace};
 pub use machine::{Machine, Qemu, Version};
 pub use process::{Process, serving, spawn, spawn_listening};
 pub use progress::{Step, during};
+pub use python::python;
 pub use scsi::{Scsi, make};

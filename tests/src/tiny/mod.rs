@@ -47,7 +47,7 @@ macro_rules! guests {
 }
 
 guests! {
-    acpi bars cpuid hello memory no_emulation no_instruction nobody pci reboot reset_ends scsi smp
+    acpi bars button cpuid hello memory no_emulation no_instruction nobody pci reboot reset_ends scsi smp
     start_info strings timers triple_fault
 }
 

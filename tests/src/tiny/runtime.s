@@ -7,6 +7,7 @@ tiny_image:
 .code32
 
 .set SERIAL, 0x3f8
+.set PM1_STATUS, 0x600
 .set PM1_CONTROL, 0x604
 .set PM_TIMER, 0x608
 .set RESET, 0xcf9

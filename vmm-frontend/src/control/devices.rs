@@ -82,6 +82,8 @@ pub(super) fn add(machine: &Machine, add: Add) -> Result<Value, ControlError> {
     let id = add.id.clone();
     let processors = u16::try_from(machine.topology().processors()).unwrap_or(u16::MAX);
     let settings = add.option().map_err(ControlError::Message)?.settings(processors);
+    // Before its process is, which may serve one connection alone: the other device's.
+    machine.slots().check_new(&id).map_err(explain)?;
     let device = VhostUser::connect(&settings, machine.memory()).map_err(ControlError::failed)?;
     let place = machine.hotplug(Box::new(device), &id).map_err(|error| match error {
         VmmError::Slot(error) => explain(error),

@@ -109,6 +109,15 @@ struct State {
     numbered: u32,
 }
 
+impl State {
+    fn check_new(&self, id: &str) -> Result<(), SlotError> {
+        match self.names.values().any(|name| name.id() == Some(id)) {
+            true => Err(SlotError::Duplicate(id.to_owned())),
+            false => Ok(()),
+        }
+    }
+}
+
 impl fmt::Debug for Slots {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("Slots").field(&*self.state()).finish()
@@ -135,6 +144,14 @@ impl Slots {
         lock(&self.state)
     }
 
+    /// Whether a device could have this id.
+    ///
+    /// # Errors
+    /// Another has it.
+    pub fn check_new(&self, id: &str) -> Result<(), SlotError> {
+        self.state().check_new(id)
+    }
+
     /// Puts a device that `make` makes into the first free slot.
     ///
     /// # Errors
@@ -146,9 +163,8 @@ impl Slots {
         make: impl FnOnce(Place) -> Result<Arc<dyn Function>, E>,
     ) -> Result<Place, E> {
         let mut state = self.state();
-        let duplicate = id.filter(|id| state.names.values().any(|name| name.id() == Some(id)));
-        if let Some(id) = duplicate {
-            return Err(SlotError::Duplicate(id.to_owned()).into());
+        if let Some(id) = id {
+            state.check_new(id)?;
         }
         let place = self.host.free_device().map_err(SlotError::from)?;
         let function = make(place)?;
