@@ -68,11 +68,20 @@ async def states(machine):
     assert await status() == {"status": "running", "running": True}
 
 
+def status(thread, name):
+    with open(f"/proc/{thread}/status") as lines:
+        return next(int(line.split()[1]) for line in lines if line.startswith(name + ":"))
+
+
 async def processors(machine):
     cpus = await machine.execute("query-cpus-fast")
     assert [cpu["props"]["core-id"] for cpu in cpus] == [0, 1], cpus
     threads = {cpu["thread-id"] for cpu in cpus}
-    assert len(threads) == 2 and all(os.path.exists(f"/proc/{thread}") for thread in threads)
+    assert len(threads) == 2
+    for thread in threads:
+        # The program's two filters, and one of the processors' own.
+        assert status(thread, "Seccomp_filters") == 3
+        assert status(status(thread, "Tgid"), "Seccomp_filters") == 2
 
     models = await machine.execute("query-cpu-definitions")
     models = {model["name"]: model for model in models}

@@ -14,7 +14,7 @@ use vhost_runtime::control::{self, Events};
 use vhost_runtime::program::{self, Confinement, ProgramError, Shutdown};
 use vhost_runtime::sandbox::Sandbox;
 use vmm_frontend::boot::{Firmware, Kernel, Payload};
-use vmm_frontend::confinement;
+use vmm_frontend::confinement::{self, Role};
 use vmm_frontend::control::Control;
 use vmm_frontend::cpu::help;
 use vmm_frontend::cpu::selection::Selection;
@@ -53,7 +53,7 @@ fn main() -> ExitCode {
 
 fn start() -> Result<ExitCode, Failure> {
     let options: Options = arguments::read()?;
-    let mut sandbox = Sandbox::new(None);
+    let sandbox = Sandbox::new(None);
     program::start_logging(options.verbose);
     if options.cpu == "help" {
         return list_models(options.json);
@@ -79,8 +79,7 @@ fn start() -> Result<ExitCode, Failure> {
         qmp.socket().publish()?;
     }
     if options.sandbox == Confinement::On {
-        confinement::allow(&mut sandbox);
-        sandbox.enter().map_err(ProgramError::from)?;
+        confinement::enter(sandbox).map_err(ProgramError::from)?;
     }
     let events = Events::default();
     let machine = Machine::new(&device, &settings, memory, payload, events.clone(), (tell, told))?;
@@ -162,6 +161,7 @@ fn add_devices(machine: &Machine, options: &Options, launched: &[PathBuf]) -> Re
 fn end_by(shutdown: Shutdown, machine: &Machine) -> Result<(), ProgramError> {
     let tell = machine.teller();
     let wait = move || {
+        confinement::restrict(Role::Messenger);
         if let Err(error) = shutdown.wait() {
             log::error!("{error}");
         }

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 use std::thread::{self, JoinHandle};
 
+use crate::confinement::{self, Role};
 use crate::lock::lock;
 use rustix::event::epoll;
 use rustix::io::Errno;
@@ -104,6 +105,7 @@ impl Reactor {
         let watch = self.watch_event(&end, Arc::new(set))?;
         let reactor = self.clone();
         let run = move || {
+            confinement::restrict(Role::Reactor);
             if let Err(error) = reactor.run(|| !ended.load(Ordering::Relaxed)) {
                 log::error!("waiting for descriptors failed: {error}");
             }

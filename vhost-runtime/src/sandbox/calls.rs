@@ -199,22 +199,32 @@ pub(super) fn filters(calls: &[Call]) -> Result<[BpfProgram; 2], SandboxError> {
     let compile = || -> seccompiler::Result<[BpfProgram; 2]> {
         let missing = SeccompAction::Errno(libc::ENOSYS.cast_unsigned());
         let deadly = compile(deadly, SeccompAction::Allow, SeccompAction::KillProcess)?;
-        Ok([compile(rules(calls)?, missing, SeccompAction::Allow)?, deadly])
+        let allowed = rules(RUNTIME.iter().chain(calls))?;
+        Ok([compile(allowed, missing, SeccompAction::Allow)?, deadly])
     };
     compile().map_err(|error| SandboxError::new("seccomp", std::io::Error::other(error)))
 }
 
-fn rules(calls: &[Call]) -> seccompiler::Result<BTreeMap<c_long, Vec<SeccompRule>>> {
+/// A filter that refuses these calls, and leaves all others to the other filters.
+pub(super) fn refusing(calls: &[Call]) -> Result<BpfProgram, SandboxError> {
+    let missing = SeccompAction::Errno(libc::ENOSYS.cast_unsigned());
+    let program =
+        rules(calls.iter()).and_then(|calls| compile(calls, SeccompAction::Allow, missing));
+    program.map_err(|error| SandboxError::new("seccomp", std::io::Error::other(error)))
+}
+
+fn rules<'a>(
+    calls: impl Iterator<Item = &'a Call> + Clone,
+) -> seccompiler::Result<BTreeMap<c_long, Vec<SeccompRule>>> {
     let mut rules: BTreeMap<c_long, Vec<SeccompRule>> = BTreeMap::new();
-    let all = || RUNTIME.iter().chain(calls);
-    for call in all() {
+    for call in calls.clone() {
         let rules = rules.entry(call.number()).or_default();
         if let Some(condition) = call.condition()? {
             rules.push(SeccompRule::new(vec![condition])?);
         }
     }
     // No rule stands for whatever arguments.
-    for call in all().filter(|call| matches!(call, Call::Any(_))) {
+    for call in calls.filter(|call| matches!(call, Call::Any(_))) {
         rules.insert(call.number(), Vec::new());
     }
     Ok(rules)

@@ -2,7 +2,7 @@
 //!
 //! A guest that takes over the process finds: no file but those that are open ([`files`]), no network
 //! ([`files`], [`privileges`]), no capability but those that were named and no way to a new one
-//! ([`privileges`]), and only the system calls that serving takes ([`calls`]).
+//! ([`privileges`]), and only the system calls that serving takes ([`calls`]), or still fewer ([`thread`]).
 //!
 //! io_uring does its work in the kernel, where seccomp does not look: a process that may use it can
 //! do by it what [`calls`] forbids (open, socket). Landlock, capabilities and the empty network
@@ -11,12 +11,14 @@
 mod calls;
 mod files;
 mod privileges;
+mod thread;
 
 use std::io;
 use std::os::fd::RawFd;
 
 pub use calls::Call;
 pub use privileges::Capabilities;
+pub use thread::ThreadFilter;
 
 /// Why a program can't confine itself.
 #[derive(Debug, thiserror::Error)]

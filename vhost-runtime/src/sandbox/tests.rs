@@ -55,6 +55,36 @@ fn what_serving_takes_is_allowed_and_nothing_else() {
 }
 
 #[test]
+fn a_thread_may_do_less() {
+    let filter = ThreadFilter::without(&[
+        Call::Any(libc::SYS_memfd_create),
+        Call::With(libc::SYS_socket, 0, libc::AF_UNIX.cast_unsigned()),
+    ]);
+    let filter = filter.unwrap();
+    let answer = |call: fn() -> i64| {
+        let mut sandbox = Sandbox::default();
+        sandbox.threads();
+        sandbox.calls([Call::Any(libc::SYS_socket)]);
+        let filters = calls::filters(&sandbox.calls).unwrap();
+        in_a_child(|| match calls::restrict(&filters).and_then(|()| filter.enter()) {
+            Ok(()) => errno(call()),
+            Err(_) => 255,
+        })
+    };
+    // SAFETY: system calls without pointers, or with such as outlive them.
+    unsafe {
+        assert_eq!(answer(|| libc::getpid().into()), 0);
+        let local = || libc::socket(libc::AF_UNIX, libc::SOCK_STREAM, 0).into();
+        assert_eq!(answer(local), libc::ENOSYS);
+        assert_eq!(answer(|| libc::socket(libc::AF_INET, libc::SOCK_STREAM, 0).into()), 0);
+        let memory = || libc::memfd_create(c"".as_ptr(), 0).into();
+        assert_eq!(answer(memory), libc::ENOSYS);
+        // What the program may not do, its threads may not.
+        assert_eq!(answer(|| libc::syscall(libc::SYS_getppid)), libc::ENOSYS);
+    }
+}
+
+#[test]
 fn arguments_are_looked_at() {
     let map = |protection| {
         // SAFETY: a fresh private mapping that nothing uses.

@@ -8,6 +8,7 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use crate::confinement::{self, Role};
 use crate::lock::lock;
 
 /// A connection's watchdog, on a thread of its own.
@@ -37,6 +38,7 @@ impl Watchdog {
         let watched = Arc::clone(&shared);
         let thread = thread::Builder::new().name(String::from("watchdog"));
         let thread = thread.spawn(move || {
+            confinement::restrict(Role::Messenger);
             watched.run();
             // Without effect if the other end has done so.
             let _ = stream.shutdown(Shutdown::Both);

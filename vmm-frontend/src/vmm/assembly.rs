@@ -15,6 +15,7 @@ use super::machine::{Board, Event, Guest, Machine, Status};
 use super::pages;
 use crate::boot::firmware::Told;
 use crate::boot::{Payload, memory_map};
+use crate::confinement::{self, Role};
 use crate::cpu::Cpu;
 use crate::cpu::filter::Platform;
 use crate::cpu::selection::Selection;
@@ -243,6 +244,7 @@ pub(super) fn edge(interrupts: &Interrupts, input: u8) -> Result<EventFd, VmmErr
 /// Hands processors' last words on, as events.
 fn forward(reports: Receiver<Report>, tell: Sender<Event>) -> std::io::Result<()> {
     let forward = move || {
+        confinement::restrict(Role::Messenger);
         for report in reports {
             let _ = tell.send(Event::Stopped(report));
         }

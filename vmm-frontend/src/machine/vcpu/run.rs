@@ -13,6 +13,7 @@ use vmm_sys_util::signal::{Killable, SIGRTMIN, register_signal_handler};
 
 use super::{Report, Vcpu, exit};
 use crate::boot::Entry;
+use crate::confinement::{self, Role};
 use crate::lock::lock;
 use crate::machine::bus::Bus;
 use crate::machine::vm::VmError;
@@ -148,6 +149,7 @@ impl Runner {
             let (own, shared) = (Arc::clone(&vcpu), Arc::clone(&runner.shared));
             let (tell, told) = mpsc::channel();
             let run = move || {
+                confinement::restrict(Role::Processor);
                 let _ = tell.send(gettid().as_raw_nonzero().get());
                 shared.serve(&own, immediate_exit);
             };

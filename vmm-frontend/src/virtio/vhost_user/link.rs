@@ -14,6 +14,7 @@ use vhost::vhost_user::message::VhostUserVirtioFeatures;
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use super::{Kind, VhostUserError};
+use crate::confinement::{self, Role};
 use crate::frontend::memory::Memory;
 use crate::frontend::ring::{Events, Layout};
 use crate::frontend::{FrontendError, ProtocolFeatures, QueueSetup, Session, Wanted};
@@ -87,7 +88,11 @@ impl Link {
         begun.map_err(VhostUserError::of(&self.shared.path))?;
         let shared = Arc::clone(&self.shared);
         let thread = thread::Builder::new().name(String::from("vhost-user"));
-        self.watcher = Some(thread.spawn(move || shared.watch())?);
+        let watch = move || {
+            confinement::restrict(Role::Watcher);
+            shared.watch();
+        };
+        self.watcher = Some(thread.spawn(watch)?);
         Ok(())
     }
 
