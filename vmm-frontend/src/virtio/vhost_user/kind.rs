@@ -147,6 +147,16 @@ impl Kind {
         }
     }
 
+    /// How many queues it has at most, by its answer to GET_QUEUE_NUM: of a network card QEMU takes
+    /// that for pairs, and so passt and DPDK count them.
+    pub(super) fn most_queues(self, answer: u16) -> u16 {
+        match self {
+            // A process that counts queues has as many at least.
+            Self::Net => answer.saturating_mul(2).saturating_add(1),
+            _ => answer,
+        }
+    }
+
     /// How many queues it has use for, by its configuration space.
     pub(super) fn queues(self, config: &[u8], features: u64, processors: u16, most: u16) -> u16 {
         let word = |offset: usize| match config.get(offset..) {
@@ -168,5 +178,18 @@ impl Kind {
             Self::Sound => 4,
             Self::Generic(_) => most,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_card_whose_process_counts_pairs_has_its_two_queues() {
+        let most = Kind::Net.most_queues(1);
+        let config = Kind::Net.default_config(4).unwrap();
+        assert!(Kind::Net.queues(&config, 0, 4, most) <= most);
+        assert_eq!(Kind::Scsi.most_queues(1), 1);
     }
 }

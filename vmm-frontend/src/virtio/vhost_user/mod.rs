@@ -100,7 +100,7 @@ impl VhostUser {
             Some(config) => config.clone(),
             None => link.read_config(kind.config_size()),
         };
-        let most = link.queues();
+        let most = kind.most_queues(link.queues());
         let wanted = kind.queues(&config, link.features(), *processors, most);
         let queues = settings.queues.unwrap_or(wanted);
         if queues == 0 || queues > most {
