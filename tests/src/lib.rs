@@ -20,14 +20,18 @@ mod process;
 mod progress;
 mod python;
 mod scsi;
+mod spread;
 pub mod tiny;
 
 pub use conformance::Conformance;
 pub use error::Error;
-pub use guest::{Builder, Guest, Host, Nested, Output, Qmp, Root, Shell, Task, VhostUserScsi};
+pub use guest::{
+    Builder, Guest, Host, Nested, Output, Qmp, Root, Shell, Task, VhostUserScsi, VmmGuest,
+};
 pub use host::{Tool, cargo, ensure_tools, program, workspace};
-pub use machine::{Machine, Qemu, Version};
+pub use machine::{Kernel, Machine, Qemu, Version};
 pub use process::{Process, serving, spawn, spawn_listening};
 pub use progress::{Step, during};
 pub use python::python;
 pub use scsi::{Scsi, make};
+pub use spread::Spread;

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use lab::Spread;
+
 use super::load::{Load, Run, Unit};
 use super::subject::{Cache, Peer};
 
@@ -22,26 +24,6 @@ impl<'a> Table<'a> {
 
     fn of(&self, wanted: Peer) -> Vec<Run> {
         self.runs.iter().filter(|(peer, _)| *peer == wanted).map(|(_, run)| *run).collect()
-    }
-}
-
-/// Minimum, median, maximum.
-struct Spread(Vec<f64>);
-
-impl Spread {
-    fn of(values: impl Iterator<Item = f64>) -> Spread {
-        let mut values: Vec<f64> = values.collect();
-        values.sort_by(f64::total_cmp);
-        Spread(values)
-    }
-}
-
-impl fmt::Display for Spread {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Some(last) = self.0.len().checked_sub(1) else { return f.pad("-") };
-        let (low, middle, high) = (self.0[0], self.0[last / 2], self.0[last]);
-        let text = format!("{low:.2} / {middle:.2} / {high:.2}");
-        f.pad(&text)
     }
 }
 

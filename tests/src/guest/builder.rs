@@ -14,7 +14,7 @@ use super::channel::{Channel, broken};
 use super::slot::Slot;
 use super::{Guest, Qmp, log, socket};
 use crate::error::Context;
-use crate::{Error, Machine, Process, Version, spawn};
+use crate::{Error, Kernel, Machine, Process, Version, spawn};
 
 /// How the guest reaches its root filesystem.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -207,8 +207,8 @@ impl Builder {
             let options = "mount_tag=job,security_model=none";
             command.arg("-virtfs").arg(option("local,path=", folder, options));
         }
-        command.arg("-kernel").arg(machine.kernel());
-        command.arg("-initrd").arg(machine.initrd());
+        command.arg("-kernel").arg(machine.kernel(Kernel::Backports));
+        command.arg("-initrd").arg(machine.initrd(Kernel::Backports));
         command.arg("-append").arg(append);
         if self.root == Root::VirtioBlk {
             let options = "format=raw,if=virtio,snapshot=on";
@@ -240,6 +240,8 @@ impl Builder {
         command.args(["-device", "virtio-serial-pci"]);
         command.args(["-device", "virtserialport,chardev=channel,name=lab"]);
         command.arg("-serial").arg(option("file:", &folder.join("console"), ""));
+        // What processors did before a reset that nobody can explain.
+        command.args(["-d", "cpu_reset", "-D"]).arg(folder.join("resets"));
         if self.incoming {
             command.args(["-incoming", "defer"]);
         }

@@ -1,4 +1,5 @@
-//! A guest: one QEMU, booted from the lab's machine, with a shell and a QMP socket.
+//! A guest: one QEMU, booted from the lab's machine, with a shell and a QMP socket; or one
+//! vmm-frontend.
 
 mod builder;
 mod channel;
@@ -6,6 +7,7 @@ mod nested;
 mod qmp;
 mod slot;
 mod task;
+mod vmm;
 
 use std::fs;
 use std::io;
@@ -29,6 +31,7 @@ pub use channel::Output;
 pub use nested::{Host, Nested, Shell};
 pub use qmp::Qmp;
 pub use task::Task;
+pub use vmm::VmmGuest;
 
 /// How long [`Guest::run`] lets a script run.
 const SCRIPT: Duration = Duration::from_secs(120);
@@ -157,7 +160,10 @@ impl Guest {
         let log = format!("QEMU ended ({status}): {reason}\n{}", self.log());
         // A kernel that panics resets its machine itself, and says why.
         match reason == "guest-reset" && !self.console().contains("Kernel panic") {
-            true => Error::Reset { doing, log },
+            true => {
+                let resets = tail(&self.text("resets"), RESET_LINES);
+                Error::Reset { doing, log: format!("{log}\n{resets}") }
+            }
             false => Error::Ended { doing, source, log },
         }
     }
@@ -170,6 +176,9 @@ impl Guest {
         text(self.folder.path(), name)
     }
 }
+
+/// Of what QEMU says of two processors' registers.
+const RESET_LINES: usize = 90;
 
 fn text(folder: &Path, name: &str) -> String {
     let bytes = fs::read(folder.join(name)).unwrap_or_default();

@@ -4,6 +4,7 @@
 use std::fs;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::process::Command;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
@@ -13,7 +14,7 @@ use super::builder::option;
 use super::channel::Channel;
 use super::{Builder, Guest, Output, SCRIPT, Task, lock};
 use crate::error::Context;
-use crate::{Error, Machine, program};
+use crate::{Error, Kernel, Machine, Step, program};
 
 /// How long either guest may take to boot.
 const BOOT: Duration = Duration::from_secs(600);
@@ -61,12 +62,12 @@ impl Host {
         let machine = Machine::ensure()?;
         let shared = folder.path().join("shared");
         fs::create_dir(&shared).context(|| format!("cannot make {}", shared.display()))?;
-        for (from, name) in [
-            (machine.kernel(), "vmlinuz"),
-            (machine.initrd(), "initrd"),
-            (program("vhost-scsi")?, "vhost-scsi"),
-            (program("vmm-frontend")?, "vmm-frontend"),
-        ] {
+        let programs = ["vhost-scsi", "vmm-frontend"];
+        let programs = programs.map(|name| Ok((program(name)?, String::from(name))));
+        let kernels = Kernel::ALL.map(|kernel| Ok((machine.kernel(kernel), vmlinuz(kernel))));
+        let initrds = Kernel::ALL.map(|kernel| Ok((machine.initrd(kernel), initrd(kernel))));
+        for file in programs.into_iter().chain(kernels).chain(initrds) {
+            let (from, name) = file?;
             let copying = || format!("cannot copy {}", from.display());
             fs::copy(&from, shared.join(name)).context(copying)?;
         }
@@ -76,6 +77,8 @@ impl Host {
             option("socket,id=nested,path=", &channel(folder.path()), "server=on,wait=off");
         let builder = Guest::builder()
             .memory(2048)
+            // With two, it or its guest of four has had a triple fault now and then.
+            .cpus(1)
             .shared_folder(&shared)
             .args(["-drive".into(), root, "-chardev".into(), socket])
             .args(["-device", "virtio-serial-pci,id=nested"])
@@ -83,6 +86,16 @@ impl Host {
         let guest = more(builder.boot_limit(BOOT)).boot()?;
         guest.run("modprobe kvm_amd && [ -c /dev/kvm ]")?.stdout_if_ok()?;
         Ok(Host { guest, folder })
+    }
+
+    /// Shares a folder of the lab's with it, at `/job/NAME` there.
+    ///
+    /// # Errors
+    /// It can't be copied.
+    pub fn share(&self, folder: &Path, name: &str) -> Result<(), Error> {
+        let mut copy = Command::new("cp");
+        copy.arg("-a").arg(folder).arg(self.folder.path().join("shared").join(name));
+        Step::new(format!("sharing {name}"), Machine::dir().join("copy.log")).run(copy)
     }
 
     /// Runs a test of such a guest, and again, at most twice, if its machine was reset meanwhile
@@ -127,16 +140,28 @@ impl Host {
     /// # Errors
     /// It does not boot.
     pub fn boot_guest(&self) -> Result<Nested<'_>, Error> {
-        self.boot_by(QEMU)
+        let (vmlinuz, initrd) = (vmlinuz(Kernel::Backports), initrd(Kernel::Backports));
+        let script = QEMU.replace("VMLINUZ", &vmlinuz).replace("INITRD", &initrd);
+        self.boot_by(&script)
     }
 
     /// Boots its guest by vmm-frontend, from the root filesystem on a disk of a vhost-scsi process
-    /// that it starts, with these arguments more.
+    /// that it starts, with these words more for the kernel, and these arguments for the VMM, which
+    /// may put the serial port elsewhere than where [`Nested::console`] reads.
     ///
     /// # Errors
     /// It does not boot.
-    pub fn boot_vmm_guest(&self, arguments: &str) -> Result<Nested<'_>, Error> {
-        self.boot_by(&format!("{VMM} {arguments}"))
+    pub fn boot_vmm_guest(
+        &self,
+        kernel: Kernel,
+        append: &str,
+        arguments: &str,
+    ) -> Result<Nested<'_>, Error> {
+        let (vmlinuz, initrd) = (vmlinuz(kernel), initrd(kernel));
+        let script = VMM.replace("VMLINUZ", &vmlinuz).replace("INITRD", &initrd);
+        let script = script.replace("APPEND", append);
+        let serial = if arguments.contains("--serial") { "" } else { SERIAL };
+        self.boot_by(&format!("{script} {serial} {arguments}"))
     }
 
     fn boot_by(&self, script: &str) -> Result<Nested<'_>, Error> {
@@ -170,6 +195,15 @@ impl Host {
     }
 }
 
+/// Names in the folder that the guest shares with its host.
+fn vmlinuz(kernel: Kernel) -> String {
+    format!("vmlinuz-{}", kernel.name())
+}
+
+fn initrd(kernel: Kernel) -> String {
+    format!("initrd-{}", kernel.name())
+}
+
 fn channel(folder: &Path) -> std::path::PathBuf {
     folder.join("nested.sock")
 }
@@ -187,7 +221,7 @@ const QEMU: &str = "
 TMPDIR=/tmp exec qemu-system-x86_64 -accel kvm -cpu host -smp 1 -m 512M \
     -object memory-backend-memfd,id=ram,size=512M,share=on -machine pc,memory-backend=ram \
     -display none -nodefaults -no-user-config -no-reboot -serial file:/run/nested.console \
-    -kernel /job/vmlinuz -initrd /job/initrd -append 'console=ttyS0 panic=-1 quiet' \
+    -kernel /job/VMLINUZ -initrd /job/INITRD -append 'console=ttyS0 panic=-1 quiet' \
     -drive file=/dev/vdb,format=raw,if=virtio,snapshot=on \
     -chardev pipe,id=channel,path=$port -device virtio-serial-pci \
     -device virtserialport,chardev=channel,name=lab \
@@ -195,9 +229,11 @@ TMPDIR=/tmp exec qemu-system-x86_64 -accel kvm -cpu host -smp 1 -m 512M \
     -device vhost-user-scsi-pci,chardev=scsi,num_queues=2";
 
 const VMM: &str = "
-exec /job/vmm-frontend --kernel /job/vmlinuz --initrd /job/initrd \\
-    --append 'console=ttyS0 panic=-1 quiet' --serial file:/run/nested.console \\
+exec /job/vmm-frontend --kernel /job/VMLINUZ --initrd /job/INITRD \\
+    --append 'console=ttyS0 panic=-1 quiet APPEND' \\
     --port lab=dev:$port --memory 512M --disk /dev/vdb";
+
+const SERIAL: &str = "--serial file:/run/nested.console";
 
 /// A guest's guest.
 #[derive(Debug)]

@@ -4,6 +4,7 @@ use std::fs::{self, File};
 use std::io::{BufWriter, Write};
 use std::path::Path;
 
+use super::Kernel;
 use super::cpio::{self, Entry};
 use crate::Error;
 use crate::error::Context;
@@ -16,15 +17,20 @@ pub(super) fn recipe() -> String {
     format!("{INIT}{START}{AGENT}")
 }
 
-/// Makes `initrd.cpio` in `dir` from what [`super::root::build`] left in `root`.
+/// Makes the file of each kernel in `dir` from what [`super::root::build`] left in `root`.
 pub(super) fn build(root: &Path, dir: &Path) -> Result<(), Error> {
+    Kernel::ALL.into_iter().try_for_each(|kernel| write(root, kernel, &dir.join(kernel.name())))
+}
+
+fn write(root: &Path, kernel: Kernel, path: &Path) -> Result<(), Error> {
     let read = |path: &Path| fs::read(path).context(|| format!("cannot read {}", path.display()));
     let busybox = read(&root.join("busybox"))?;
-    let order = read(&root.join("modules/order"))?;
+    let folder = root.join(kernel.name()).join("modules");
+    let order = read(&folder.join("order"))?;
     let names = String::from_utf8_lossy(&order);
     let modules = names
         .lines()
-        .map(|name| Ok((format!("modules/{name}"), read(&root.join("modules").join(name))?)))
+        .map(|name| Ok((format!("modules/{name}"), read(&folder.join(name))?)))
         .collect::<Result<Vec<_>, Error>>()?;
 
     let mut entries = vec![
@@ -38,9 +44,8 @@ pub(super) fn build(root: &Path, dir: &Path) -> Result<(), Error> {
     entries.extend(modules.iter().map(|(name, data)| Entry::file(name, data)));
 
     // Not compressed: under TCG, unpacking takes longer than reading.
-    let path = dir.join("initrd.cpio");
     let write = || {
-        let mut file = BufWriter::new(File::create(&path)?);
+        let mut file = BufWriter::new(File::create(path)?);
         cpio::write(&entries, &mut file)?;
         file.flush()
     };

@@ -1,8 +1,11 @@
-//! The machine that guests boot: root filesystem, kernel, initrd, and QEMU in three versions.
+//! The machine that guests boot: root filesystem, two kernels with their initrds, and QEMU in three
+//! versions.
 
 mod cpio;
 mod initrd;
+mod kernel;
 mod packages;
+mod passt;
 mod qemu;
 mod root;
 
@@ -15,6 +18,7 @@ use crate::error::Context;
 use crate::host::target;
 use crate::{Error, Step, Tool, ensure_tools};
 
+pub use kernel::Kernel;
 pub use qemu::{Qemu, Version};
 
 const TOOLS: [Tool; 3] = [
@@ -48,14 +52,14 @@ impl Machine {
         Ok(Machine { root, initrd })
     }
 
-    /// The guest's kernel.
-    pub fn kernel(&self) -> PathBuf {
-        self.root.join("vmlinuz")
+    /// A guest's kernel.
+    pub fn kernel(&self, kernel: Kernel) -> PathBuf {
+        self.root.join(kernel.name()).join("vmlinuz")
     }
 
-    /// The initrd, which finds the root filesystem by its label on any virtio disk.
-    pub fn initrd(&self) -> PathBuf {
-        self.initrd.join("initrd.cpio")
+    /// Its initrd, which finds the root filesystem by its label on any virtio disk.
+    pub fn initrd(&self, kernel: Kernel) -> PathBuf {
+        self.initrd.join(kernel.name())
     }
 
     /// The root filesystem: raw, ext4, sparse. Shared by all guests, so never to be written.
@@ -69,6 +73,11 @@ impl Machine {
         copy.arg("--sparse=always").arg(self.root_image()).arg(to);
         let log = Machine::dir().join("copy.log");
         Step::new(format!("copying the root filesystem to {}", to.display()), log).run(copy)
+    }
+
+    /// A folder with passt, and its own loader and libraries, unpacked at its first use.
+    pub fn passt() -> Result<PathBuf, Error> {
+        Artefact { name: "passt", recipe: passt::recipe() }.ensure(passt::build)
     }
 
     /// One of the versions of QEMU, unpacked at its first use.

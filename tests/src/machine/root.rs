@@ -1,4 +1,4 @@
-//! The root filesystem: Debian 12 with the backported kernel, as mmdebstrap installs it.
+//! The root filesystem: Debian 12 with both kernels, as mmdebstrap installs it.
 
 use std::fs;
 use std::path::Path;
@@ -9,7 +9,9 @@ use super::packages::{PIN, Variant, mmdebstrap};
 use crate::error::Context;
 use crate::{Error, Step};
 
-const PACKAGES: [&str; 19] = [
+/// Besides the kernel of [`STABLE_KERNEL`].
+const PACKAGES: [&str; 20] = [
+    // The backport.
     "linux-image-amd64",
     "busybox-static",
     "kmod",
@@ -31,6 +33,7 @@ const PACKAGES: [&str; 19] = [
     "e2fsprogs",
     // Guests of the guest.
     "qemu-system-x86",
+    "qemu-utils",
     "seabios",
 ];
 
@@ -45,6 +48,9 @@ const OPTIONS: [&str; 7] = [
     // The lab brings its own initrd.
     "--dpkgopt=path-exclude=/etc/kernel/postinst.d/initramfs-tools",
 ];
+
+/// Debian 12's own kernel, whose package has another name with each update.
+const STABLE_KERNEL: &str = r"--include=~n^linux-image-6\.1\.0-[0-9]+-amd64$";
 
 /// The image's size: sparse, with room for what tests write.
 const SIZE: &str = "3G";
@@ -64,18 +70,21 @@ const MODULES: [&str; 9] = [
 ];
 
 pub(super) fn recipe() -> String {
-    format!("{PACKAGES:?} {OPTIONS:?} {SIZE} {MODULES:?} {FILES} {PIN}")
+    format!("{PACKAGES:?} {STABLE_KERNEL} {OPTIONS:?} {SIZE} {MODULES:?} {FILES} {PIN}")
 }
 
-/// Makes `vmlinuz`, `root.img`, and `modules/` (with `order`, their names in order of loading).
+/// Makes `root.img`, and for each kernel a folder with `vmlinuz` and `modules/` (with `order`, their
+/// names in order of loading).
 pub(super) fn build(dir: &Path, log: &Path) -> Result<(), Error> {
     let tree = dir.join("tree");
-    let install = mmdebstrap(Variant::Minbase, Version::Backports, &PACKAGES, &tree, &OPTIONS);
+    let mut options = OPTIONS.to_vec();
+    options.push(STABLE_KERNEL);
+    let install = mmdebstrap(Variant::Minbase, Version::Backports, &PACKAGES, &tree, &options);
     Step::new("installing Debian 12 for the guest", log).run(install)?;
 
     let mut files = Command::new("bash");
     files.arg("-euc").arg(FILES).arg("bash").arg(&tree).arg(dir).args(MODULES);
-    Step::new("taking out the kernel and modules", log).run(files)?;
+    Step::new("taking out kernels and modules", log).run(files)?;
 
     let mut make = Command::new("mke2fs");
     make.args(["-q", "-F", "-t", "ext4", "-L", "lab-root", "-O", "^has_journal"]);
@@ -89,17 +98,21 @@ pub(super) fn build(dir: &Path, log: &Path) -> Result<(), Error> {
 /// With the arguments: tree, target, module….
 const FILES: &str = r#"
 tree=$1 target=$2; shift 2
-version=$(ls "$tree/lib/modules")
 chroot "$tree" passwd --quiet --delete root
 echo lab >"$tree/etc/hostname"
-cp "$tree/boot/vmlinuz-$version" "$target/vmlinuz"
 cp "$tree/bin/busybox" "$target/busybox"
-mkdir "$target/modules"
-for module; do chroot "$tree" modprobe -S "$version" --show-depends "$module"; done |
-while read -r verb file _; do
-    name=$(basename "$file" .xz)
-    [ "$verb" = insmod ] && [ ! -e "$target/modules/$name" ] || continue
-    case $file in *.xz) xz -dc "$tree$file" ;; *) cat "$tree$file" ;; esac >"$target/modules/$name"
-    echo "$name" >>"$target/modules/order"
+for version in $(ls "$tree/lib/modules" | sort -rV); do
+    kernel=$target/linux-$(echo "$version" | cut -d . -f 1-2)
+    # Of 6.1 Debian may have more than one: the newest is first.
+    [ ! -e "$kernel" ] || { rm -r "$tree/lib/modules/$version" "$tree/boot/"*"-$version"; continue; }
+    mkdir "$kernel" "$kernel/modules"
+    cp "$tree/boot/vmlinuz-$version" "$kernel/vmlinuz"
+    for module; do chroot "$tree" modprobe -S "$version" --show-depends "$module"; done |
+    while read -r verb file _; do
+        name=$(basename "$file" .xz)
+        [ "$verb" = insmod ] && [ ! -e "$kernel/modules/$name" ] || continue
+        case $file in *.xz) xz -dc "$tree$file" ;; *) cat "$tree$file" ;; esac >"$kernel/modules/$name"
+        echo "$name" >>"$kernel/modules/order"
+    done
 done
 "#;
