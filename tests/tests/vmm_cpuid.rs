@@ -1,10 +1,12 @@
 //! The processors that vmm-frontend shows, bit for bit beside those of the same name in QEMU 10.0,
 //! as a tiny guest reads them. A host's KVM may add bits of its own (kvm_pvm does), to both alike.
 
+use std::fs;
 use std::process::Command;
+use std::time::Duration;
 
 use lab::tiny::{self, Machine, with_kvm};
-use lab::{Error, Version, program};
+use lab::{Error, Host, Version, program};
 use serde_json::Value;
 
 const SINGLE: &str = "sockets=1,cores=1,threads=1";
@@ -106,5 +108,103 @@ fn enforce_refuses_and_names_what_is_missing() -> Result<(), Error> {
             }
         }
         Ok(())
+    })
+}
+
+/// Runs each of these processors by both VMMs in a guest of the lab, whose KVM is an unmodified
+/// kernel's; `script` defines `ours` and `theirs`, which take a model. Gives what each printed.
+fn in_the_lab(
+    script: &str,
+    models: &[(String, String)],
+    check: impl Fn(&str, &str, &str),
+) -> Result<(), Error> {
+    Host::test(|| {
+        let host = Host::boot(|builder| builder)?;
+        let folder = tempfile::TempDir::new().unwrap();
+        for (name, bytes) in
+            [("cpuid.elf", tiny::cpuid().kernel()), ("cpuid.rom", tiny::cpuid().rom())]
+        {
+            let path = folder.path().join(name);
+            fs::write(&path, bytes).unwrap();
+            host.share(&path, name)?;
+        }
+        for (ours, theirs) in models {
+            let run = |name: &str, model: &str| {
+                let script = format!("{script}\n{name} {model}");
+                host.guest().run_within(Duration::from_secs(600), &script)?.stdout_if_ok()
+            };
+            check(ours, &run("ours", ours)?, &run("theirs", theirs)?);
+        }
+        Ok(())
+    })
+}
+
+/// A model, and QEMU's that is the same.
+fn pair(model: &str) -> (String, String) {
+    let other = OTHERS.iter().find(|(ours, _)| *ours == model);
+    (model.to_owned(), other.map_or(model, |(_, theirs)| theirs).to_owned())
+}
+
+/// The tiny guest.
+const TINY: &str = "
+ours() {
+    /job/vmm-frontend --kernel /job/cpuid.elf --memory 16M --rng off --cpu $1 --cpus 1,cores=1 </dev/null 2>/dev/null
+}
+theirs() {
+    qemu-system-x86_64 -machine q35 -accel kvm -m 16M -display none -nodefaults -no-user-config -no-reboot \
+        -serial stdio -bios /job/cpuid.rom -cpu $1 -smp 1 </dev/null 2>/dev/null
+}";
+
+fn are_the_same_in_the_lab(models: &[(String, String)]) -> Result<(), Error> {
+    in_the_lab(TINY, models, |model, ours, theirs| {
+        assert!(theirs.ends_with("end\n"), "{model}: {theirs}");
+        assert_eq!(ours, theirs, "{model}");
+    })
+}
+
+#[test]
+fn models_are_qemus_as_a_stock_kernels_kvm_filters_them() -> Result<(), Error> {
+    let names =
+        ["Haswell", "Haswell-noTSX", "Opteron_G4", "Opteron_G5", "Opteron_G5-v1", "EPYC", "host"];
+    are_the_same_in_the_lab(&names.map(pair))
+}
+
+#[test]
+#[ignore = "takes 15 minutes: cargo lab soak"]
+fn all_models_are_qemus_as_a_stock_kernels_kvm_filters_them() -> Result<(), Error> {
+    let definitions = definitions()?;
+    let names = definitions.iter().filter_map(|model| model["name"].as_str());
+    are_the_same_in_the_lab(&names.map(pair).collect::<Vec<_>>())
+}
+
+/// Stock Linux, with a shell on its serial console, which is told to run `cpuid`.
+const STOCK: &str = r#"
+append="console=ttyS0 panic=-1 quiet lab.shell"
+run() {
+    rm -f /tmp/typed && mkfifo /tmp/typed
+    : >/tmp/said
+    timeout 300 "$@" </tmp/typed >/tmp/said &
+    exec 4>/tmp/typed
+    until grep -q '# $' /tmp/said; do sleep 0.5; kill -0 $! || return; done
+    echo 'stty -echo; cpuid --raw --one-cpu; exit' >&4
+    wait $!
+    exec 4>&-
+    grep -o '0x[0-9a-f]* 0x[0-9a-f]*: eax=.*' /tmp/said | tr -d '\r'
+}
+ours() {
+    run /job/vmm-frontend --kernel /job/vmlinuz-linux-6.12 --initrd /job/initrd-linux-6.12 \
+        --append "$append" --memory 512M --disk /dev/vdb --cpu "$1"
+}
+theirs() {
+    run qemu-system-x86_64 -machine q35 -accel kvm -m 512M -display none -nodefaults -no-user-config \
+        -no-reboot -serial stdio -kernel /job/vmlinuz-linux-6.12 -initrd /job/initrd-linux-6.12 \
+        -append "$append" -drive file=/dev/vdb,format=raw,if=virtio,snapshot=on -cpu "$1"
+}"#;
+
+#[test]
+fn a_stock_guest_reads_what_it_reads_in_qemu() -> Result<(), Error> {
+    in_the_lab(STOCK, &["Haswell", "Opteron_G5"].map(pair), |model, ours, theirs| {
+        assert!(theirs.lines().count() > 10, "{model}: {theirs}");
+        assert_eq!(ours, theirs, "{model}");
     })
 }
