@@ -40,7 +40,16 @@ fn assert_same(model: &str, flags: &str, topology: &str) -> Result<(), Error> {
     let machine = Machine::new(tiny::cpuid()).args(["--cpu", &ours, "--cpus", topology]);
     let seen = machine.serial()?;
     let arguments = ["-cpu", &theirs, "-smp", topology];
-    let expected = tiny::by_qemu(Version::Backports, tiny::cpuid(), &arguments)?;
+    let expected = match tiny::by_qemu(Version::Backports, tiny::cpuid(), &arguments) {
+        // A KVM without MSRs that the model has: QEMU aborts, so that there is nothing to compare.
+        Err(Error::Protocol { answer, .. }) if answer.contains("failed to set MSR") => {
+            let plain = ["Haswell", "Opteron"].iter().any(|name| model.starts_with(name));
+            assert!(!plain, "{theirs}: {answer}");
+            eprintln!("not compared, for QEMU cannot set its MSRs here: {theirs}");
+            return Ok(());
+        }
+        result => result?,
+    };
     assert!(expected.ends_with("end\n"), "{theirs}: {expected}");
     assert_eq!(seen, expected, "{ours} beside QEMU's {theirs}, {topology}");
     Ok(())
