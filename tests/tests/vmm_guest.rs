@@ -117,7 +117,7 @@ fn log_in_and_use_the_disk(kernel: Kernel, version: &str, cpus: u32) -> Result<(
         assert!(words.iter().any(|word| word.starts_with(version)), "{said}");
         load(host, guest, 20, 0)?;
         guest.run(HEED_THE_BUTTON)?.stdout_if_ok()?;
-        host.guest().run(PRESS)?.stdout_if_ok()?;
+        tell(host, PRESS)?;
         let ended = guest.wait(5 * MINUTE)?;
         assert_eq!(ended.status, 0, "{}", ended.stderr());
         Ok(())
@@ -131,20 +131,30 @@ for i in $(seq 100); do [ -c /dev/input/event0 ] && break; sleep 0.1; done
 grep -q 'Power Button' /sys/class/input/event0/device/name || exit 1
 setsid sh -c 'head -c 24 /dev/input/event0 && systemctl poweroff' </dev/null >/dev/null 2>&1 &";
 
-/// The power button, by QMP.
-const PRESS: &str = r#"
+/// The power button.
+const PRESS: &str = r#"qmp({"execute": "system_powerdown"}, "POWERDOWN")"#;
+
+/// Says something to the VMM, and waits for what it says of it.
+fn tell(host: &Host, calls: &str) -> Result<(), Error> {
+    const START: &str = r#"
 exec python3 - <<'END'
-import socket
-qmp = socket.socket(socket.AF_UNIX)
-qmp.connect("/run/vmm.qmp")
-qmp.sendall(b'{"execute":"qmp_capabilities"}{"execute":"system_powerdown"}')
-said = b""
-while b"POWERDOWN" not in said:
-    more = qmp.recv(4096)
-    assert more, said
-    said += more
-END
+import json, socket
+stream = socket.socket(socket.AF_UNIX)
+stream.settimeout(100)
+stream.connect("/run/vmm.qmp")
+
+def qmp(command, awaited):
+    stream.sendall(json.dumps(command).encode())
+    said = b""
+    while awaited.encode() not in said:
+        more = stream.recv(4096)
+        assert more and b'"error"' not in more, said + more
+        said += more
+
+qmp({"execute": "qmp_capabilities"}, '"return"')
 "#;
+    host.guest().run(&format!("{START}{calls}\nEND"))?.stdout_if_ok().map(drop)
+}
 
 #[test]
 fn linux_6_1_boots_to_a_login() -> Result<(), Error> {
@@ -254,6 +264,67 @@ END
     let arguments = "--vhost-user type=net,socket=/run/device.sock";
     Wanted { arguments, device: Some(device), ..BACKPORTS }.test(|_, guest| {
         assert_eq!(guest.run_within(5 * MINUTE, TALK)?.stdout_if_ok()?, "the same\n");
+        Ok(())
+    })
+}
+
+/// 32 MiB of another controller's disk come and go; then the kernel starts again.
+#[test]
+fn a_controller_comes_and_goes_and_a_kernel_reboots() -> Result<(), Error> {
+    const SERVE: &str = "truncate -s 32M /tmp/more.img && \
+        exec /job/vhost-scsi --socket-path /run/device.sock --disk /tmp/more.img";
+    const ADD: &str = r#"qmp({"execute": "device_add", "arguments": {
+        "driver": "vhost-user-scsi-pci", "id": "more", "socket": "/run/device.sock"}}, '"return"')"#;
+    const USE: &str = "
+for i in $(seq 300); do disk=$(grep -lx 65536 /sys/block/sd*/size) && break; sleep 0.1; done
+disk=/dev/$(basename $(dirname $disk))
+head -c 1M /dev/urandom >/tmp/data && dd if=/tmp/data of=$disk oflag=direct bs=64k status=none &&
+    dd if=$disk iflag=direct bs=64k count=16 status=none | cmp - /tmp/data";
+    const DELETE: &str =
+        r#"qmp({"execute": "device_del", "arguments": {"id": "more"}}, "DEVICE_DELETED")"#;
+    const GONE: &str = "! grep -lx 65536 /sys/block/sd*/size";
+
+    let device = Device { serve: SERVE, share: None };
+    let arguments = "--disk /tmp/data.img --qmp /run/vmm.qmp";
+    Wanted { arguments, device: Some(device), ..BACKPORTS }.test(|host, guest| {
+        for _ in 0..2 {
+            tell(host, ADD)?;
+            guest.run(USE)?.stdout_if_ok()?;
+            tell(host, DELETE)?;
+            guest.run(GONE)?.stdout_if_ok()?;
+        }
+        guest.run("touch /tmp/before; (sleep 1; echo b >/proc/sysrq-trigger) >/dev/null 2>&1 &")?;
+        guest.wait_reboot()?;
+        guest
+            .run("[ ! -e /tmp/before ] && [ $(ls /sys/block | grep -c ^sd) = 2 ]")?
+            .stdout_if_ok()?;
+        Ok(())
+    })
+}
+
+/// SeaBIOS starts SYSLINUX from the first disk, which starts the kernel; the root is on the second.
+#[test]
+fn a_disk_boots_by_firmware() -> Result<(), Error> {
+    const MAKE: &str = "
+truncate -s 64M /tmp/boot.img && mkfs.vfat /tmp/boot.img >/dev/null || exit 1
+mcopy -i /tmp/boot.img /job/vmlinuz-linux-6.12 ::vmlinuz || exit 1
+mcopy -i /tmp/boot.img /job/initrd-linux-6.12 ::initrd || exit 1
+mcopy -i /tmp/boot.img - ::syslinux.cfg <<'END' || exit 1
+DEFAULT linux
+LABEL linux
+  LINUX vmlinuz
+  INITRD initrd
+  APPEND console=ttyS0 panic=-1 quiet by-firmware
+END
+syslinux --install /tmp/boot.img";
+    Host::test(|| {
+        let host = Host::boot(|builder| builder)?;
+        host.guest().run(MAKE)?.stdout_if_ok()?;
+        let guest = host.boot_vmm_disk("--disk /tmp/boot.img --disk /dev/vdb --cpus 2")?;
+        let line = guest.run("cat /proc/cmdline")?.stdout_if_ok()?;
+        assert!(line.contains("by-firmware"), "{line}");
+        guest.run("(sleep 1; echo o >/proc/sysrq-trigger) >/dev/null 2>&1 &")?;
+        guest.wait(2 * MINUTE)?;
         Ok(())
     })
 }

@@ -158,10 +158,18 @@ impl Host {
         arguments: &str,
     ) -> Result<Nested<'_>, Error> {
         let (vmlinuz, initrd) = (vmlinuz(kernel), initrd(kernel));
-        let script = VMM.replace("VMLINUZ", &vmlinuz).replace("INITRD", &initrd);
+        let script = DIRECT.replace("VMLINUZ", &vmlinuz).replace("INITRD", &initrd);
         let script = script.replace("APPEND", append);
         let serial = if arguments.contains("--serial") { "" } else { SERIAL };
-        self.boot_by(&format!("{script} {serial} {arguments}"))
+        self.boot_by(&format!("{VMM} {script} {serial} {arguments}"))
+    }
+
+    /// Boots its guest by vmm-frontend and firmware, from a disk, with these arguments for the VMM.
+    ///
+    /// # Errors
+    /// It does not boot.
+    pub fn boot_vmm_disk(&self, arguments: &str) -> Result<Nested<'_>, Error> {
+        self.boot_by(&format!("{VMM} {SERIAL} {arguments}"))
     }
 
     fn boot_by(&self, script: &str) -> Result<Nested<'_>, Error> {
@@ -228,10 +236,10 @@ TMPDIR=/tmp exec qemu-system-x86_64 -accel kvm -cpu host -smp 1 -m 512M \
     -chardev socket,id=scsi,path=/run/scsi.sock \
     -device vhost-user-scsi-pci,chardev=scsi,num_queues=2";
 
-const VMM: &str = "
-exec /job/vmm-frontend --kernel /job/VMLINUZ --initrd /job/INITRD \\
-    --append 'console=ttyS0 panic=-1 quiet APPEND' \\
-    --port lab=dev:$port --memory 512M --disk /dev/vdb";
+const VMM: &str = "exec /job/vmm-frontend --port lab=dev:$port --memory 512M";
+
+const DIRECT: &str = "--kernel /job/VMLINUZ --initrd /job/INITRD \\
+    --append 'console=ttyS0 panic=-1 quiet APPEND' --disk /dev/vdb";
 
 const SERIAL: &str = "--serial file:/run/nested.console";
 
@@ -250,6 +258,14 @@ impl Nested<'_> {
     /// The guest can't be reached.
     pub fn console(&self) -> Result<String, Error> {
         Ok(self.host.guest.run(&format!("cat {CONSOLE}"))?.stdout())
+    }
+
+    /// Waits until it has booted again.
+    ///
+    /// # Errors
+    /// It does not.
+    pub fn wait_reboot(&self) -> Result<(), Error> {
+        self.host.wait_ready(&mut lock(&self.channel), &self.vmm)
     }
 
     /// Waits until its VMM ends by itself.

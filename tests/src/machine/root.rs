@@ -10,7 +10,7 @@ use crate::error::Context;
 use crate::{Error, Step};
 
 /// Besides the kernel of [`STABLE_KERNEL`].
-const PACKAGES: [&str; 20] = [
+const PACKAGES: [&str; 23] = [
     // The backport.
     "linux-image-amd64",
     "busybox-static",
@@ -35,6 +35,10 @@ const PACKAGES: [&str; 20] = [
     "qemu-system-x86",
     "qemu-utils",
     "seabios",
+    // Disks that firmware boots from.
+    "dosfstools",
+    "mtools",
+    "syslinux",
 ];
 
 const OPTIONS: [&str; 7] = [
