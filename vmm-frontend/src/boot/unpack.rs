@@ -29,10 +29,11 @@ pub(super) fn unpack(file: &mut File, header: &setup_header) -> Option<Vec<u8>> 
 /// "payload_offset" and "payload_length" count from the end of the setup sectors (boot.rst).
 fn payload(file: &mut File, header: &setup_header) -> io::Result<Vec<u8>> {
     let start = setup_size(header) + u64::from(header.payload_offset);
-    let length = header.payload_length.min(header.init_size);
+    let there = file.seek(SeekFrom::End(0))?.saturating_sub(start);
+    let length = u64::from(header.payload_length.min(header.init_size)).min(there);
     file.seek(SeekFrom::Start(start))?;
-    let mut payload = Vec::new();
-    file.take(length.into()).read_to_end(&mut payload)?;
+    let mut payload = Vec::with_capacity(usize::try_from(length).unwrap_or(0));
+    file.take(length).read_to_end(&mut payload)?;
     Ok(payload)
 }
 

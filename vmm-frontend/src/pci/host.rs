@@ -369,7 +369,6 @@ impl Ecam {
 
 impl Registers for Ecam {
     fn read(&self, offset: u64, data: &mut [u8]) {
-        // Only bus 0 is there.
         if let Some((place, register)) = Self::decode(offset, data.len()) {
             self.0.read(place, register, data);
         }
