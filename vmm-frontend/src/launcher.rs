@@ -240,6 +240,8 @@ fn serve(mut devices: Vec<Device>, mut alive: PipeReader, machine: Pid) -> Resul
     }
     let limit = Instant::now() + PATIENCE;
     end(&mut devices, limit);
+    // With its listening socket: if the machine goes on, it is not to wait there for an answer.
+    drop(devices);
     // It closes its end of the pipe before it closes the sockets that are to be removed.
     await_end(&process, limit);
     Ok(())
