@@ -239,9 +239,7 @@ fn serve(mut devices: Vec<Device>, mut alive: PipeReader, machine: Pid) -> Resul
         }
     }
     let limit = Instant::now() + PATIENCE;
-    end(&mut devices, limit);
-    // With its listening socket: if the machine goes on, it is not to wait there for an answer.
-    drop(devices);
+    end(devices, limit);
     // It closes its end of the pipe before it closes the sockets that are to be removed.
     await_end(&process, limit);
     Ok(())
@@ -331,10 +329,11 @@ fn text(status: ExitStatus) -> String {
     }
 }
 
-/// Ends all that runs, by force if need be.
-fn end(devices: &mut [Device], limit: Instant) {
+/// Ends all that runs, by force if need be, and closes the listening sockets: if the machine goes on,
+/// it is not to wait there for an answer.
+fn end(mut devices: Vec<Device>, limit: Instant) {
     devices.iter().for_each(|device| device.signal(Signal::TERM));
-    for device in devices {
+    for device in &mut devices {
         if let Some((_, fd)) = &device.child {
             await_end(fd, limit);
         }

@@ -136,7 +136,7 @@ fn load_unpacked(
     if header.pref_address < header.code32_start.into() {
         return Ok(None);
     }
-    let unpacked = unpack(&mut kernel.file, header);
+    let unpacked = unpack(&mut kernel.file, kernel.size, header);
     let Some(mut vmlinux) = unpacked.and_then(|bytes| Vmlinux::parse(bytes, place)) else {
         return Ok(None);
     };

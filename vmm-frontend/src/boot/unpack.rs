@@ -13,10 +13,11 @@ use super::linux::setup_size;
 /// The unpacked size stands behind the payload, little-endian.
 const TRAILER: usize = size_of::<u32>();
 
-/// Unpacks what a bzImage with this header has in itself: an ELF file, and relocations behind it.
+/// Unpacks what a bzImage of `size` bytes with this header has in itself: an ELF file, and relocations behind it.
 /// `None` if that is nothing that is known here: then the guest unpacks it.
-pub(super) fn unpack(file: &mut File, header: &setup_header) -> Option<Vec<u8>> {
-    let unpacked = payload(file, header).and_then(|payload| decode(&payload, header.init_size));
+pub(super) fn unpack(file: &mut File, size: u64, header: &setup_header) -> Option<Vec<u8>> {
+    let unpacked =
+        payload(file, size, header).and_then(|payload| decode(&payload, header.init_size));
     match unpacked {
         Ok(unpacked) => Some(unpacked),
         Err(error) => {
@@ -27,10 +28,10 @@ pub(super) fn unpack(file: &mut File, header: &setup_header) -> Option<Vec<u8>> 
 }
 
 /// "payload_offset" and "payload_length" count from the end of the setup sectors (boot.rst).
-fn payload(file: &mut File, header: &setup_header) -> io::Result<Vec<u8>> {
+fn payload(file: &mut File, size: u64, header: &setup_header) -> io::Result<Vec<u8>> {
     let start = setup_size(header) + u64::from(header.payload_offset);
-    let there = file.seek(SeekFrom::End(0))?.saturating_sub(start);
-    let length = u64::from(header.payload_length.min(header.init_size)).min(there);
+    let length = u64::from(header.payload_length.min(header.init_size));
+    let length = length.min(size.saturating_sub(start));
     file.seek(SeekFrom::Start(start))?;
     let mut payload = Vec::with_capacity(usize::try_from(length).unwrap_or(0));
     file.take(length).read_to_end(&mut payload)?;

@@ -44,7 +44,7 @@ pub fn tables(machine: &Description<'_>) -> Option<Linked> {
     let fadt = linked.add(&fadt(dsdt, facs).bytes(), &[(36, 4), (40, 4), (140, 8)])?;
     let madt = linked.add(&madt(machine.cpus).bytes(), &[])?;
     let mut mcfg = MCFG::new(OEM, TABLE, REVISION);
-    mcfg.add_ecam(layout::ECAM, 0, 0, 0);
+    mcfg.add_ecam(layout::ECAM, 0, 0, layout::LAST_BUS);
     let mcfg = linked.add(&mcfg.bytes(), &[])?;
     let mut xsdt = XSDT::new(OEM, TABLE, REVISION);
     let mut entries = Vec::new();
@@ -188,7 +188,7 @@ fn pci(machine: &Description<'_>) -> Vec<u8> {
             &Name::new(
                 "_CRS".into(),
                 &ResourceTemplate::new(vec![
-                    &AddressSpace::new_bus_number(0u16, 0),
+                    &AddressSpace::new_bus_number(0u16, layout::LAST_BUS.into()),
                     &IO::new(layout::PCI_CONFIG, layout::PCI_CONFIG, 1, 8),
                     &AddressSpace::new_io(0u16, layout::PCI_CONFIG - 1, None),
                     &AddressSpace::new_io(layout::PCI_CONFIG + 8, 0xffff, None),

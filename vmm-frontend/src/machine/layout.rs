@@ -28,11 +28,12 @@ pub const HOLE: u64 = 0xc000_0000;
 pub const PCI: (u64, u64) = (0xc000_0000, 0xe000_0000);
 /// More of them, where firmware puts them.
 pub const PCI_HIGH: (u64, u64) = (0xf000_0000, 0xfec0_0000);
-/// The configuration space of the only bus (PCI Firmware 3.3, 4.1). Linux looks at each place of
-/// each bus that there may be more.
+/// The last PCI bus, and the only one. Linux looks at each place of each bus that there may be more.
+pub const LAST_BUS: u8 = 0;
+/// The configuration space of all buses (PCI Firmware 3.3, 4.1).
 pub const ECAM: u64 = 0xe000_0000;
 /// Bytes of it.
-pub const ECAM_SIZE: u64 = 0x10_0000;
+pub const ECAM_SIZE: u64 = (LAST_BUS as u64 + 1) << 20;
 /// The interrupt controllers, as KVM has them.
 pub const IO_APIC: u32 = 0xfec0_0000;
 /// See [`IO_APIC`].
