@@ -10,6 +10,7 @@
 //! The machine (root filesystem, kernel, initrd, and three versions of QEMU) is built by apt and
 //! mmdebstrap when something first needs it, and kept under [`Machine::dir`].
 
+mod bench;
 mod conformance;
 pub mod driver;
 mod error;
@@ -23,6 +24,7 @@ mod scsi;
 mod spread;
 pub mod tiny;
 
+pub use bench::{benchmark, wanted};
 pub use conformance::Conformance;
 pub use error::Error;
 pub use guest::{
@@ -30,7 +32,7 @@ pub use guest::{
 };
 pub use host::{Tool, cargo, ensure_tools, program, workspace};
 pub use machine::{Kernel, Machine, Qemu, Version};
-pub use process::{Process, serving, spawn, spawn_listening};
+pub use process::{Process, memory, serving, spawn, spawn_listening};
 pub use progress::{Step, during};
 pub use python::python;
 pub use scsi::{Scsi, make};

@@ -89,6 +89,14 @@ impl Drop for Process {
     }
 }
 
+/// KiB of a process's memory, by their name in `/proc/PID/status`; `None` if it has none.
+pub fn memory(process: u32, name: &str) -> Result<Option<u64>, Error> {
+    let path = format!("/proc/{process}/status");
+    let status = fs::read_to_string(&path).context(|| format!("cannot read {path}"))?;
+    let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+    Ok(line.and_then(|line| line.split_whitespace().next()?.parse().ok()))
+}
+
 /// The process that serves for a program of ours whose supervisor has this id; `None` if none does,
 /// or if the program was started without a supervisor.
 pub fn serving(supervisor: u32) -> Option<u32> {

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::time::Duration;
 
-use crate::{Error, Process, VhostUserScsi, program, serving, spawn_listening};
+use crate::{Error, Process, VhostUserScsi, memory, program, serving, spawn_listening};
 
 /// A vhost-scsi process, with its images in a folder that goes with it.
 pub struct Scsi {
@@ -151,12 +151,7 @@ impl Scsi {
 }
 
 fn resident(pid: u32) -> Result<u64, Error> {
-    let path = format!("/proc/{pid}/status");
-    let status = fs::read_to_string(&path)
-        .map_err(|source| Error::Io { what: format!("cannot read {path}"), source })?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-    let number = line.and_then(|line| line.split_whitespace().next()?.parse().ok());
-    Ok(number.unwrap_or(0))
+    Ok(memory(pid, "VmRSS")?.unwrap_or(0))
 }
 
 /// A sparse file of this many bytes.

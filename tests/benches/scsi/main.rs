@@ -17,7 +17,7 @@ mod table;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
-use lab::{Error, Machine, Tool, ensure_tools, program};
+use lab::{Error, Machine, Tool, benchmark, ensure_tools, program, wanted};
 
 use load::LOADS;
 use subject::{Cache, Peer};
@@ -28,14 +28,7 @@ const SIZE: u64 = 512 << 20;
 const ROUNDS: usize = 5;
 
 fn main() -> ExitCode {
-    let words: Vec<String> = std::env::args().skip(1).filter(|word| word != "--bench").collect();
-    match run(&words) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("benchmark: {error}");
-            ExitCode::FAILURE
-        }
-    }
+    benchmark(run)
 }
 
 /// What the subjects are made of.
@@ -47,10 +40,9 @@ struct Bench {
 
 fn run(words: &[String]) -> Result<(), Error> {
     let bench = prepare()?;
-    let wanted = |title: &str| words.iter().all(|word| title.contains(word));
     for load in &LOADS {
         let title = |cache: Cache| format!("{}, {}", load.name, cache.name());
-        for &cache in load.caches.iter().filter(|&&cache| wanted(&title(cache))) {
+        for &cache in load.caches.iter().filter(|&&cache| wanted(&title(cache), words)) {
             let mut table = table::Table::new(load, cache);
             for round in 0..ROUNDS {
                 for peer in Peer::ALL {
@@ -67,7 +59,7 @@ fn run(words: &[String]) -> Result<(), Error> {
             println!("{table}");
         }
     }
-    if wanted("memory") {
+    if wanted("memory", words) {
         println!("{}", memory::report(&bench)?);
     }
     Ok(())

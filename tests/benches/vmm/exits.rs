@@ -2,14 +2,15 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::fs::{self, File};
+use std::fs;
 use std::path::Path;
 
-use lab::{Error, Spread, spawn_listening};
+use lab::{Error, Spread};
 
 use super::console::Console;
 use super::place::Place;
 use super::subject::{Disk, PROMPT, Subject};
+use super::turns::in_turns;
 
 pub(crate) const DISKS: [Disk; 2] = [Disk::Scsi, Disk::Blk];
 const ROUNDS: usize = 3;
@@ -39,14 +40,8 @@ impl Disk {
 }
 
 pub(crate) fn report(place: &Place, disk: Disk) -> Result<String, Error> {
-    let mut runs: [Vec<Counts>; SUBJECTS.len()] = Default::default();
-    for round in 0..ROUNDS {
-        let mut order: Vec<usize> = (0..SUBJECTS.len()).collect();
-        order.rotate_left(round % SUBJECTS.len());
-        for index in order {
-            runs[index].push(measure(place, disk, SUBJECTS[index])?);
-        }
-    }
+    let runs: [Vec<Counts>; SUBJECTS.len()] =
+        in_turns(ROUNDS, |index| measure(place, disk, SUBJECTS[index]))?;
 
     let mut text = format!(
         "{}: {READS} reads of 4 KiB, one at a time; minimum / median / maximum of {ROUNDS}\n",
@@ -91,11 +86,7 @@ impl Counts {
 }
 
 fn measure(place: &Place, disk: Disk, (subject, cpu): (Subject, &str)) -> Result<Counts, Error> {
-    let (file, socket) = (place.folder.join("exits.img"), place.folder.join("exits.sock"));
-    let failed = |source| Error::Io { what: format!("cannot make {}", file.display()), source };
-    File::create(&file).and_then(|file| file.set_len(64 << 20)).map_err(failed)?;
-    let _ = fs::remove_file(&socket);
-    let _disk = spawn_listening(disk.serve(place, &file, &socket)?, &socket)?;
+    let (_disk, socket) = disk.start(place)?;
 
     let mut console = Console::start(subject.command(place, cpu, disk, &socket)?)?;
     console.wait_for(PROMPT)?;

@@ -8,11 +8,12 @@ mod exits;
 mod place;
 mod start;
 mod subject;
+mod turns;
 
 use std::process::ExitCode;
 use std::time::Duration;
 
-use lab::{Error, Host, VmmGuest, during};
+use lab::{Error, Host, VmmGuest, benchmark, during, wanted};
 
 use place::Place;
 
@@ -20,30 +21,21 @@ use place::Place;
 const LIMIT: Duration = Duration::from_secs(2 * 3600);
 
 fn main() -> ExitCode {
-    let words: Vec<String> = std::env::args().skip(1).filter(|word| word != "--bench").collect();
-    match run(&words) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("benchmark: {error}");
-            ExitCode::FAILURE
-        }
-    }
+    benchmark(run)
 }
 
 fn run(words: &[String]) -> Result<(), Error> {
-    if let [place::IN_THE_LAB, words @ ..] =
-        words.iter().map(String::as_str).collect::<Vec<_>>().as_slice()
+    if let Some((first, words)) = words.split_first()
+        && first == place::IN_THE_LAB
     {
         return measure(&Place::in_the_lab(), words);
     }
-    let words: Vec<&str> = words.iter().map(String::as_str).collect();
-    if !wanted(start::TITLE, &words)
-        && !exits::DISKS.iter().any(|disk| wanted(disk.title(), &words))
+    if !wanted(start::TITLE, words) && !exits::DISKS.iter().any(|disk| wanted(disk.title(), words))
     {
         return Ok(());
     }
     if during("trying whether KVM boots a stock kernel", VmmGuest::can_boot)? {
-        return measure(&Place::here()?, &words);
+        return measure(&Place::here()?, words);
     }
     println!("This host's KVM boots no stock kernel: a guest of the lab is the host.");
     // One for the guest, and one for the process of its disk.
@@ -59,11 +51,7 @@ fn run(words: &[String]) -> Result<(), Error> {
     Ok(())
 }
 
-fn wanted(title: &str, words: &[&str]) -> bool {
-    words.iter().all(|word| title.contains(word))
-}
-
-fn measure(place: &Place, words: &[&str]) -> Result<(), Error> {
+fn measure(place: &Place, words: &[String]) -> Result<(), Error> {
     if wanted(start::TITLE, words) {
         println!("{}", start::report(place)?);
     }

@@ -1,14 +1,14 @@
 //! From the start of the process to `/init`, and the memory that the process then has of its own.
 
 use std::fmt::Write as _;
-use std::fs::{self, File};
 use std::time::Instant;
 
-use lab::{Error, Spread, spawn_listening};
+use lab::{Error, Spread, memory};
 
 use super::console::Console;
 use super::place::Place;
 use super::subject::{Disk, PROMPT, Subject};
+use super::turns::in_turns;
 
 pub(crate) const TITLE: &str = "start to /init, memory";
 const ROUNDS: usize = 10;
@@ -20,15 +20,8 @@ struct Run {
 }
 
 pub(crate) fn report(place: &Place) -> Result<String, Error> {
-    let mut runs: [Vec<Run>; SUBJECTS.len()] = Default::default();
-    for round in 0..ROUNDS {
-        let mut order: Vec<usize> = (0..SUBJECTS.len()).collect();
-        // One that always comes first would be favoured.
-        order.rotate_left(round % SUBJECTS.len());
-        for index in order {
-            runs[index].push(measure(place, SUBJECTS[index])?);
-        }
-    }
+    let runs: [Vec<Run>; SUBJECTS.len()] =
+        in_turns(ROUNDS, |index| measure(place, SUBJECTS[index]))?;
 
     let mut text = format!("{TITLE}: minimum / median / maximum of {ROUNDS}\n");
     let [seconds, mib, ratio] = ["seconds", "MiB anonymous", "vmm-frontend / it"];
@@ -44,11 +37,7 @@ pub(crate) fn report(place: &Place) -> Result<String, Error> {
 }
 
 fn measure(place: &Place, subject: Subject) -> Result<Run, Error> {
-    let (file, socket) = (place.folder.join("start.img"), place.folder.join("start.sock"));
-    let failed = |source| Error::Io { what: format!("cannot make {}", file.display()), source };
-    File::create(&file).and_then(|file| file.set_len(64 << 20)).map_err(failed)?;
-    let _ = fs::remove_file(&socket);
-    let _disk = spawn_listening(Disk::Scsi.serve(place, &file, &socket)?, &socket)?;
+    let (_disk, socket) = Disk::Scsi.start(place)?;
 
     let command = subject.command(place, "host", Disk::Scsi, &socket)?;
     let start = Instant::now();
@@ -59,11 +48,10 @@ fn measure(place: &Place, subject: Subject) -> Result<Run, Error> {
 
 /// MiB of memory that is no file's: the guest's own is a memfd's.
 fn anonymous(process: u32) -> Result<f64, Error> {
-    let path = format!("/proc/{process}/status");
-    let text = fs::read_to_string(&path)
-        .map_err(|source| Error::Io { what: format!("cannot read {path}"), source })?;
-    let line = text.lines().find_map(|line| line.strip_prefix("RssAnon:"));
-    let kib = line.and_then(|line| line.split_whitespace().next()?.parse::<f64>().ok());
-    let nothing = || Error::Protocol { doing: format!("reading {path}"), answer: text.clone() };
-    Ok(kib.ok_or_else(nothing)? / 1024.0)
+    let kib = memory(process, "RssAnon")?;
+    let nothing = || Error::Protocol {
+        doing: "reading a process's memory".into(),
+        answer: "no RssAnon".into(),
+    };
+    Ok(kib.ok_or_else(nothing)? as f64 / 1024.0)
 }

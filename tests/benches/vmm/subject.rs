@@ -1,9 +1,10 @@
 //! The VMMs, each with the same machine: one processor, 128 MiB, a disk by vhost-user.
 
-use std::path::Path;
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use lab::Error;
+use lab::{Error, Process, make, spawn_listening};
 
 use super::place::Place;
 
@@ -81,8 +82,17 @@ impl Disk {
         }
     }
 
-    /// The process that serves the file.
-    pub(crate) fn serve(self, place: &Place, file: &Path, socket: &Path) -> Result<Command, Error> {
+    /// Starts a process that serves 64 MiB, and says where.
+    pub(crate) fn start(self, place: &Place) -> Result<(Process, PathBuf), Error> {
+        let (file, socket) = (place.folder.join("disk.img"), place.folder.join("disk.sock"));
+        make(&file, 64 << 20)?;
+        // Of the process before, if there was one.
+        let _ = fs::remove_file(&socket);
+        let process = spawn_listening(self.serve(place, &file, &socket)?, &socket)?;
+        Ok((process, socket))
+    }
+
+    fn serve(self, place: &Place, file: &Path, socket: &Path) -> Result<Command, Error> {
         let (file, socket) = (file.display(), socket.display());
         Ok(match self {
             Disk::Scsi => {
