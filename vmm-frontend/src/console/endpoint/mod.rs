@@ -27,6 +27,9 @@ use crate::reactor::{Events, Handler, Reactor, Watch};
 const CAPACITY: usize = 64 << 10;
 /// Bytes of input that are read at once.
 const READ: usize = 1024;
+/// What a user has typed, and a guest has not taken, at most. It is read before there is room for it:
+/// the escape key has to work while a guest takes nothing.
+const TYPED: usize = 64 << 10;
 /// Reads until others have their turn.
 const TURN: usize = 64;
 /// How long a host that takes nothing is waited for at the end.
@@ -61,6 +64,8 @@ struct State {
     /// The host took nothing for a reason that was told.
     failing: bool,
     escape: Escape,
+    /// Bytes and break conditions that wait for the client, of a terminal alone.
+    typed: VecDeque<Typed>,
 }
 
 /// What is behind an endpoint.
@@ -109,6 +114,7 @@ impl Endpoint {
             short: false,
             failing: false,
             escape: Escape::default(),
+            typed: VecDeque::new(),
         };
         Ok(Self(Arc::new(Inner {
             name,
@@ -235,7 +241,7 @@ impl Inner {
     fn fill(&self, client: &dyn Client) -> Filled {
         let mut data = [0; READ];
         for _ in 0..TURN {
-            let room = client.room().min(READ);
+            let room = self.room(client).min(READ);
             let Some(data) = data.get_mut(..room).filter(|data| !data.is_empty()) else {
                 return Filled::Waits;
             };
@@ -246,7 +252,7 @@ impl Inner {
                     let is_typed = matches!(state.kind, Kind::Terminal(..));
                     drop(state);
                     let data = data.get(..count).unwrap_or_default();
-                    if is_typed { self.typed(data, client) } else { client.input(data) }
+                    if is_typed { self.typed(data) } else { client.input(data) }
                 }
                 Err(Errno::INTR) => {}
                 Err(Errno::AGAIN) => return Filled::Waits,
@@ -265,14 +271,29 @@ impl Inner {
         Filled::Waits
     }
 
-    /// Takes what a user has typed. It is never more than what goes to the client.
-    fn typed(&self, data: &[u8], client: &dyn Client) {
+    /// How much input can be taken, after the client has taken what it wants of what was typed.
+    fn room(&self, client: &dyn Client) -> usize {
+        if !matches!(self.state().kind, Kind::Terminal(..)) {
+            return client.room();
+        }
+        while !self.state().typed.is_empty() && client.room() > 0 {
+            let typed = self.state().typed.pop_front();
+            match typed {
+                Some(Typed::Byte(byte)) => client.input(&[byte]),
+                Some(Typed::Break) => client.line_break(),
+                _ => {}
+            }
+        }
+        TYPED.saturating_sub(self.state().typed.len())
+    }
+
+    /// Takes what a user has typed.
+    fn typed(&self, data: &[u8]) {
         for byte in data {
             let typed = self.state().escape.typed(*byte);
             match typed {
                 Typed::Nothing => {}
-                Typed::Byte(byte) => client.input(&[byte]),
-                Typed::Break => client.line_break(),
+                Typed::Byte(_) | Typed::Break => self.state().typed.push_back(typed),
                 Typed::Help => {
                     self.state().take(HELP.as_bytes());
                     self.kick();

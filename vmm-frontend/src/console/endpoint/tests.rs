@@ -211,6 +211,43 @@ fn the_escape_key_helps_and_quits() {
 }
 
 #[test]
+fn the_escape_key_works_while_the_guest_takes_nothing() {
+    let asked = Arc::new(AtomicUsize::new(0));
+    let quits = Arc::clone(&asked);
+    let quit = move || {
+        quits.fetch_add(1, Ordering::Relaxed);
+    };
+    let (mut user, endpoint, _line) = terminal(Arc::new(quit));
+    let (reactor, guest) = attach(&endpoint, 1);
+    user.write_all(b"ab\x01bc\x01x").unwrap();
+    reactor.run(|| asked.load(Ordering::Relaxed) == 0).unwrap();
+    assert_eq!((guest.input(), guest.told()), ("a".to_owned(), "there".to_owned()));
+    guest.room.store(1, Ordering::Relaxed);
+    endpoint.resume();
+    reactor.run(|| guest.input() != "ab").unwrap();
+    assert_eq!(guest.told(), "there", "a break condition takes its turn");
+    guest.room.store(10, Ordering::Relaxed);
+    endpoint.resume();
+    reactor.run(|| guest.input() != "abc").unwrap();
+    assert_eq!(guest.told(), "there break");
+}
+
+#[test]
+fn what_is_typed_waits_for_a_guest_that_takes_nothing_up_to_a_limit() {
+    let (mut user, endpoint, _line) = terminal(quit());
+    let (reactor, guest) = attach(&endpoint, 0);
+    let all: String = ('a'..='z').cycle().take(2 * TYPED).collect();
+    let typed = all.clone();
+    let typist = std::thread::spawn(move || user.write_all(typed.as_bytes()).map(|()| user));
+    reactor.run(|| endpoint.0.state().typed.len() < TYPED).unwrap();
+    guest.room.store(all.len(), Ordering::Relaxed);
+    endpoint.resume();
+    reactor.run(|| guest.input().len() < all.len()).unwrap();
+    assert_eq!(guest.input(), all, "nothing is lost");
+    typist.join().unwrap().unwrap();
+}
+
+#[test]
 fn a_new_size_is_told() {
     let (user, endpoint, _line) = terminal(quit());
     let size = |ws_col, ws_row| {
