@@ -1,7 +1,7 @@
 //! What `vmm-frontend` says when there can be no machine: one sentence, code 1, and nothing of it stays.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use lab::tiny::{self, with_kvm};
 use lab::{Error, program};
+use rustix::process::{Pid, Signal};
 use tempfile::TempDir;
 
 /// Within this all is said, and all processes are gone.
@@ -238,20 +239,73 @@ fn a_device_process_that_does_not_answer_is_not_waited_for() -> Result<(), Error
 fn a_disk_that_cannot_be_served_is_said_to_be_by_its_process() -> Result<(), Error> {
     with_kvm(|| {
         let files = Files::new()?;
-        let Output { status, stderr, .. } =
-            files.run(files.program(), "--kernel kernel --disk nowhere.img");
-        let said = String::from_utf8_lossy(&stderr);
-        assert_eq!(status.code(), Some(1), "{said}");
-        let mut lines: Vec<&str> = said.lines().collect();
-        lines.sort_unstable();
-        let [disk, machine] = lines[..] else { panic!("two lines were expected: {said}") };
-        assert!(disk.starts_with("vhost-scsi: --disk nowhere.img: cannot be opened"), "{said}");
-        let sentence =
-            "vmm-frontend: vhost-scsi, for the disks, does not serve, and may have said why";
-        assert!(machine.starts_with(sentence), "{said}");
-        assert_eq!(Files::listed(&files.path("run")).len(), 0);
+        let sentence = "vhost-scsi: --disk nowhere.img: cannot be opened for writing: No such file or directory \
+                        (os error 2)\n";
+        files.says(files.program(), "--kernel kernel --disk nowhere.img", sentence);
         Ok(())
     })
+}
+
+/// Nobody has to wait for what is waited for at the start.
+#[test]
+fn a_start_can_be_given_up() -> Result<(), Error> {
+    with_kvm(|| {
+        let files = Files::new()?;
+        let silent = UnixListener::bind(files.path("silent")).unwrap();
+        let before = Files::listed(files.folder.path());
+        for signal in [Signal::TERM, Signal::INT] {
+            let mut command = files.program();
+            let made = ["--qmp", "qmp", "--serial", "unix:serial"];
+            command.args(["--kernel", "kernel", "--vhost-user", "type=scsi,socket=silent"]);
+            command.args(made).current_dir(files.folder.path());
+            command.env("XDG_RUNTIME_DIR", files.path("run")).stdin(Stdio::null());
+            let child = command.stderr(Stdio::piped()).spawn().unwrap();
+            let _connection = silent.accept().unwrap();
+            rustix::process::kill_process(Pid::from_child(&child), signal).unwrap();
+            let Output { status, stderr, .. } = child.wait_with_output().unwrap();
+            assert_eq!((status.code(), String::from_utf8_lossy(&stderr).as_ref()), (Some(0), ""));
+            assert_eq!(Files::listed(files.folder.path()), before);
+            assert_eq!(Files::listed(&files.path("run")).len(), 0);
+        }
+        Ok(())
+    })
+}
+
+#[test]
+fn what_somebody_else_has_made_stays() -> Result<(), Error> {
+    let files = Files::new()?;
+    std::os::unix::fs::symlink("nothing", files.path("link")).unwrap();
+    for option in ["--qmp", "--serial unix:", "--console pty:"] {
+        let separator = if option == "--qmp" { " " } else { "" };
+        let arguments = format!("--kernel kernel {option}{separator}link --port x=file:none/x");
+        let Output { status, stderr, .. } = files.run(files.program(), &arguments);
+        let said = String::from_utf8_lossy(&stderr);
+        assert_eq!(status.code(), Some(1), "{said}");
+        let target = fs::read_link(files.path("link"));
+        assert_eq!(target.ok().as_deref(), Some(Path::new("nothing")), "{arguments}: {said}");
+    }
+    let dead = fs::metadata(files.path("dead")).unwrap().ino();
+    files.run(files.program(), "--kernel kernel --qmp dead --port x=file:none/x");
+    assert_eq!(fs::metadata(files.path("dead")).unwrap().ino(), dead);
+    Ok(())
+}
+
+#[test]
+fn a_folder_whose_name_is_too_long_for_sockets_is_named() -> Result<(), Error> {
+    let files = Files::new()?;
+    let long = files.path(&"x".repeat(100));
+    fs::create_dir(&long).unwrap();
+    let mut command = Command::new("sh");
+    let script = "XDG_RUNTIME_DIR=$0 exec \"$@\"";
+    command.args(["-c", script]).arg(&long).arg(&files.program);
+    let Output { status, stderr, .. } = files.run(command, "--kernel kernel --disk text");
+    let said = String::from_utf8_lossy(&stderr);
+    let start = format!("vmm-frontend: no socket can be made at {}/", long.display());
+    assert!(said.starts_with(&start), "{said}");
+    assert!(said.ends_with("; XDG_RUNTIME_DIR or TMPDIR says where\n"), "{said}");
+    assert_eq!((status.code(), said.lines().count()), (Some(1), 1), "{said}");
+    assert_eq!(Files::listed(&long).len(), 0);
+    Ok(())
 }
 
 /// Whatever of the machine's process ends first: its sockets, or what tells of its end.

@@ -1,5 +1,7 @@
 //! The command line, as every program reads it: what is wrong with it is said in one sentence.
 
+use std::io;
+
 use clap::Parser;
 use clap::error::ErrorKind;
 
@@ -14,7 +16,13 @@ pub struct ArgumentError(String);
 /// It can't be understood.
 pub fn read<P: Parser>() -> Result<P, ArgumentError> {
     P::try_parse().map_err(|error| match error.kind() {
-        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => error.exit(),
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => match error.print() {
+            // Who reads it has seen enough.
+            Err(failure) if failure.kind() != io::ErrorKind::BrokenPipe => {
+                ArgumentError(format!("what was asked for cannot be printed: {failure}"))
+            }
+            _ => std::process::exit(0),
+        },
         _ => ArgumentError(sentence(&error)),
     })
 }

@@ -5,9 +5,10 @@
 //! a listening socket that only the launcher keeps: who connects while nobody serves, waits there.
 
 use std::ffi::OsString;
-use std::io::{self, PipeReader, PipeWriter, Read, Write};
+use std::fs::{FileType, Metadata};
+use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::{DirBuilderExt, FileTypeExt};
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
@@ -31,6 +32,14 @@ pub enum LaunchError {
         "{0} is neither beside this program nor in PATH: install it, or attach a running one by --vhost-user"
     )]
     NoProgram(&'static str),
+    /// Device processes can't be reached there.
+    #[error("no socket can be made at {path}: {source}; XDG_RUNTIME_DIR or TMPDIR says where")]
+    Socket {
+        /// Where.
+        path: PathBuf,
+        /// What the host said.
+        source: io::Error,
+    },
     /// The host refuses.
     #[error("{what}: {source}")]
     Host {
@@ -60,46 +69,35 @@ pub struct Program {
 /// What the machine keeps of the launcher: device processes end when it is dropped.
 #[derive(Debug)]
 pub struct Launcher {
-    life: PipeWriter,
+    life: UnixStream,
     /// Where each program is to be connected to, in order.
     sockets: Vec<PathBuf>,
 }
 
 impl Launcher {
-    /// Forks it. Before any thread is started. It removes `left_behind`, sockets and links, in the
-    /// end, unless somebody else uses them then.
+    /// Forks it. Before any thread is started. What is made at `places`, sockets and links, it removes
+    /// in the end, unless somebody else uses it then.
     ///
     /// # Errors
     /// See [`LaunchError`].
-    pub fn start(programs: &[Program], left_behind: Vec<PathBuf>) -> Result<Self, LaunchError> {
+    pub fn start(programs: &[Program], places: Vec<PathBuf>) -> Result<Self, LaunchError> {
         let found = programs.iter().map(|program| find(program.name));
         let found = found.collect::<Result<Vec<_>, _>>()?;
+        let (life, machines) = UnixStream::pair().map_err(host("no socket can be had"))?;
+        life.set_read_timeout(Some(SOON_TOLD)).map_err(host("a socket can't be used"))?;
         let folder = make_folder().map_err(host("no folder for sockets can be made"))?;
-        let mut devices = Vec::new();
-        let mut sockets = Vec::new();
-        for (number, (program, path)) in programs.iter().zip(found).enumerate() {
-            let socket = folder.join(format!("{}-{number}.sock", program.name));
-            let listener = UnixListener::bind(&socket);
-            let listener = Some(listener.map_err(host("no socket can be made"))?.into());
-            sockets.push(socket);
-            let program = program.clone();
-            devices.push(Device {
-                program,
-                path,
-                listener,
-                child: None,
-                next: None,
-                born: Instant::now(),
-                failures: 0,
-            });
-        }
-        let (alive, life) = io::pipe().map_err(host("no pipe can be made"))?;
+        let tidy = |_: &LaunchError| {
+            // It is empty, or has sockets that nobody was told of.
+            let _ = std::fs::remove_dir_all(&folder);
+        };
+        let (devices, sockets) = listen(&folder, programs, found).inspect_err(tidy)?;
+        let places: Vec<Place> = places.into_iter().map(Place::new).collect();
         let machine = getpid();
         // SAFETY: this process has one thread (the caller's promise), so the child finds every lock free.
         match unsafe { libc::fork() } {
             0 => {
                 drop(life);
-                let code = match serve(devices, alive, machine) {
+                let code = match serve(devices, machines, machine) {
                     Ok(()) => 0,
                     Err(error) => {
                         eprintln!("vmm-frontend: device processes are started no more: {error}");
@@ -108,13 +106,13 @@ impl Launcher {
                 };
                 // They may be gone already.
                 let _ = std::fs::remove_dir_all(&folder);
-                left_behind.iter().filter(|path| is_stale(path)).for_each(|path| {
-                    let _ = std::fs::remove_file(path);
-                });
+                places.iter().for_each(Place::tidy);
                 std::process::exit(code)
             }
             pid if pid > 0 => Ok(Self { life, sockets }),
-            _ => Err(host("no process can be started")(io::Error::last_os_error())),
+            _ => {
+                Err(host("no process can be started")(io::Error::last_os_error())).inspect_err(tidy)
+            }
         }
     }
 
@@ -131,10 +129,47 @@ impl Launcher {
     pub fn all_serve(&mut self) -> Result<(), LaunchError> {
         self.life.write_all(&[SERVED]).map_err(host("the launcher of device processes is gone"))
     }
+
+    /// Whether a program did not want to serve. It has said why.
+    pub fn has_refused(&mut self) -> bool {
+        let mut said = [0];
+        matches!(self.life.read(&mut said), Ok(1)) && said == [REFUSED]
+    }
 }
 
-/// What is said when all device processes were reached.
+/// What the machine says when it has reached all device processes.
 const SERVED: u8 = b's';
+/// What it is told when one ended before, and not by a signal.
+const REFUSED: u8 = b'r';
+/// How long after its connection's end the launcher may take to see that a process has ended.
+const SOON_TOLD: Duration = Duration::from_secs(1);
+
+/// A socket in the folder for each program.
+fn listen(
+    folder: &Path,
+    programs: &[Program],
+    found: Vec<PathBuf>,
+) -> Result<(Vec<Device>, Vec<PathBuf>), LaunchError> {
+    let mut devices = Vec::new();
+    let mut sockets = Vec::new();
+    for (number, (program, path)) in programs.iter().zip(found).enumerate() {
+        let socket = folder.join(format!("{}-{number}.sock", program.name));
+        let failed = |source| LaunchError::Socket { path: socket.clone(), source };
+        let listener = Some(UnixListener::bind(&socket).map_err(failed)?.into());
+        sockets.push(socket);
+        let program = program.clone();
+        devices.push(Device {
+            program,
+            path,
+            listener,
+            child: None,
+            next: None,
+            born: Instant::now(),
+            failures: 0,
+        });
+    }
+    Ok((devices, sockets))
+}
 
 /// A program beside this one, or in PATH.
 fn find(name: &'static str) -> Result<PathBuf, LaunchError> {
@@ -161,14 +196,43 @@ fn make_folder() -> io::Result<PathBuf> {
     Err(io::ErrorKind::AlreadyExists.into())
 }
 
+/// Where the machine may make a socket or a link.
+struct Place {
+    path: PathBuf,
+    /// What was there before.
+    before: Option<Identity>,
+}
+
+/// A file's device, number, and when it was changed last: a number is given again.
+#[derive(PartialEq, Eq)]
+struct Identity(u64, u64, i64, i64);
+
+impl Place {
+    fn new(path: PathBuf) -> Self {
+        let before = std::fs::symlink_metadata(&path).ok().as_ref().map(identity);
+        Self { path, before }
+    }
+
+    /// Removes what the machine has left there.
+    fn tidy(&self) {
+        let Ok(found) = std::fs::symlink_metadata(&self.path) else { return };
+        if self.before != Some(identity(&found)) && is_stale(&self.path, found.file_type()) {
+            let _ = std::fs::remove_file(&self.path);
+        }
+    }
+}
+
+fn identity(found: &Metadata) -> Identity {
+    Identity(found.dev(), found.ino(), found.ctime(), found.ctime_nsec())
+}
+
 /// A socket on which nobody listens, or a link to what is not there.
-fn is_stale(path: &Path) -> bool {
-    let Ok(found) = std::fs::symlink_metadata(path) else { return false };
-    if found.file_type().is_symlink() {
+fn is_stale(path: &Path, kind: FileType) -> bool {
+    if kind.is_symlink() {
         return !path.exists();
     }
     let refused = |error: io::Error| error.kind() == io::ErrorKind::ConnectionRefused;
-    found.file_type().is_socket() && UnixStream::connect(path).is_err_and(refused)
+    kind.is_socket() && UnixStream::connect(path).is_err_and(refused)
 }
 
 /// A device process, and those that take its place.
@@ -186,6 +250,15 @@ struct Device {
     failures: u32,
 }
 
+/// What has become of a device process.
+#[derive(PartialEq, Eq)]
+enum Looked {
+    /// It serves, or will again.
+    Fine,
+    /// It did not want to serve, and has said why.
+    Refused,
+}
+
 /// How long a process must have served for its end to be no failure.
 const SOON: Duration = Duration::from_secs(10);
 /// How long it is waited before another start, after the first failure and at most.
@@ -195,7 +268,7 @@ const LONGEST: Duration = Duration::from_secs(2);
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// The launcher's life.
-fn serve(mut devices: Vec<Device>, mut alive: PipeReader, machine: Pid) -> Result<(), LaunchError> {
+fn serve(mut devices: Vec<Device>, mut life: UnixStream, machine: Pid) -> Result<(), LaunchError> {
     // The terminal's Ctrl-C is for the machine.
     let _ = setpgid(None, None);
     // Before the machine's end is a signal: it may end at once, and there is something to tidy up.
@@ -215,7 +288,7 @@ fn serve(mut devices: Vec<Device>, mut alive: PipeReader, machine: Pid) -> Resul
         let wait = wait.and_then(|wait| Timespec::try_from(wait).ok());
         let mut fds = vec![
             PollFd::from_borrowed_fd(shutdown.as_fd(), PollFlags::IN),
-            PollFd::from_borrowed_fd(alive.as_fd(), PollFlags::IN),
+            PollFd::from_borrowed_fd(life.as_fd(), PollFlags::IN),
         ];
         let children = devices.iter().filter_map(|device| device.child.as_ref());
         fds.extend(children.map(|(_, fd)| PollFd::from_borrowed_fd(fd.as_fd(), PollFlags::IN)));
@@ -229,18 +302,21 @@ fn serve(mut devices: Vec<Device>, mut alive: PipeReader, machine: Pid) -> Resul
         }
         if ready.get(1) == Some(&true) {
             let mut said = [0];
-            match alive.read(&mut said) {
+            match life.read(&mut said) {
                 Ok(1) => served = true,
                 _ => break,
             }
         }
         for device in &mut devices {
-            device.look(served);
+            if device.look(served) == Looked::Refused {
+                // The machine may be gone.
+                let _ = life.write_all(&[REFUSED]);
+            }
         }
     }
     let limit = Instant::now() + PATIENCE;
     end(devices, limit);
-    // It closes its end of the pipe before it closes the sockets that are to be removed.
+    // It closes its end of the connection before it closes the sockets that are to be removed.
     await_end(&process, limit);
     Ok(())
 }
@@ -284,16 +360,16 @@ impl Device {
     }
 
     /// Sees whether it has ended, and whether it is time to start it.
-    fn look(&mut self, served: bool) {
+    fn look(&mut self, served: bool) -> Looked {
         if let Some((child, _)) = &mut self.child
             && let Ok(Some(status)) = child.try_wait()
         {
             self.child = None;
             let name = self.program.name;
             if !served && status.code().is_some_and(|code| code != 0) {
-                // It has said why. Who is connected, or will, gets to know that nobody is there.
+                // Who is connected, or will, gets to know that nobody is there.
                 self.listener = None;
-                return;
+                return Looked::Refused;
             }
             eprintln!("vmm-frontend: {name} ended ({}), and is started again", text(status));
             if self.born.elapsed() > SOON {
@@ -304,6 +380,7 @@ impl Device {
         if self.next.is_some_and(|next| Instant::now() >= next) {
             self.start();
         }
+        Looked::Fine
     }
 
     fn fail(&mut self) {

@@ -3,8 +3,8 @@
 mod consoles;
 
 use std::io::{ErrorKind, Write};
-use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
@@ -20,7 +20,7 @@ use vmm_frontend::cpu::help;
 use vmm_frontend::cpu::selection::Selection;
 use vmm_frontend::launcher::{LaunchError, Launcher};
 use vmm_frontend::machine::vm;
-use vmm_frontend::options::{Options, VhostUserOption};
+use vmm_frontend::options::{Conflict, Options, VhostUserOption};
 use vmm_frontend::virtio::vhost_user::{Kind, VhostUser, VhostUserError};
 use vmm_frontend::vmm::{self, Event, Machine, Settings, VmmError};
 
@@ -28,6 +28,8 @@ use vmm_frontend::vmm::{self, Event, Machine, Settings, VmmError};
 enum Failure {
     #[error(transparent)]
     Arguments(#[from] ArgumentError),
+    #[error(transparent)]
+    Conflict(#[from] Conflict),
     #[error(transparent)]
     Vmm(#[from] VmmError),
     #[error(transparent)]
@@ -38,21 +40,27 @@ enum Failure {
     Program(#[from] ProgramError),
     #[error("the list cannot be written: {0}")]
     List(#[from] std::io::Error),
-    #[error("vhost-scsi, for the disks, does not serve, and may have said why: {0}")]
+    #[error("vhost-scsi, for the disks, does not serve: {0}")]
     Disks(VhostUserError),
+    #[error("a device process does not serve, and has said why")]
+    Refused,
     #[error("no guest: give --kernel FILE, or --disk FILE to boot from")]
     NoGuest,
 }
 
 fn main() -> ExitCode {
     start().unwrap_or_else(|failure| {
-        eprintln!("vmm-frontend: {failure}");
+        // One sentence is enough.
+        if !matches!(failure, Failure::Refused) {
+            eprintln!("vmm-frontend: {failure}");
+        }
         ExitCode::FAILURE
     })
 }
 
 fn start() -> Result<ExitCode, Failure> {
     let options: Options = arguments::read()?;
+    options.check()?;
     let sandbox = Sandbox::new(None);
     program::start_logging(options.verbose);
     if options.cpu == "help" {
@@ -66,8 +74,8 @@ fn start() -> Result<ExitCode, Failure> {
         cpu,
         topology: options.cpus.0,
     };
-    let mut launcher = Launcher::start(&options.programs(), options.left_behind())?;
-    let shutdown = Shutdown::new()?;
+    let mut launcher = Launcher::start(&options.programs(), options.places())?;
+    let shutdown = Arc::new(Shutdown::new()?);
     let qmp = options.qmp.as_deref().map(|path| control::Listener::new("--qmp", path));
     let mut qmp = qmp.transpose()?;
     let (tell, told) = mpsc::channel();
@@ -84,14 +92,16 @@ fn start() -> Result<ExitCode, Failure> {
     let events = Events::default();
     let machine = Machine::new(&device, &settings, memory, payload, events.clone(), (tell, told))?;
     let machine = Arc::new(machine);
+    let started = Arc::new(AtomicBool::new(false));
+    end_by(Arc::clone(&shutdown), &machine, Arc::clone(&started))?;
     consoles.add_to(&machine)?;
-    add_devices(&machine, &options, launcher.sockets())?;
+    add_devices(&machine, &options, &mut launcher)?;
     launcher.all_serve()?;
     if let Some(qmp) = &qmp {
         let commands = Arc::new(Control::new(&machine));
         qmp.serve(PROGRAM, commands, &events, &shutdown)?;
     }
-    end_by(shutdown, &machine)?;
+    started.store(true, Ordering::Relaxed);
     let ended = machine.run();
     events.flush(PATIENCE);
     if options.stats {
@@ -137,14 +147,22 @@ const PROGRAM: control::Program =
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Connects to all device processes.
-fn add_devices(machine: &Machine, options: &Options, launched: &[PathBuf]) -> Result<(), Failure> {
+fn add_devices(
+    machine: &Machine,
+    options: &Options,
+    launcher: &mut Launcher,
+) -> Result<(), Failure> {
     let processors = u16::try_from(machine.topology().processors()).unwrap_or(u16::MAX);
     let connect = |option: VhostUserOption| {
         VhostUser::connect(&option.settings(processors), machine.memory()).map(Box::new)
     };
     // Units are the first controller's, and are there in the order of the options, disks first.
-    for (number, socket) in launched.iter().enumerate() {
-        let device = connect(VhostUserOption::of(Kind::Scsi, socket)).map_err(Failure::Disks)?;
+    for (number, socket) in launcher.sockets().to_vec().iter().enumerate() {
+        let device = connect(VhostUserOption::of(Kind::Scsi, socket));
+        let device = device.map_err(|error| match launcher.has_refused() {
+            true => Failure::Refused,
+            false => Failure::Disks(error),
+        })?;
         let place = machine.add_virtio(device)?;
         if number == 0 {
             machine.boot_from(place);
@@ -157,13 +175,21 @@ fn add_devices(machine: &Machine, options: &Options, launched: &[PathBuf]) -> Re
     Ok(())
 }
 
-/// Ends the machine when the program is asked to.
-fn end_by(shutdown: Shutdown, machine: &Machine) -> Result<(), ProgramError> {
+/// Ends the machine when the program is asked to; or the program, while it waits for device processes.
+fn end_by(
+    shutdown: Arc<Shutdown>,
+    machine: &Machine,
+    started: Arc<AtomicBool>,
+) -> Result<(), ProgramError> {
     let tell = machine.teller();
     let wait = move || {
         confinement::restrict(Role::Messenger);
         if let Err(error) = shutdown.wait() {
             log::error!("{error}");
+        }
+        if !started.load(Ordering::Relaxed) {
+            // The launcher tidies up.
+            std::process::exit(0);
         }
         let _ = tell.send(Event::Off { by_guest: false });
     };

@@ -73,6 +73,9 @@ pub enum ControlError {
     /// Its arguments are not what it takes.
     #[error("arguments: {0}")]
     Arguments(#[from] serde_json::Error),
+    /// They have one that it does not take. The words are QEMU's.
+    #[error("Parameter '{0}' is unexpected")]
+    Unexpected(String),
     /// What it is about is not there.
     #[error("{0}")]
     NotFound(String),
@@ -92,7 +95,9 @@ impl ControlError {
         match self {
             Self::CommandNotFound(_) | Self::Negotiation(_) => "CommandNotFound",
             Self::NotFound(_) => "DeviceNotFound",
-            Self::Message(_) | Self::Arguments(_) | Self::Failed(_) => "GenericError",
+            Self::Message(_) | Self::Arguments(_) | Self::Unexpected(_) | Self::Failed(_) => {
+                "GenericError"
+            }
         }
     }
 }
@@ -190,20 +195,23 @@ impl Server {
         arguments: Arguments,
         fds: Vec<OwnedFd>,
     ) -> Result<Value, ControlError> {
+        let own = self.commands.names();
+        // A program may know better what it is doing.
+        if own.contains(&name) {
+            return self.commands.execute(name, arguments, fds);
+        }
+        if let (true, Some(key)) = (COMMON.contains(&name), arguments.keys().next()) {
+            return Err(ControlError::Unexpected(key.clone()));
+        }
         match name {
             "qmp_capabilities" => Err(ControlError::Negotiation(
                 "capabilities are negotiated already: there is nothing more to enable",
             )),
             "query-commands" => {
-                let own = self.commands.names();
                 let names = COMMON.iter().filter(|name| !own.contains(name)).chain(own);
                 Ok(names.map(|name| json!({ "name": name })).collect())
             }
             "query-version" => Ok(self.version()),
-            // A program may know better what it is doing.
-            _ if self.commands.names().contains(&name) => {
-                self.commands.execute(name, arguments, fds)
-            }
             "query-status" => Ok(json!({ "connected": self.events.is_connected() })),
             "quit" => Ok(json!({})),
             _ => Err(ControlError::CommandNotFound(name.to_owned())),

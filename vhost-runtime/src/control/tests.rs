@@ -124,6 +124,10 @@ fn a_session_goes_as_qmp_says() {
     assert_eq!(raw.ask("{\"execute\":\"query-status\"}"), "{\"return\":{\"connected\":false}}");
     assert!(raw.ask("{\"execute\":\"query-commands\"}").contains("{\"name\":\"echo\"}"));
     assert!(raw.ask("{\"execute\":\"query-version\"}").contains("fake 1.2.3"));
+    for name in ["query-version", "query-commands", "query-status"] {
+        let said = raw.ask(&format!("{{\"execute\":\"{name}\",\"arguments\":{{\"x\":1}}}}"));
+        assert!(said.contains("Parameter 'x' is unexpected"), "{said}");
+    }
     assert!(raw.ask("{\"execute\":\"rm\"}").contains("there is no command rm"));
     // Concatenated, and spread over lines.
     raw.send(

@@ -74,10 +74,12 @@ impl Terminal {
         Ok(())
     }
 
-    pub(super) fn make_raw(&mut self) -> io::Result<()> {
-        self.raw = true;
-        IS_RAW.store(true, Ordering::Release);
-        self.own.make_raw()
+    /// Has it in raw mode from now on.
+    pub(super) fn begin(&mut self) {
+        if !std::mem::replace(&mut self.raw, true) {
+            IS_RAW.store(true, Ordering::Release);
+            self.go_on();
+        }
     }
 
     /// Takes a signal: the terminal's size has changed, or the process is to stop, or goes on.
@@ -104,7 +106,7 @@ impl Terminal {
         if self.raw
             && let Err(error) = self.own.make_raw()
         {
-            log::warn!("the terminal cannot be made raw again: {error}");
+            log::warn!("the terminal cannot be made raw: {error}");
         }
     }
 

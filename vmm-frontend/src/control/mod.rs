@@ -121,7 +121,7 @@ impl Commands for Control {
             "device_del" => self.with(arguments, devices::remove),
             _ => match arguments.keys().next() {
                 None => self.with(arguments, |machine, Nothing {}| plain(machine, name)),
-                Some(key) => Err(ControlError::Message(format!("Parameter '{key}' is unexpected"))),
+                Some(key) => Err(ControlError::Unexpected(key.clone())),
             },
         }
     }

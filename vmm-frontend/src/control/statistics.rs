@@ -61,7 +61,7 @@ pub(super) fn query(machine: &Machine, query: Query) -> Result<Value, ControlErr
     let counters = machine.counters().map_err(ControlError::failed)?;
     if query.target == Target::Vm {
         if query.vcpus.is_some() {
-            return Err(ControlError::Message(String::from("Parameter 'vcpus' is unexpected")));
+            return Err(ControlError::Unexpected(String::from("vcpus")));
         }
         let stats = query.read(&counters.vm).map_err(ControlError::failed)?;
         return Ok(match stats.is_empty() {

@@ -1,5 +1,6 @@
 //! The command line, and what it means: each value is checked before anything starts.
 
+mod conflict;
 mod cpus;
 mod memory;
 mod vhost_user;
@@ -14,6 +15,7 @@ use vhost_runtime::program::Confinement;
 use crate::console::{Spec, SpecError};
 use crate::launcher::Program;
 
+pub use conflict::Conflict;
 pub use cpus::Cpus;
 pub use memory::MemoryOption;
 pub use vhost_user::{VHOST_USER_KEYS, VhostUserOption};
@@ -169,12 +171,16 @@ impl Options {
         vec![Program { name: "vhost-scsi", arguments }]
     }
 
-    /// Sockets and links that the machine makes where the user says. Confined, it can't remove them.
+    /// The consoles, each with its option.
+    fn consoles(&self) -> impl Iterator<Item = (&'static str, &Spec)> {
+        let ports = self.port.iter().map(|port| ("--port", &port.spec));
+        [("--serial", &self.serial), ("--console", &self.console)].into_iter().chain(ports)
+    }
+
+    /// Where the user wants sockets and links of the machine. Confined, it can't remove them.
     #[must_use]
-    pub fn left_behind(&self) -> Vec<PathBuf> {
-        let ports = self.port.iter().map(|port| &port.spec);
-        let consoles = [&self.serial, &self.console].into_iter().chain(ports);
-        let paths = consoles.filter_map(|spec| match spec {
+    pub fn places(&self) -> Vec<PathBuf> {
+        let paths = self.consoles().filter_map(|(_, spec)| match spec {
             Spec::Unix(path) | Spec::Pty(Some(path)) => Some(path),
             _ => None,
         });
@@ -191,12 +197,21 @@ pub struct Port {
     pub spec: Spec,
 }
 
+impl Port {
+    /// Bytes of a name: guests make a file's name of it (NAME_MAX).
+    const LONGEST: usize = 255;
+}
+
 impl FromStr for Port {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
         let (name, spec) = text.split_once('=').unwrap_or((text, ""));
         let valid = !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_graphic());
+        if name.len() > Self::LONGEST {
+            let most = Self::LONGEST;
+            return Err(format!("a name has up to {most} bytes, this one has {}", name.len()));
+        }
         if !valid || spec.is_empty() {
             return Err(String::from("write NAME=WHERE, as in org.qemu.guest_agent.0=unix:PATH"));
         }

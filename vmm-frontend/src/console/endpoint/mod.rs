@@ -163,7 +163,6 @@ impl Endpoint {
         match &mut state.kind {
             Kind::Plain | Kind::Pty { .. } => {}
             Kind::Terminal(terminal, _) => {
-                terminal.make_raw()?;
                 let signal = Arc::new(move || resize(Inner::signal));
                 watches.push(reactor.watch(&*terminal, Events::IN, signal)?);
             }
@@ -219,6 +218,9 @@ impl Inner {
     /// Does whatever can be done now.
     fn pump(&self) {
         let (Some(attached), Some(client)) = (self.attached.get(), self.client()) else { return };
+        if let Kind::Terminal(terminal, _) = &mut self.state().kind {
+            terminal.begin();
+        }
         let accepted = self.state().accept(&self.name, attached);
         if accepted {
             client.connected(true);

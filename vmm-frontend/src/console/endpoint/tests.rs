@@ -181,9 +181,11 @@ fn a_terminal_is_raw_while_it_is_attached_and_as_before_afterwards() {
     let is_raw = || !tcgetattr(&line).unwrap().local_modes.contains(LocalModes::ICANON);
     assert!(!is_raw());
     let (reactor, guest) = attach(&endpoint, 1000);
-    assert!(is_raw());
+    assert!(!is_raw(), "Ctrl-C works while the machine is being made");
+    endpoint.0.pump();
     user.write_all(b"\x03\x1a\r\x01b\x01\x01").unwrap();
     reactor.run(|| guest.input().len() < 4).unwrap();
+    assert!(is_raw());
     assert_eq!(guest.input(), "\x03\x1a\r\x01", "no key is the terminal's own");
     assert_eq!(guest.told(), "there break");
     drop(endpoint);
@@ -199,6 +201,7 @@ fn the_escape_key_helps_and_quits() {
     };
     let (mut user, endpoint, _line) = terminal(Arc::new(quit));
     let (reactor, guest) = attach(&endpoint, 1000);
+    endpoint.0.pump();
     user.write_all(b"\x01h\x01x").unwrap();
     reactor
         .run(|| asked.load(Ordering::Relaxed) == 0 || !endpoint.0.state().waiting.is_empty())
@@ -219,6 +222,7 @@ fn the_escape_key_works_while_the_guest_takes_nothing() {
     };
     let (mut user, endpoint, _line) = terminal(Arc::new(quit));
     let (reactor, guest) = attach(&endpoint, 1);
+    endpoint.0.pump();
     user.write_all(b"ab\x01bc\x01x").unwrap();
     reactor.run(|| asked.load(Ordering::Relaxed) == 0).unwrap();
     assert_eq!((guest.input(), guest.told()), ("a".to_owned(), "there".to_owned()));
@@ -236,6 +240,7 @@ fn the_escape_key_works_while_the_guest_takes_nothing() {
 fn what_is_typed_waits_for_a_guest_that_takes_nothing_up_to_a_limit() {
     let (mut user, endpoint, _line) = terminal(quit());
     let (reactor, guest) = attach(&endpoint, 0);
+    endpoint.0.pump();
     let all: String = ('a'..='z').cycle().take(2 * TYPED).collect();
     let typed = all.clone();
     let typist = std::thread::spawn(move || user.write_all(typed.as_bytes()).map(|()| user));

@@ -1,0 +1,88 @@
+//! What is wrong with options together.
+
+use std::collections::HashSet;
+use std::path::PathBuf;
+
+use super::Options;
+use crate::console::Spec;
+
+/// Options that cannot be meant so.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Conflict {
+    /// Nothing is listed.
+    #[error("--json: write it with --cpu help, which it prints for scripts")]
+    NothingToList,
+    /// A guest could not tell them apart.
+    #[error("--port {0}: there are two of that name, give each its own")]
+    SameName(String),
+    /// Each would undo what the other does.
+    #[error("{0} {path}: another option has the same path, give each its own", path = .1.display())]
+    SamePath(&'static str, PathBuf),
+}
+
+impl Options {
+    /// Sees whether the options can be meant together.
+    ///
+    /// # Errors
+    /// See [`Conflict`].
+    pub fn check(&self) -> Result<(), Conflict> {
+        if self.json && self.cpu != "help" {
+            return Err(Conflict::NothingToList);
+        }
+        let mut names = HashSet::new();
+        if let Some(port) = self.port.iter().find(|port| !names.insert(&port.name)) {
+            return Err(Conflict::SameName(port.name.clone()));
+        }
+        let consoles = self.consoles().filter_map(|(option, spec)| match spec {
+            // Such as /dev/null.
+            Spec::File(path) if path.exists() && !path.is_file() => None,
+            Spec::File(path) | Spec::Unix(path) | Spec::Pty(Some(path)) | Spec::Device(path) => {
+                Some((option, path))
+            }
+            Spec::Pty(None) | Spec::Stdio | Spec::Null | Spec::Off => None,
+        });
+        let mut paths = HashSet::new();
+        let mut all = consoles.chain(self.qmp.as_ref().map(|path| ("--qmp", path)));
+        match all.find(|(_, path)| !paths.insert(*path)) {
+            Some((option, path)) => Err(Conflict::SamePath(option, path.clone())),
+            None => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    fn said(words: &str) -> String {
+        let words = ["vmm-frontend"].into_iter().chain(words.split(' '));
+        let checked = Options::try_parse_from(words).unwrap().check();
+        checked.map_or_else(|conflict| conflict.to_string(), |()| String::new())
+    }
+
+    #[test]
+    fn what_cannot_be_meant_together_is_said() {
+        let path = "s: another option has the same path, give each its own";
+        for (words, sentence) in [
+            ("--json --cpu help", ""),
+            ("--json", "--json: write it with --cpu help, which it prints for scripts"),
+            ("--port a=null --port b=null", ""),
+            (
+                "--port a=null --port a=pty",
+                "--port a: there are two of that name, give each its own",
+            ),
+            ("--serial file:/dev/null --console file:/dev/null", ""),
+            ("--serial pty --console pty", ""),
+            ("--serial file:s --console file:s", &format!("--console {path}")),
+            ("--serial pty:s --port a=pty:s", &format!("--port {path}")),
+            ("--serial unix:s --qmp s", &format!("--qmp {path}")),
+        ] {
+            assert_eq!(said(words), sentence, "{words}");
+        }
+        let name = format!("--port={}=null", "n".repeat(256));
+        let error = Options::try_parse_from(["vmm-frontend", &name]).unwrap_err().to_string();
+        assert!(error.contains("a name has up to 255 bytes, this one has 256"), "{error}");
+    }
+}
