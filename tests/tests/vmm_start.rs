@@ -1,17 +1,18 @@
 //! What `vmm-frontend` says when there can be no machine: one sentence, code 1, and nothing of it stays.
 
 use std::fs;
+use std::io::ErrorKind;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::mpsc;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use lab::tiny::{self, with_kvm};
 use lab::{Error, program};
-use rustix::process::{Pid, Signal};
+use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
 /// Within this all is said, and all processes are gone.
@@ -261,7 +262,7 @@ fn a_start_can_be_given_up() -> Result<(), Error> {
             command.env("XDG_RUNTIME_DIR", files.path("run")).stdin(Stdio::null());
             let child = command.stderr(Stdio::piped()).spawn().unwrap();
             let _connection = silent.accept().unwrap();
-            rustix::process::kill_process(Pid::from_child(&child), signal).unwrap();
+            kill_process(Pid::from_child(&child), signal).unwrap();
             let Output { status, stderr, .. } = child.wait_with_output().unwrap();
             assert_eq!((status.code(), String::from_utf8_lossy(&stderr).as_ref()), (Some(0), ""));
             assert_eq!(Files::listed(files.folder.path()), before);
@@ -324,6 +325,53 @@ fn sockets_go_with_the_machine() -> Result<(), Error> {
         }
         Ok(())
     })
+}
+
+/// All of the machine's processes may be told to end at once: the machine is not to wait then for an
+/// answer from a socket that nobody serves any more.
+#[test]
+fn who_connects_while_device_processes_end_is_not_kept_waiting() -> Result<(), Error> {
+    with_kvm(|| {
+        let files = Files::new()?;
+        fs::write(files.path("button"), tiny::button().kernel()).unwrap();
+        fs::write(files.path("disk"), [0; 4096]).unwrap();
+        let mut command = files.program();
+        command.args(["--kernel", "button", "--serial", "null", "--disk", "disk"]);
+        command.env("XDG_RUNTIME_DIR", files.path("run")).current_dir(files.folder.path());
+        let mut machine = command.spawn().unwrap();
+        let pid = Pid::from_child(&machine);
+        let launcher = wait_for(|| first_child(pid));
+        wait_for(|| first_child(launcher));
+        kill_process(pid, Signal::STOP).unwrap();
+        kill_process(launcher, Signal::TERM).unwrap();
+        let folder = Files::listed(&files.path("run"));
+        let socket = Files::listed(&folder[0])[0].clone();
+        let refused = wait_for(|| UnixStream::connect(&socket).err().map(|error| error.kind()));
+        // It would be gone if it had been kept until the launcher's end.
+        assert_eq!(refused, ErrorKind::ConnectionRefused);
+        kill_process(pid, Signal::TERM).unwrap();
+        kill_process(pid, Signal::CONT).unwrap();
+        assert_eq!(machine.wait().unwrap().code(), Some(0));
+        wait_for(|| Files::listed(&files.path("run")).is_empty().then_some(()));
+        Ok(())
+    })
+}
+
+fn first_child(pid: Pid) -> Option<Pid> {
+    let pid = pid.as_raw_nonzero();
+    let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).ok()?;
+    children.split_whitespace().next().and_then(|child| Pid::from_raw(child.parse().ok()?))
+}
+
+fn wait_for<T>(mut look: impl FnMut() -> Option<T>) -> T {
+    let end = Instant::now() + LIMIT;
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
+        assert!(Instant::now() < end, "it does not happen");
+        thread::sleep(Duration::from_millis(5));
+    }
 }
 
 /// `command` in a namespace of mounts where a shell has run `first`.
