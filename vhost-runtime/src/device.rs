@@ -5,6 +5,7 @@ use std::io;
 use std::os::fd::RawFd;
 use std::sync::Arc;
 
+use crate::inflight::Region;
 use crate::queue::Queue;
 use crate::session::Frontend;
 use crate::state::StateError;
@@ -22,6 +23,15 @@ pub trait Device: Send + Sync + 'static {
 
     /// Descriptors that a queue may have: a power of two.
     fn queue_size(&self) -> u16;
+
+    /// Doublewords that it shares with the frontend, which keeps them for the next process: a device whose
+    /// [registers](crate::registers) are read without a message.
+    fn shared_words(&self) -> usize {
+        0
+    }
+
+    /// The region with these doublewords, before the first ring starts; or it is given back.
+    fn set_region(&self, _region: Option<Arc<Region>>) {}
 
     /// Its own feature bits; the runtime adds those of the rings and of the transport.
     fn features(&self) -> u64;

@@ -6,7 +6,9 @@ use std::io;
 use std::os::fd::{AsRawFd, FromRawFd};
 use std::ptr::NonNull;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
+
+use rustix::fs::{SealFlags, fcntl_add_seals};
 
 /// `struct QueueRegionSplit` without its descriptors.
 const HEADER: usize = 16;
@@ -40,6 +42,38 @@ pub enum InflightError {
     Host(#[from] io::Error),
 }
 
+/// What a region holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shape {
+    /// Virtqueues.
+    pub queues: u16,
+    /// Descriptors of each, at most.
+    pub size: u16,
+    /// Doublewords behind the queues' records, where a device keeps its [registers](crate::registers).
+    pub words: usize,
+}
+
+impl Shape {
+    /// Records of queues alone.
+    #[must_use]
+    pub fn of_queues(queues: u16, size: u16) -> Self {
+        Self { queues, size, words: 0 }
+    }
+
+    /// Bytes before the doublewords.
+    fn records(self) -> Result<usize, InflightError> {
+        let Self { queues, size, .. } = self;
+        if queues == 0 || size == 0 {
+            return Err(InflightError::Layout { queues, size });
+        }
+        Ok(stride(size).saturating_mul(usize::from(queues)))
+    }
+
+    fn bytes(self) -> Result<usize, InflightError> {
+        Ok(self.records()?.saturating_add(self.words.saturating_mul(4)))
+    }
+}
+
 fn stride(size: u16) -> usize {
     usize::from(size).saturating_mul(ENTRY).saturating_add(HEADER).next_multiple_of(ALIGN)
 }
@@ -50,8 +84,7 @@ pub struct Region {
     base: NonNull<u8>,
     mapped: usize,
     start: usize,
-    queues: u16,
-    size: u16,
+    shape: Shape,
 }
 
 // SAFETY: the mapping is owned, and all accesses to it are atomic.
@@ -64,19 +97,22 @@ impl Region {
     ///
     /// # Errors
     /// See [`InflightError`].
-    pub fn create(queues: u16, size: u16) -> Result<(File, u64), InflightError> {
-        if queues == 0 || size == 0 {
-            return Err(InflightError::Layout { queues, size });
-        }
-        let bytes = stride(size).saturating_mul(usize::from(queues)) as u64;
+    pub fn create(shape: Shape) -> Result<(File, u64), InflightError> {
+        let bytes = shape.bytes()? as u64;
         // SAFETY: the name is a C string; the result is checked.
-        let fd = unsafe { libc::memfd_create(c"inflight".as_ptr(), libc::MFD_CLOEXEC) };
+        let fd = unsafe {
+            let flags = libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING;
+            libc::memfd_create(c"inflight".as_ptr(), flags)
+        };
         if fd < 0 {
             return Err(io::Error::last_os_error().into());
         }
         // SAFETY: a fresh descriptor that nobody else owns.
         let file = unsafe { File::from_raw_fd(fd) };
         file.set_len(bytes)?;
+        // Who maps it is not to lose it.
+        fcntl_add_seals(&file, SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)
+            .map_err(io::Error::from)?;
         Ok((file, bytes))
     }
 
@@ -86,16 +122,12 @@ impl Region {
     /// See [`InflightError`].
     pub fn map(
         file: &File,
-        queues: u16,
-        queue_size: u16,
+        shape: Shape,
         size: u64,
         offset: u64,
     ) -> Result<Arc<Self>, InflightError> {
         let range = || InflightError::Range { size, offset };
-        if queues == 0 || queue_size == 0 {
-            return Err(InflightError::Layout { queues, size: queue_size });
-        }
-        let needed = stride(queue_size).saturating_mul(usize::from(queues));
+        let needed = shape.bytes()?;
         let end = offset.checked_add(size).ok_or_else(range)?;
         if size < needed as u64 || end > file.metadata()?.len() || !offset.is_multiple_of(16) {
             return Err(range());
@@ -118,26 +150,38 @@ impl Region {
             return Err(io::Error::last_os_error().into());
         }
         let base = NonNull::new(base.cast()).ok_or_else(range)?;
-        Ok(Arc::new(Self { base, mapped, start, queues, size: queue_size }))
+        Ok(Arc::new(Self { base, mapped, start, shape }))
     }
 
     /// Rings have been served with it, by this process or by another.
     #[must_use]
     pub fn is_in_use(self: &Arc<Self>) -> bool {
-        let mut records = (0..self.queues).filter_map(|index| self.queue(index, self.size));
+        let Shape { queues, size, .. } = self.shape;
+        let mut records = (0..queues).filter_map(|index| self.queue(index, size));
         records.any(|record| record.version().load(Ordering::Acquire) == VERSION)
     }
 
     /// One queue's record; `None` where the region has none, or one too small for the ring.
     #[must_use]
     pub fn queue(self: &Arc<Self>, index: u16, size: u16) -> Option<QueueRecord> {
-        if index >= self.queues || size > self.size {
+        if index >= self.shape.queues || size > self.shape.size {
             return None;
         }
-        let start = stride(self.size).checked_mul(usize::from(index))?.checked_add(self.start)?;
+        let start =
+            stride(self.shape.size).checked_mul(usize::from(index))?.checked_add(self.start)?;
         let record =
             QueueRecord { region: Arc::clone(self), start, size, last_head: None, counter: 0 };
         Some(record)
+    }
+
+    /// The doublewords behind the queues' records.
+    #[must_use]
+    pub fn words(&self) -> &[AtomicU32] {
+        let Ok(records) = self.shape.records() else { return &[] };
+        let first = self.base.as_ptr().wrapping_add(self.start).wrapping_add(records);
+        // SAFETY: `map` has mapped as much, for as long as `self` is there; the place is aligned, as
+        // `start` is a multiple of 16 and a stride one of 64; and everybody's accesses are atomic.
+        unsafe { std::slice::from_raw_parts(first.cast(), self.shape.words) }
     }
 }
 
@@ -291,8 +335,8 @@ mod tests {
     use proptest::prelude::*;
 
     fn region(queues: u16, size: u16) -> (File, Arc<Region>) {
-        let (file, bytes) = Region::create(queues, size).unwrap();
-        let region = Region::map(&file, queues, size, bytes, 0).unwrap();
+        let (file, bytes) = Region::create(Shape::of_queues(queues, size)).unwrap();
+        let region = Region::map(&file, Shape::of_queues(queues, size), bytes, 0).unwrap();
         (file, region)
     }
 
@@ -309,7 +353,8 @@ mod tests {
         record.finishing(2);
         record.finished(&[2], 1);
         drop((record, first));
-        let again = Region::map(&file, 2, 8, file.metadata().unwrap().len(), 0).unwrap();
+        let again =
+            Region::map(&file, Shape::of_queues(2, 8), file.metadata().unwrap().len(), 0).unwrap();
         assert_eq!(again.queue(1, 8).unwrap().recover(1).unwrap(), [5, 7]);
         assert_eq!(again.queue(0, 8).unwrap().recover(0), None);
     }
@@ -359,15 +404,38 @@ mod tests {
 
     #[test]
     fn a_region_that_does_not_fit_is_refused() {
-        let (file, bytes) = Region::create(1, 8).unwrap();
-        assert!(Region::map(&file, 1, 1024, bytes, 0).is_err());
-        assert!(Region::map(&file, 2, 8, bytes, 0).is_err());
-        assert!(Region::map(&file, 1, 8, bytes, 64).is_err());
-        assert!(Region::map(&file, 1, 8, bytes, u64::MAX).is_err());
-        assert!(Region::map(&file, 0, 8, bytes, 0).is_err());
-        let region = Region::map(&file, 1, 8, bytes, 0).unwrap();
+        let (file, bytes) = Region::create(Shape::of_queues(1, 8)).unwrap();
+        assert!(Region::map(&file, Shape::of_queues(1, 1024), bytes, 0).is_err());
+        assert!(Region::map(&file, Shape::of_queues(2, 8), bytes, 0).is_err());
+        assert!(Region::map(&file, Shape::of_queues(1, 8), bytes, 64).is_err());
+        assert!(Region::map(&file, Shape::of_queues(1, 8), bytes, u64::MAX).is_err());
+        assert!(Region::map(&file, Shape::of_queues(0, 8), bytes, 0).is_err());
+        let region = Region::map(&file, Shape::of_queues(1, 8), bytes, 0).unwrap();
         assert!(region.queue(1, 8).is_none());
         assert!(region.queue(0, 16).is_none());
+    }
+
+    #[test]
+    fn a_region_cannot_be_taken_away_from_who_maps_it() {
+        let (file, bytes) = Region::create(Shape::of_queues(1, 8)).unwrap();
+        assert!(file.set_len(0).is_err() && file.set_len(bytes * 2).is_err());
+    }
+
+    #[test]
+    fn doublewords_behind_the_records_are_everybodys() {
+        let shape = Shape { queues: 3, size: 8, words: 100 };
+        let (file, bytes) = Region::create(shape).unwrap();
+        let (one, other) =
+            (Region::map(&file, shape, bytes, 0), Region::map(&file, shape, bytes, 0));
+        let (one, other) = (one.unwrap(), other.unwrap());
+        assert_eq!((one.words().len(), bytes), (100, 3 * 192 + 400));
+        let mut record = one.queue(2, 8).unwrap();
+        record.recover(0);
+        record.begin(7);
+        assert!(one.words().iter().all(|word| word.load(Ordering::Relaxed) == 0));
+        one.words()[99].store(7, Ordering::Relaxed);
+        assert_eq!(other.words()[99].load(Ordering::Relaxed), 7);
+        assert!(Region::map(&file, Shape { words: 101, ..shape }, bytes, 0).is_err());
     }
 
     proptest! {

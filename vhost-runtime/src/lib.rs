@@ -4,6 +4,7 @@
 //! The rest lives here:
 //! - [`memory`], [`dirty_log`]: the guest's memory, and the log of writes to it;
 //! - [`chain`], [`queue`], [`inflight`]: virtqueues, and the record of requests under way;
+//! - [`registers`]: a device that a driver knows by registers, not by virtqueues;
 //! - [`worker`]: the threads that serve queues;
 //! - [`session`]: one frontend's connection, from its first message to its last;
 //! - [`arguments`], [`manual`], [`program`]: what every device program does alike;
@@ -31,6 +32,7 @@ pub mod manual;
 pub mod memory;
 pub mod program;
 pub mod queue;
+pub mod registers;
 pub mod sandbox;
 pub mod session;
 pub mod state;

@@ -197,6 +197,17 @@ impl Queue {
         }
     }
 
+    /// The guest's memory.
+    #[must_use]
+    pub fn memory(&self) -> &Arc<Memory> {
+        &self.memory
+    }
+
+    /// Writes to the call event, whatever is in the ring: for a device whose interrupt it is.
+    pub fn interrupt(&self) {
+        self.signal();
+    }
+
     /// Takes the event by which the frontend is told that the queue is broken.
     pub fn set_error(&mut self, error: Option<EventFd>) {
         self.error = error;

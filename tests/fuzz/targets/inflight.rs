@@ -7,11 +7,12 @@
 #![no_main]
 
 use std::os::unix::fs::FileExt;
+use std::sync::atomic::Ordering;
 
 use arbitrary::{Result, Unstructured};
 use fuzz::memfd;
 use libfuzzer_sys::fuzz_target;
-use vhost_runtime::inflight::Region;
+use vhost_runtime::inflight::{Region, Shape};
 
 fuzz_target!(|data: &[u8]| {
     let _ = run(&mut Unstructured::new(data));
@@ -32,9 +33,15 @@ fn hostile(input: &mut Unstructured<'_>) -> Result<()> {
     let ring = input.int_in_range(0..=size)?;
     let used = input.arbitrary()?;
     let version_is_ours = input.ratio(3, 4)?;
+    let words = if odd { input.arbitrary()? } else { input.int_in_range(0..=64)? };
+    let shape = Shape { queues, size, words };
+    let Ok(region) = Region::map(&file, shape, length, offset) else { return Ok(()) };
+    // The last one is there too.
+    assert_eq!(region.words().len(), words);
+    let last = region.words().last().map(|word| word.load(Ordering::Relaxed));
+    assert_eq!(last.is_some(), words > 0);
     let bytes = input.bytes(input.len())?;
     file.write_all_at(bytes, 0).expect("a memfd grows");
-    let Ok(region) = Region::map(&file, queues, size, length, offset) else { return Ok(()) };
     let Some(mut record) = region.queue(index, ring) else { return Ok(()) };
     if version_is_ours {
         // Each queue's part begins with 8 bytes of features, then the version.
@@ -60,8 +67,8 @@ fn hostile(input: &mut Unstructured<'_>) -> Result<()> {
 
 fn killed(input: &mut Unstructured<'_>) -> Result<()> {
     const SIZE: u16 = 16;
-    let (file, bytes) = Region::create(2, SIZE).expect("a region");
-    let map = || Region::map(&file, 2, SIZE, bytes, 0).expect("its own region");
+    let (file, bytes) = Region::create(Shape::of_queues(2, SIZE)).expect("a region");
+    let map = || Region::map(&file, Shape::of_queues(2, SIZE), bytes, 0).expect("its own region");
     let index = input.int_in_range(0..=1)?;
     let mut used: u16 = input.arbitrary()?;
     let mut record = map().queue(index, SIZE).expect("a record");

@@ -1,5 +1,5 @@
 use super::*;
-use crate::inflight::Region;
+use crate::inflight::{Region, Shape};
 use crate::memory::tests::region;
 use vm_memory::ByteValued;
 
@@ -146,8 +146,8 @@ fn rings_outside_memory_or_of_a_wrong_size_are_refused() {
 fn a_killed_process_s_requests_are_done_again_and_only_those() {
     let memory = memory();
     offer(&memory, &[1, 3, 0]);
-    let (file, bytes) = Region::create(1, 4).unwrap();
-    let record = || Region::map(&file, 1, 4, bytes, 0).unwrap().queue(0, 4);
+    let (file, bytes) = Region::create(Shape::of_queues(1, 4)).unwrap();
+    let record = || Region::map(&file, Shape::of_queues(1, 4), bytes, 0).unwrap().queue(0, 4);
     let mut queue = Queue::start(0, SETUP, Arc::clone(&memory), record()).unwrap();
     let one = queue.pop().unwrap();
     let three = queue.pop().unwrap();
@@ -167,8 +167,8 @@ fn a_killed_process_s_requests_are_done_again_and_only_those() {
 fn the_driver_sees_completions_together() {
     let memory = memory();
     offer(&memory, &[1, 3, 0]);
-    let (file, bytes) = Region::create(1, 4).unwrap();
-    let record = || Region::map(&file, 1, 4, bytes, 0).unwrap().queue(0, 4);
+    let (file, bytes) = Region::create(Shape::of_queues(1, 4)).unwrap();
+    let record = || Region::map(&file, Shape::of_queues(1, 4), bytes, 0).unwrap().queue(0, 4);
     let mut queue = Queue::start(0, SETUP, Arc::clone(&memory), record()).unwrap();
     for (number, head) in [1, 3].into_iter().enumerate() {
         let chain = queue.pop().unwrap();
@@ -188,8 +188,8 @@ fn the_driver_sees_completions_together() {
 fn requests_that_a_killed_process_had_not_taken_are_done_whatever_the_base() {
     let memory = memory();
     offer(&memory, &[1]);
-    let (file, bytes) = Region::create(1, 4).unwrap();
-    let record = || Region::map(&file, 1, 4, bytes, 0).unwrap().queue(0, 4);
+    let (file, bytes) = Region::create(Shape::of_queues(1, 4)).unwrap();
+    let record = || Region::map(&file, Shape::of_queues(1, 4), bytes, 0).unwrap().queue(0, 4);
     let mut queue = Queue::start(0, SETUP, Arc::clone(&memory), record()).unwrap();
     let one = queue.pop().unwrap();
     queue.complete(one, 0);
@@ -207,8 +207,8 @@ fn requests_that_a_killed_process_had_not_taken_are_done_whatever_the_base() {
 fn a_request_that_broke_the_ring_is_not_done_again_in_the_next_ring() {
     let memory = memory();
     offer(&memory, &[2]);
-    let (file, bytes) = Region::create(1, 4).unwrap();
-    let record = || Region::map(&file, 1, 4, bytes, 0).unwrap().queue(0, 4);
+    let (file, bytes) = Region::create(Shape::of_queues(1, 4)).unwrap();
+    let record = || Region::map(&file, Shape::of_queues(1, 4), bytes, 0).unwrap().queue(0, 4);
     let mut queue = Queue::start(0, SETUP, Arc::clone(&memory), record()).unwrap();
     drop(queue.pop().unwrap());
     queue.fail(&QueueError::Request("a request that is none"));

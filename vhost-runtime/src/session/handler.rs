@@ -20,7 +20,7 @@ use super::rings::{Addresses, RingError, Rings};
 use super::transfer::Transfer;
 use crate::device::Device;
 use crate::dirty_log::DirtyLog;
-use crate::inflight::Region;
+use crate::inflight::{Region, Shape};
 use crate::memory::{MAX_SLOTS, Memory, RegionSpec};
 use crate::state::StateError;
 
@@ -93,6 +93,11 @@ impl<D: Device> Handler<D> {
         Self { device, log, connection: Mutex::new(connection) }
     }
 
+    fn shape(&self, region: &VhostUserInflight) -> Shape {
+        let (queues, size) = (region.num_queues, region.queue_size);
+        Shape { queues, size, words: self.device.shared_words() }
+    }
+
     fn connection(&self) -> MutexGuard<'_, Connection<D>> {
         self.connection.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -112,6 +117,7 @@ impl<D: Device> Handler<D> {
         connection.rings.stop_all();
         connection.memory = Arc::new(Memory::empty(Arc::clone(&self.log)));
         connection.inflight = None;
+        self.device.set_region(None);
         connection.transfer = None;
         self.log.clear();
     }
@@ -265,14 +271,17 @@ impl<D: Device> VhostUserBackendReqHandler for Handler<D> {
     }
 
     fn get_inflight_fd(&self, wanted: &VhostUserInflight) -> Result<(VhostUserInflight, File)> {
-        let (file, size) = Region::create(wanted.num_queues, wanted.queue_size).map_err(refused)?;
+        let shape = self.shape(wanted);
+        let (file, size) = Region::create(shape).map_err(refused)?;
         Ok((VhostUserInflight::new(size, 0, wanted.num_queues, wanted.queue_size), file))
     }
 
     fn set_inflight_fd(&self, inflight: &VhostUserInflight, file: File) -> Result<()> {
-        let VhostUserInflight { mmap_size, mmap_offset, num_queues, queue_size } = *inflight;
-        let region = Region::map(&file, num_queues, queue_size, mmap_size, mmap_offset);
-        self.connection().inflight = Some(region.map_err(refused)?);
+        let VhostUserInflight { mmap_size, mmap_offset, .. } = *inflight;
+        let region = Region::map(&file, self.shape(inflight), mmap_size, mmap_offset);
+        let region = region.map_err(refused)?;
+        self.device.set_region(Some(Arc::clone(&region)));
+        self.connection().inflight = Some(region);
         Ok(())
     }
 
