@@ -153,7 +153,15 @@ impl Unit {
     /// # Errors
     /// See [`UnitError`].
     pub fn parse(kind: Kind, text: &str) -> Result<Self, UnitError> {
-        let text = Text::parse(kind.option(), text)?;
+        Self::parse_for(kind.option(), kind, text)
+    }
+
+    /// Reads a unit's text that another program's option has; `option` is what that is called.
+    ///
+    /// # Errors
+    /// See [`UnitError`].
+    pub fn parse_for(option: &'static str, kind: Kind, text: &str) -> Result<Self, UnitError> {
+        let text = Text::parse(option, text)?;
         match kind {
             Kind::Disk => disk(text),
             Kind::Cdrom => cdrom(text),
