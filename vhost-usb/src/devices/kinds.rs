@@ -1,0 +1,139 @@
+//! What each kind of device is made of.
+
+use std::collections::hash_map::DefaultHasher;
+use std::hash::{Hash, Hasher};
+use std::io;
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+
+use vhost_scsi::scsi::target::Bus;
+use vhost_scsi::units::{Addresses, Kind, Unit};
+
+use super::inputs::Input;
+use super::text::Text;
+use super::{DeviceError, speed};
+use crate::device::Device;
+use crate::device::emulated::{Emulated, Function};
+use crate::device::gadget_zero::{GadgetZero, Mode, Pattern};
+use crate::device::hid::keyboard::Keyboard;
+use crate::device::hid::mouse::Mouse;
+use crate::device::hid::tablet::Tablet;
+use crate::device::hub::sockets::Sockets;
+use crate::device::hub::{Hub, MOST_PORTS};
+use crate::device::serial::Serial;
+use crate::device::storage::Storage;
+use crate::usb::Speed;
+
+/// The kinds.
+pub(crate) const KINDS: [&str; 7] =
+    ["storage", "kbd", "mouse", "tablet", "hub", "serial", "gadget-zero"];
+
+/// The option that names storage, whose unit has keys of its own.
+const STORAGE: &str = "--device storage";
+/// Ports of a hub whose user did not say.
+const HUB_PORTS: usize = 4;
+
+/// The keys of a kind. `None`: it has others, and says so itself.
+pub(super) fn keys(kind: &str) -> Option<&'static str> {
+    match kind {
+        "storage" => None,
+        "hub" => Some("port, speed, ports"),
+        "serial" => Some("port, speed, unix"),
+        "gadget-zero" => Some("port, speed, mode"),
+        _ => Some("port, speed"),
+    }
+}
+
+/// A device, and what reaches it otherwise than by the bus.
+pub(super) struct Made {
+    pub(super) device: Box<dyn Device>,
+    /// A hub's ports, and how many.
+    pub(super) hub: Option<(Arc<Sockets>, usize)>,
+    pub(super) input: Option<Input>,
+}
+
+fn emulated<F: Function + 'static>(function: F, speed: Speed) -> Box<dyn Device> {
+    Box::new(Emulated::new(function, speed))
+}
+
+/// Makes the device.
+pub(super) fn make(text: &Text) -> Result<Made, DeviceError> {
+    let speed = speed(text)?;
+    let failed = |error: io::Error| DeviceError::Host(text.whole.clone(), error);
+    let alone = |device| Made { device, hub: None, input: None };
+    Ok(match text.kind.as_str() {
+        "storage" => alone(emulated(storage(text)?, speed)),
+        "kbd" => {
+            let keyboard = Keyboard::new(speed).map_err(failed)?;
+            let input = Some(Input::Keyboard(keyboard.input()));
+            Made { input, ..alone(emulated(keyboard, speed)) }
+        }
+        "mouse" => {
+            let mouse = Mouse::new(speed).map_err(failed)?;
+            let input = Some(Input::Mouse(mouse.input()));
+            Made { input, ..alone(emulated(mouse, speed)) }
+        }
+        "tablet" => {
+            let tablet = Tablet::new(speed).map_err(failed)?;
+            let input = Some(Input::Tablet(tablet.input()));
+            Made { input, ..alone(emulated(tablet, speed)) }
+        }
+        "hub" => {
+            let ports = ports(text)?;
+            let hub = Hub::new(speed, ports).map_err(failed)?;
+            let sockets = Some((hub.sockets(), ports));
+            Made { hub: sockets, ..alone(emulated(hub, speed)) }
+        }
+        "serial" => {
+            const WANTED: &str = "the path of a socket that listens";
+            let wrong = || DeviceError::Value(text.whole.clone(), "unix", WANTED);
+            let serial = Serial::new(speed).map_err(failed)?;
+            let stream = UnixStream::connect(text.get("unix").ok_or_else(wrong)?);
+            serial.line().connect(stream.map_err(failed)?.into()).map_err(failed)?;
+            alone(emulated(serial, speed))
+        }
+        "gadget-zero" => {
+            let mode = match text.get("mode") {
+                None | Some("source-sink") => Mode::SourceSink(Pattern::Zeroes),
+                Some("loopback") => Mode::Loopback,
+                Some(_) => {
+                    let whole = text.whole.clone();
+                    return Err(DeviceError::Value(whole, "mode", "source-sink or loopback"));
+                }
+            };
+            alone(emulated(GadgetZero::new(speed, mode).map_err(failed)?, speed))
+        }
+        _ => return Err(DeviceError::Kind(text.whole.clone())),
+    })
+}
+
+fn ports(text: &Text) -> Result<usize, DeviceError> {
+    let Some(value) = text.get("ports") else { return Ok(HUB_PORTS) };
+    let number = value.parse().ok().filter(|number| (1..=MOST_PORTS).contains(number));
+    let wrong = || DeviceError::Value(text.whole.clone(), "ports", "a number from 1 to 8");
+    number.ok_or_else(wrong)
+}
+
+fn storage(text: &Text) -> Result<Storage, DeviceError> {
+    let kind = match text.get("media") {
+        None | Some("disk") => Kind::Disk,
+        Some("cdrom") => Kind::Cdrom,
+        Some(_) => {
+            return Err(DeviceError::Value(text.whole.clone(), "media", "disk or cdrom"));
+        }
+    };
+    let unit = text.without(&["media", "speed"]);
+    let opened = Unit::parse_for(STORAGE, kind, &unit)?.open(None)?;
+    let placed = opened.place(&mut Addresses::default())?;
+    let bus = Bus::default();
+    bus.place(placed.address, placed.unit);
+    let made = Storage::new(bus, &serial(&text.whole));
+    made.map_err(|error| DeviceError::Host(text.whole.clone(), error))
+}
+
+/// A serial number that is the same whenever the device is made again: 16 hexadecimal digits.
+fn serial(text: &str) -> String {
+    let mut hasher = DefaultHasher::new();
+    text.hash(&mut hasher);
+    format!("{:016X}", hasher.finish())
+}

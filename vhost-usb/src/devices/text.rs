@@ -1,0 +1,108 @@
+//! The text of a device: its kind, its port, and what its kind makes of the rest.
+
+use std::fmt;
+
+use super::DeviceError;
+use super::kinds::{KINDS, keys};
+
+/// Where a device is: a root port, and ports of hubs behind it, all counted from 0.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Path {
+    root: usize,
+    hubs: Vec<usize>,
+}
+
+impl Path {
+    pub(super) fn root_port(root: usize) -> Self {
+        Self { root, hubs: Vec::new() }
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        let number = |part: &str| part.parse::<usize>().ok()?.checked_sub(1);
+        let mut numbers = text.split('.').map(number);
+        let root = numbers.next()??;
+        let hubs = numbers.collect::<Option<Vec<_>>>()?;
+        Some(Self { root, hubs })
+    }
+
+    pub(super) fn root(&self) -> usize {
+        self.root
+    }
+
+    /// The port of the last hub, or the root port.
+    pub(super) fn last(&self) -> usize {
+        self.hubs.last().copied().unwrap_or(self.root)
+    }
+
+    /// Where the hub is that it is plugged into.
+    pub(super) fn parent(&self) -> Option<Self> {
+        let (_, hubs) = self.hubs.split_last()?;
+        Some(Self { root: self.root, hubs: hubs.to_vec() })
+    }
+
+    /// Ports on the way, the root port too.
+    pub(super) fn tiers(&self) -> usize {
+        self.hubs.len().saturating_add(1)
+    }
+}
+
+/// Counted from 1, as Linux does.
+impl fmt::Display for Path {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.root.saturating_add(1))?;
+        self.hubs.iter().try_for_each(|port| write!(f, ".{}", port.saturating_add(1)))
+    }
+}
+
+/// A device's text.
+#[derive(Debug)]
+pub(super) struct Text {
+    /// As the user wrote it.
+    pub(super) whole: String,
+    pub(super) kind: String,
+    pub(super) port: Option<Path>,
+    pairs: Vec<(String, String)>,
+}
+
+impl Text {
+    pub(super) fn parse(text: &str) -> Result<Self, DeviceError> {
+        let whole = text.to_owned();
+        let mut parts = text.split(',');
+        let kind = parts.next().unwrap_or_default().to_owned();
+        if !KINDS.contains(&kind.as_str()) {
+            return Err(DeviceError::Kind(whole));
+        }
+        let mut port = None;
+        let mut pairs = Vec::new();
+        for (key, value) in parts.map(|part| part.split_once('=').unwrap_or((part, "on"))) {
+            match key {
+                "port" => {
+                    const WANTED: &str = "a port's number, as 2, or 2.1 behind a hub";
+                    let wrong = || DeviceError::Value(whole.clone(), "port", WANTED);
+                    port = Some(Path::parse(value).ok_or_else(wrong)?);
+                }
+                key => pairs.push((key.to_owned(), value.to_owned())),
+            }
+        }
+        // A unit's keys are its own to judge.
+        if let Some(known) = keys(&kind) {
+            let is_known = |key: &str| known.split(", ").any(|known| known == key);
+            if let Some((key, _)) = pairs.iter().find(|(key, _)| !is_known(key)) {
+                return Err(DeviceError::Key(whole, key.clone(), known));
+            }
+        }
+        Ok(Self { whole, kind, port, pairs })
+    }
+
+    pub(super) fn get(&self, key: &str) -> Option<&str> {
+        let found = self.pairs.iter().find(|(known, _)| known == key);
+        found.map(|(_, value)| value.as_str())
+    }
+
+    /// All pairs but these, as they were written.
+    pub(super) fn without(&self, keys: &[&str]) -> String {
+        let rest = self.pairs.iter().filter(|(key, _)| !keys.contains(&key.as_str()));
+        let rest: Vec<String> = rest.map(|(key, value)| format!("{key}={value}")).collect();
+        rest.join(",")
+    }
+}

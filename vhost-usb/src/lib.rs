@@ -1,0 +1,31 @@
+//! USB host controllers in a process of their own.
+//!
+//! Read it in this order:
+//! - [`usb`]: USB's own terms: speeds, requests, descriptors, data on their way;
+//! - [`device`]: what can be plugged into a port;
+//! - [`controller`]: host controllers, and the ports that they share;
+//! - [`serve`]: how a VMM reaches them;
+//! - [`devices`], [`control`]: devices as the command line and control clients name them;
+//! - [`options`], [`manual`]: the program's command line, and what its manual says besides.
+
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::indexing_slicing,
+        clippy::arithmetic_side_effects,
+        clippy::cast_possible_truncation,
+        clippy::cast_possible_wrap,
+        clippy::cast_sign_loss
+    )
+)]
+
+pub mod control;
+pub mod controller;
+pub mod device;
+pub mod devices;
+pub mod manual;
+pub mod options;
+pub mod serve;
+pub mod usb;
