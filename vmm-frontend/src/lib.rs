@@ -13,5 +13,6 @@ pub mod manual;
 pub mod options;
 pub mod pci;
 pub mod reactor;
+pub mod usb;
 pub mod virtio;
 pub mod vmm;

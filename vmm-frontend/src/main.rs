@@ -2,6 +2,7 @@
 
 mod consoles;
 
+use std::error::Error;
 use std::io::{ErrorKind, Write};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -20,8 +21,9 @@ use vmm_frontend::cpu::help;
 use vmm_frontend::cpu::selection::Selection;
 use vmm_frontend::launcher::{LaunchError, Launcher};
 use vmm_frontend::machine::vm;
-use vmm_frontend::options::{Conflict, Options, VhostUserOption};
-use vmm_frontend::virtio::vhost_user::{Kind, VhostUser, VhostUserError};
+use vmm_frontend::options::{Conflict, Options, VHOST_USB, VhostUserOption};
+use vmm_frontend::usb::UsbHost;
+use vmm_frontend::virtio::vhost_user::{Kind, VhostUser};
 use vmm_frontend::vmm::{self, Event, Machine, Settings, VmmError};
 
 #[derive(Debug, thiserror::Error)]
@@ -40,8 +42,8 @@ enum Failure {
     Program(#[from] ProgramError),
     #[error("the list cannot be written: {0}")]
     List(#[from] std::io::Error),
-    #[error("vhost-scsi, for the disks, does not serve: {0}")]
-    Disks(VhostUserError),
+    #[error("{0} does not serve: {1}")]
+    Process(&'static str, Box<dyn Error>),
     #[error("a device process does not serve, and has said why")]
     Refused,
     #[error("no guest: give --kernel FILE, or --disk FILE to boot from")]
@@ -157,16 +159,21 @@ fn add_devices(
         VhostUser::connect(&option.settings(processors), machine.memory()).map(Box::new)
     };
     // Units are the first controller's, and are there in the order of the options, disks first.
-    for (number, socket) in launcher.sockets().to_vec().iter().enumerate() {
-        let device = connect(VhostUserOption::of(Kind::Scsi, socket));
-        let device = device.map_err(|error| match launcher.has_refused() {
+    let programs = options.programs();
+    for (program, socket) in programs.iter().zip(launcher.sockets().to_vec()) {
+        let name = program.name;
+        let failed = |launcher: &mut Launcher, error: Box<dyn Error>| match launcher.has_refused() {
             true => Failure::Refused,
-            false => Failure::Disks(error),
-        })?;
-        let place = machine.add_virtio(device)?;
-        if number == 0 {
-            machine.boot_from(place);
+            false => Failure::Process(name, error),
+        };
+        if name == VHOST_USB {
+            let host = UsbHost::connect(&socket, machine.memory());
+            machine.add_usb(&host.map_err(|error| failed(launcher, error.into()))?)?;
+            continue;
         }
+        let device = connect(VhostUserOption::of(Kind::Scsi, &socket));
+        let device = device.map_err(|error| failed(launcher, error.into()))?;
+        machine.boot_from(machine.add_virtio(device)?);
     }
     for option in &options.vhost_user {
         let device = connect(option.clone()).map_err(VmmError::from)?;

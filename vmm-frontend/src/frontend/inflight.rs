@@ -2,13 +2,16 @@
 
 use std::fs::File;
 use std::os::fd::AsRawFd;
+use std::sync::Arc;
 
+use rustix::fs::{SealFlags, fcntl_get_seals};
 use vhost::vhost_user::VhostUserFrontend;
 use vhost::vhost_user::message::VhostUserInflight;
+use vhost_runtime::inflight::{Region, Shape};
 
 use super::{Device, FrontendError, ProtocolFeatures};
 
-/// An in-flight region, as the device process made it. It is only kept, never read.
+/// An in-flight region, as the device process made it. The records of queues are only kept, never read.
 pub struct Inflight {
     description: VhostUserInflight,
     file: File,
@@ -34,6 +37,18 @@ impl Inflight {
         let (description, file) =
             device.send("GET_INFLIGHT_FD", |messages| messages.get_inflight_fd(&wanted))?;
         Ok(Some(Self { description, file }))
+    }
+
+    /// Maps it, with so many doublewords behind the queues' records. `None`: it does not have them, or may
+    /// be taken away from who reads it.
+    pub fn region(&self, words: usize) -> Option<Arc<Region>> {
+        let seals = fcntl_get_seals(&self.file).ok()?;
+        if !seals.contains(SealFlags::SHRINK) {
+            return None;
+        }
+        let VhostUserInflight { mmap_size, mmap_offset, num_queues, queue_size } = self.description;
+        let shape = Shape { queues: num_queues, size: queue_size, words };
+        Region::map(&self.file, shape, mmap_size, mmap_offset).ok()
     }
 
     /// Gives it to a device process, before the rings start (SET_INFLIGHT_FD).

@@ -1,12 +1,13 @@
 //! vhost-user's other end, with the driver's side of the rings.
 //!
-//! [`Session`] is what a VMM needs of a device process: it connects, shares memory, starts rings,
+//! [`Link`] is a device process that is watched, and connected to again. [`Session`] is what a VMM needs of a device process: it connects, shares memory, starts rings,
 //! and takes all that up again with another process when one has died. [`Device`] is a single
 //! connection, message by message. [`Ring`](ring::Ring) is a driver's virtqueue.
 
 mod device;
 mod dirty_log;
 mod inflight;
+mod link;
 pub mod memory;
 pub mod ring;
 mod session;
@@ -18,6 +19,7 @@ use std::path::PathBuf;
 pub use device::{Device, QueueSetup, Wanted};
 pub use dirty_log::DirtyLog;
 pub use inflight::Inflight;
+pub use link::Link;
 pub use session::Session;
 pub use vhost::vhost_user::message::VhostUserProtocolFeatures as ProtocolFeatures;
 

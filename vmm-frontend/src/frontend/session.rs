@@ -7,6 +7,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use vhost::vhost_user::message::VhostUserVirtioFeatures;
+use vhost_runtime::inflight::Region;
 use vm_memory::{Bytes, GuestAddress};
 
 use super::device::{Device, QueueSetup, Wanted};
@@ -95,6 +96,15 @@ impl Session {
     #[must_use]
     pub fn keeps_record(&self) -> bool {
         self.inflight.is_some()
+    }
+
+    /// The doublewords that the device process shares behind its record of requests.
+    ///
+    /// # Errors
+    /// It keeps no record, or one that is too small.
+    pub fn region(&self, words: usize) -> Result<Arc<Region>, FrontendError> {
+        let lacks = || FrontendError::Lacks(String::from("a shared region of registers"));
+        self.inflight.as_ref().ok_or_else(lacks)?.region(words).ok_or_else(lacks)
     }
 
     /// The guest's memory.

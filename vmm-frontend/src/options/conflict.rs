@@ -42,7 +42,10 @@ impl Options {
             Spec::Pty(None) | Spec::Stdio | Spec::Null | Spec::Off => None,
         });
         let mut paths = HashSet::new();
-        let mut all = consoles.chain(self.qmp.as_ref().map(|path| ("--qmp", path)));
+        let controls = [("--qmp", &self.qmp), ("--usb-control", &self.usb_control)];
+        let controls =
+            controls.into_iter().filter_map(|(option, path)| Some((option, path.as_ref()?)));
+        let mut all = consoles.chain(controls);
         match all.find(|(_, path)| !paths.insert(*path)) {
             Some((option, path)) => Err(Conflict::SamePath(option, path.clone())),
             None => Ok(()),
@@ -78,6 +81,7 @@ mod tests {
             ("--serial file:s --console file:s", &format!("--console {path}")),
             ("--serial pty:s --port a=pty:s", &format!("--port {path}")),
             ("--serial unix:s --qmp s", &format!("--qmp {path}")),
+            ("--usb kbd --qmp s --usb-control s", &format!("--usb-control {path}")),
         ] {
             assert_eq!(said(words), sentence, "{words}");
         }

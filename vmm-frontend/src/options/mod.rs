@@ -25,6 +25,7 @@ mod group {
     pub(super) const BOOT: &str = "What it starts with";
     pub(super) const MACHINE: &str = "Processors and memory";
     pub(super) const DISKS: &str = "Disks, by a vhost-scsi that it starts";
+    pub(super) const USB: &str = "USB devices, by a vhost-usb that it starts";
     pub(super) const DEVICES: &str = "Other devices";
     pub(super) const CONSOLES: &str = "Consoles";
     pub(super) const CONTROL: &str = "Control";
@@ -93,6 +94,14 @@ pub struct Options {
     #[arg(long, value_name = "DEVICE[,…]", help_heading = group::DISKS)]
     pub scsi_passthrough: Vec<String>,
 
+    /// A USB device, in the next port of an EHCI controller: KIND[,key=value…] as vhost-usb's --device
+    #[arg(long, value_name = "KIND[,…]", help_heading = group::USB)]
+    pub usb: Vec<String>,
+
+    /// Listen on this Unix socket for what USB devices are told, such as keys (QMP)
+    #[arg(long, value_name = "PATH", requires = "usb", help_heading = group::USB)]
+    pub usb_control: Option<PathBuf>,
+
     /// A device of a process that runs already: type=scsi|net|blk|sound,socket=PATH[,key=value…], or
     /// type=generic,id=NUMBER,queues=NUMBER,socket=PATH
     #[arg(long, value_name = "type=…,socket=PATH", help_heading = group::DEVICES)]
@@ -143,32 +152,48 @@ impl Options {
     /// Whether there is something that firmware could boot from.
     #[must_use]
     pub fn has_disks(&self) -> bool {
-        let units = [&self.disk, &self.cdrom, &self.scsi_passthrough];
+        let units = [&self.disk, &self.cdrom, &self.scsi_passthrough, &self.usb];
         units.iter().any(|units| !units.is_empty()) || !self.vhost_user.is_empty()
     }
 
-    /// The device processes that the machine starts itself: one SCSI controller for all units, with
-    /// a queue for each processor.
+    /// The device processes that the machine starts itself.
     #[must_use]
     pub fn programs(&self) -> Vec<Program> {
+        let mut programs: Vec<Program> = self.scsi().into_iter().chain(self.usb()).collect();
+        if self.sandbox == Confinement::Off {
+            for program in &mut programs {
+                program.arguments.extend(["--sandbox".into(), "off".into()]);
+            }
+        }
+        programs
+    }
+
+    /// One SCSI controller for all units, with a queue for each processor.
+    fn scsi(&self) -> Option<Program> {
         let units = [
             ("--disk", &self.disk),
             ("--cdrom", &self.cdrom),
             ("--passthrough", &self.scsi_passthrough),
         ];
-        let units = units.iter().flat_map(|(option, texts)| {
-            texts.iter().flat_map(move |text| [OsString::from(option), OsString::from(text)])
-        });
-        let mut arguments: Vec<OsString> = units.collect();
+        let mut arguments: Vec<OsString> =
+            units.iter().flat_map(|(option, texts)| each(option, texts)).collect();
         if arguments.is_empty() {
-            return Vec::new();
+            return None;
         }
         let queues = self.cpus.0.processors().to_string();
         arguments.extend(["--num-queues".into(), queues.into()]);
-        if self.sandbox == Confinement::Off {
-            arguments.extend(["--sandbox".into(), "off".into()]);
+        Some(Program { name: VHOST_SCSI, arguments })
+    }
+
+    fn usb(&self) -> Option<Program> {
+        let mut arguments: Vec<OsString> = each("--device", &self.usb).collect();
+        if arguments.is_empty() {
+            return None;
         }
-        vec![Program { name: "vhost-scsi", arguments }]
+        if let Some(path) = &self.usb_control {
+            arguments.extend(["--control".into(), path.into()]);
+        }
+        Some(Program { name: VHOST_USB, arguments })
     }
 
     /// The consoles, each with its option.
@@ -186,6 +211,16 @@ impl Options {
         });
         paths.chain(&self.qmp).cloned().collect()
     }
+}
+
+/// The programs that it starts.
+pub const VHOST_SCSI: &str = "vhost-scsi";
+/// See [`VHOST_SCSI`].
+pub const VHOST_USB: &str = "vhost-usb";
+
+/// An option for each text.
+fn each(option: &str, texts: &[String]) -> impl Iterator<Item = OsString> {
+    texts.iter().flat_map(move |text| [OsString::from(option), OsString::from(text)])
 }
 
 /// A named port of the console device.

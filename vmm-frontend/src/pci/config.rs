@@ -15,6 +15,9 @@ const COMMAND_INTX_DISABLE: u16 = 1 << 10;
 const STATUS: usize = 0x06;
 const STATUS_INTERRUPT: u16 = 1 << 3;
 const STATUS_CAPABILITIES: u16 = 1 << 4;
+/// Header type (6.2.1).
+const HEADER_TYPE: usize = 0x0e;
+const MULTIFUNCTION: u8 = 1 << 7;
 const BAR_0: usize = 0x10;
 const CAPABILITIES: usize = 0x34;
 const INTERRUPT_LINE: usize = 0x3c;
@@ -105,6 +108,11 @@ impl Config {
         config.allow(COMMAND, &command.to_le_bytes());
         config.allow(INTERRUPT_LINE, &[0xff]);
         config
+    }
+
+    /// Says that its device has other functions (6.2.1, Header Type).
+    pub fn set_multifunction(&mut self) {
+        self.set(HEADER_TYPE, &[MULTIFUNCTION]);
     }
 
     /// Has it use a pin, 1 to 4 (INTA# to INTD#), which is wired to that input of the I/O APIC.

@@ -1,7 +1,7 @@
 //! PCI: one bus, whose functions have configuration space, BARs, MSI-X and INTx.
 //!
 //! - [`config`]: a function's configuration space;
-//! - [`msix`]: message-signalled interrupts, [`intx`]: pins;
+//! - [`msi`], [`msix`]: message-signalled interrupts, [`intx`]: pins;
 //! - [`host`]: the host bridge, by which a guest reaches all of it;
 //! - [`hotplug`]: functions that come and go.
 
@@ -9,6 +9,7 @@ pub mod config;
 pub mod host;
 pub mod hotplug;
 pub mod intx;
+pub mod msi;
 pub mod msix;
 
 use config::Config;

@@ -27,6 +27,8 @@ use crate::pci::Function;
 use crate::pci::host::{Host, Place};
 use crate::pci::hotplug::{Plug, Removed, Slots};
 use crate::reactor::Reactor;
+use crate::usb::UsbHost;
+use crate::usb::function::UsbFunction;
 use crate::virtio;
 use crate::virtio::pci::{VirtioPci, Wiring};
 
@@ -233,6 +235,35 @@ impl Machine {
         })
     }
 
+    /// Puts the USB controllers of a process into the first free slot, before it runs.
+    ///
+    /// # Errors
+    /// See [`VmmError`].
+    pub fn add_usb(&self, host: &Arc<UsbHost>) -> Result<(), VmmError> {
+        let Board { interrupts, reactor, slots, pci, .. } = &self.board;
+        let make = |number: usize, place: Place, pin: u8| {
+            let input = acpi::intx(place.device().into(), pin.saturating_sub(1));
+            let wired = (pin, u8::try_from(input).unwrap_or(0));
+            UsbFunction::new(host, number, interrupts, reactor, wired)
+        };
+        let mut slot = None;
+        for (number, described) in host.functions().iter().enumerate() {
+            // Pins in turn, as functions that work at the same time should have.
+            let pin = u8::try_from(number % 4).unwrap_or(0).saturating_add(1);
+            match slot.and_then(|device| Place::new(device, described.number)) {
+                None => {
+                    let place = slots.add(None, Plug::Cold, |place| {
+                        let function: Arc<dyn Function> = make(number, place, pin)?;
+                        Ok::<_, VmmError>(function)
+                    })?;
+                    slot = Some(place.device());
+                }
+                Some(place) => pci.add(place, make(number, place, pin)?, Plug::Cold)?,
+            }
+        }
+        Ok(())
+    }
+
     /// Has firmware boot from the first unit of a SCSI controller.
     pub fn boot_from(&self, controller: Place) {
         if let Some(fw_cfg) = &self.board.fw_cfg {
@@ -314,6 +345,7 @@ impl Machine {
         let reason = if by_guest { "guest-reset" } else { "host-qmp-system-reset" };
         self.events.send("RESET", || json!({ "guest": by_guest, "reason": reason }));
         if *status == Status::Running {
+            self.board.pci.resume();
             self.runner.resume();
         }
         Ok(())

@@ -1,21 +1,19 @@
 //! A virtio device that another process serves over vhost-user.
 //!
-//! - [`kind`]: what is known of each type of device;
-//! - [`link`]: the connection, which is made again whenever it is lost.
+//! - [`kind`]: what is known of each type of device.
 
 mod kind;
-mod link;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use vmm_sys_util::eventfd::EventFd;
+use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use super::{Device, Queue, StartError};
-use crate::frontend::FrontendError;
 use crate::frontend::memory::Memory;
+use crate::frontend::ring::{Events, Layout};
+use crate::frontend::{FrontendError, Link, QueueSetup};
 pub use kind::{Kind, UnknownKind};
-use link::Link;
 
 /// What is wanted of a device.
 #[derive(Clone, Debug)]
@@ -54,9 +52,6 @@ pub enum VhostUserError {
         /// What it can't do.
         lack: String,
     },
-    /// The host refuses something.
-    #[error("a vhost-user connection cannot be watched: {0}")]
-    Host(#[from] std::io::Error),
 }
 
 impl VhostUserError {
@@ -89,7 +84,9 @@ impl VhostUser {
     pub fn connect(settings: &Settings, memory: &Memory) -> Result<Self, VhostUserError> {
         let Settings { kind, path, queue_size, processors, .. } = settings;
         let unfit = |lack: String| VhostUserError::Unfit { path: path.clone(), lack };
-        let mut link = Link::connect(path, *kind, memory)?;
+        let unwanted = |has_config| kind.unwanted(has_config);
+        let link = Link::connect(path, unwanted, kind.config_size(), memory);
+        let mut link = link.map_err(VhostUserError::of(path))?;
         let own_config = match link.has_config() {
             true => None,
             false => Some(kind.default_config(*processors).ok_or_else(|| {
@@ -106,7 +103,7 @@ impl VhostUser {
         if queues == 0 || queues > most {
             return Err(unfit(format!("has {most} queues at most, not {queues}")));
         }
-        link.begin(queues, *queue_size)?;
+        link.begin(queues, *queue_size).map_err(VhostUserError::of(path))?;
         let sizes = vec![*queue_size; queues.into()];
         let own_features = if own_config.is_some() { kind.own_features() } else { 0 };
         Ok(Self { kind: *kind, sizes, link, own_features, own_config })
@@ -154,11 +151,23 @@ impl Device for VhostUser {
     }
 
     fn start(&mut self, features: u64, queues: Vec<Queue>) -> Result<(), StartError> {
-        self.link.start(features & !self.own_features, queues)?;
+        let queues: Result<Vec<_>, FrontendError> =
+            queues.iter().map(|queue| Ok((queue.index, setup(queue)?))).collect();
+        self.link.start(features & !self.own_features, queues?)?;
         Ok(())
     }
 
     fn stop(&mut self, reset: bool) {
         self.link.stop(reset);
     }
+}
+
+/// A queue as a device process is told of it.
+fn setup(queue: &Queue) -> Result<QueueSetup, FrontendError> {
+    let Queue { size, descriptors, available, used, .. } = *queue;
+    let layout = Layout { size, descriptors, available, used, tables: 0 };
+    let error = EventFd::new(EFD_NONBLOCK)
+        .map_err(|source| FrontendError::Host { what: "no event can be made", source })?;
+    let (kick, call) = (Arc::clone(&queue.kick), Arc::clone(&queue.call));
+    Ok(QueueSetup { layout, events: Events { kick, call, error: Arc::new(error) } })
 }

@@ -11,15 +11,13 @@ use std::time::Duration;
 
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 use vhost::vhost_user::message::VhostUserVirtioFeatures;
-use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+use vmm_sys_util::eventfd::EventFd;
 
-use super::{Kind, VhostUserError};
+use super::memory::Memory;
+use super::{FrontendError, ProtocolFeatures, QueueSetup, Session, Wanted, host};
 use crate::confinement::{self, Role};
-use crate::frontend::memory::Memory;
-use crate::frontend::ring::{Events, Layout};
-use crate::frontend::{FrontendError, ProtocolFeatures, QueueSetup, Session, Wanted};
 use crate::lock::lock;
-use crate::virtio::Queue;
+use vhost_runtime::inflight::Region;
 
 /// How long to wait before it is tried again to connect, first and at most.
 const FIRST: Duration = Duration::from_millis(10);
@@ -27,7 +25,7 @@ const LONGEST: Duration = Duration::from_secs(1);
 
 /// A connection and the thread that watches over it.
 #[derive(Debug)]
-pub(super) struct Link {
+pub struct Link {
     shared: Arc<Shared>,
     watcher: Option<JoinHandle<()>>,
     features: u64,
@@ -59,71 +57,88 @@ fn of_connection() -> u64 {
 }
 
 impl Link {
-    pub(super) fn connect(
+    /// Connects to the process at `path`. `unwanted` are the features that are not used, depending on
+    /// whether it has a configuration space, of which `config_size` bytes are read at once.
+    ///
+    /// # Errors
+    /// See [`FrontendError`].
+    pub fn connect(
         path: &Path,
-        kind: Kind,
+        unwanted: impl FnOnce(bool) -> u64,
+        config_size: usize,
         memory: &Memory,
-    ) -> Result<Self, VhostUserError> {
-        let session = Session::open(path, Wanted::new(u64::MAX), memory);
-        let mut session = session.map_err(VhostUserError::of(path))?;
+    ) -> Result<Self, FrontendError> {
+        let mut session = Session::open(path, Wanted::new(u64::MAX), memory)?;
         let device = session.device();
         let has_config = device.protocol_features().contains(ProtocolFeatures::CONFIG);
-        let features = device.features() & !kind.unwanted(has_config) & !of_connection();
+        let features = device.features() & !unwanted(has_config) & !of_connection();
         let shared = Shared {
             session: Mutex::new(session),
             path: path.to_owned(),
             end: eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC)
-                .map_err(io::Error::from)?,
+                .map_err(|error| host("no event can be made")(error.into()))?,
             ended: AtomicBool::new(false),
             config: Mutex::default(),
             generation: AtomicU8::new(0),
-            config_size: kind.config_size(),
+            config_size,
         };
         Ok(Self { shared: Arc::new(shared), watcher: None, features, has_config })
     }
 
     /// Begins with so many queues, and watches from now on.
-    pub(super) fn begin(&mut self, queues: u16, size: u16) -> Result<(), VhostUserError> {
-        let begun = lock(&self.shared.session).begin(queues, size);
-        begun.map_err(VhostUserError::of(&self.shared.path))?;
+    ///
+    /// # Errors
+    /// See [`FrontendError`].
+    pub fn begin(&mut self, queues: u16, size: u16) -> Result<(), FrontendError> {
+        lock(&self.shared.session).begin(queues, size)?;
         let shared = Arc::clone(&self.shared);
         let thread = thread::Builder::new().name(String::from("vhost-user"));
         let watch = move || {
             confinement::restrict(Role::Watcher);
             shared.watch();
         };
-        self.watcher = Some(thread.spawn(watch)?);
+        let watcher = thread.spawn(watch);
+        self.watcher = Some(watcher.map_err(host("a connection cannot be watched"))?);
         Ok(())
     }
 
     /// What the device offers.
-    pub(super) fn features(&self) -> u64 {
+    #[must_use]
+    pub fn features(&self) -> u64 {
         self.features
     }
 
     /// Queues at most.
-    pub(super) fn queues(&self) -> u16 {
+    #[must_use]
+    pub fn queues(&self) -> u16 {
         lock(&self.shared.session).device().queues()
     }
 
-    pub(super) fn has_config(&self) -> bool {
+    /// Whether it has a configuration space.
+    #[must_use]
+    pub fn has_config(&self) -> bool {
         self.has_config
     }
 
-    pub(super) fn config_generation(&self) -> u8 {
+    /// Changes whenever the configuration space may have changed.
+    #[must_use]
+    pub fn config_generation(&self) -> u8 {
         self.shared.generation.load(Ordering::Relaxed)
     }
 
-    pub(super) fn set_config_call(&self, call: Arc<EventFd>) {
+    /// Has that told by an event.
+    pub fn set_config_call(&self, call: Arc<EventFd>) {
         lock(&self.shared.config).call = Some(call);
     }
 
     /// The configuration space up to `end`, or as much as is known of it.
-    pub(super) fn read_config(&self, end: usize) -> Vec<u8> {
+    #[must_use]
+    pub fn read_config(&self, end: usize) -> Vec<u8> {
         self.shared.read_config(end)
     }
 
-    pub(super) fn write_config(&self, offset: u32, data: &[u8]) {
+    /// Writes to the configuration space.
+    pub fn write_config(&self, offset: u32, data: &[u8]) {
         let result = lock(&self.shared.session).device().set_config(offset, data);
         if let Err(error) = result {
             log::warn!("{}: {error}", self.shared.path.display());
@@ -131,19 +146,33 @@ impl Link {
         lock(&self.shared.config).bytes.clear();
     }
 
-    /// Starts queues. If the process is gone, the next one starts them.
-    pub(super) fn start(&self, features: u64, queues: Vec<Queue>) -> Result<(), FrontendError> {
+    /// The doublewords that the process shares behind its record of requests.
+    ///
+    /// # Errors
+    /// It keeps no such record, or one that is too small.
+    pub fn region(&self, words: usize) -> Result<Arc<Region>, FrontendError> {
+        lock(&self.shared.session).region(words)
+    }
+
+    /// Starts queues, each by its number. If the process is gone, the next one starts them.
+    ///
+    /// # Errors
+    /// See [`FrontendError`].
+    pub fn start(
+        &self,
+        features: u64,
+        queues: Vec<(u16, QueueSetup)>,
+    ) -> Result<(), FrontendError> {
         let mut session = lock(&self.shared.session);
         let mut result = session.set_features(features);
-        for queue in queues {
-            let started = setup(&queue).and_then(|setup| session.start_queue(queue.index, setup));
-            result = result.and(started);
+        for (index, setup) in queues {
+            result = result.and(session.start_queue(index, setup));
         }
         self.shared.judge(&mut session, result)
     }
 
     /// Stops all queues. One of a process that is gone has stopped.
-    pub(super) fn stop(&self, reset: bool) {
+    pub fn stop(&self, reset: bool) {
         let mut session = lock(&self.shared.session);
         let mut result = session.stop_all();
         let can_reset =
@@ -155,16 +184,6 @@ impl Link {
             log::warn!("{}: {error}", self.shared.path.display());
         }
     }
-}
-
-/// A queue as a device process is told of it.
-fn setup(queue: &Queue) -> Result<QueueSetup, FrontendError> {
-    let Queue { size, descriptors, available, used, .. } = *queue;
-    let layout = Layout { size, descriptors, available, used, tables: 0 };
-    let error = EventFd::new(EFD_NONBLOCK)
-        .map_err(|source| FrontendError::Host { what: "no event can be made", source })?;
-    let (kick, call) = (Arc::clone(&queue.kick), Arc::clone(&queue.call));
-    Ok(QueueSetup { layout, events: Events { kick, call, error: Arc::new(error) } })
 }
 
 impl Drop for Link {

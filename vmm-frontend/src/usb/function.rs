@@ -1,0 +1,161 @@
+//! A controller as a PCI function.
+
+use std::sync::{Arc, Mutex};
+
+use vhost_runtime::registers::{Access, Space as Place};
+
+use super::UsbHost;
+use crate::lock::lock;
+use crate::machine::irq::Interrupts;
+use crate::pci::Function;
+use crate::pci::config::{Bar, Config, Identity, Space};
+use crate::pci::intx::{IntxError, Request};
+use crate::pci::msi::Msi;
+use crate::reactor::Reactor;
+
+/// Serial Bus Release Number (EHCI 1.0, 2.1.4; UHCI 1.1, 2.2.3).
+const RELEASE: usize = 0x60;
+/// USB 2.0.
+const USB_2: u8 = 0x20;
+
+/// A controller.
+#[derive(Debug)]
+pub struct UsbFunction {
+    host: Arc<UsbHost>,
+    /// Which of the process's functions.
+    number: usize,
+    bar: usize,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    config: Config,
+    /// How the guest is interrupted: by a message, or by the pin.
+    msi: Msi,
+    request: Request,
+}
+
+impl UsbFunction {
+    /// One of a process's functions, by its number among them. It has a pin, 1 to 4, and the input of
+    /// the I/O APIC that this is wired to.
+    ///
+    /// # Errors
+    /// Its interrupt pin can't be had.
+    pub fn new(
+        host: &Arc<UsbHost>,
+        number: usize,
+        interrupts: &Interrupts,
+        reactor: &Reactor,
+        (pin, input): (u8, u8),
+    ) -> Result<Arc<Self>, IntxError> {
+        let missing = || std::io::Error::from(std::io::ErrorKind::NotFound);
+        let described = host.functions().get(number).copied().ok_or_else(missing)?;
+        let identity = Identity { id: described.id, class: described.class, ..Identity::default() };
+        let mut config = Config::new(identity);
+        config.set_pin(pin, input);
+        if host.functions().len() > 1 {
+            config.set_multifunction();
+        }
+        let space = match described.space {
+            Place::Memory => Space::Memory32,
+            Place::Io => Space::Io,
+        };
+        let bar = usize::from(described.bar);
+        config.add_bar(bar, Bar { space, size: described.size.into() });
+        config.set(RELEASE, &[USB_2]);
+        let event = host.request(number).ok_or_else(missing)?;
+        let asks = Arc::clone(host);
+        let pending = Arc::new(move || asks.is_pending(number));
+        let msi = Msi::new(interrupts.clone(), &mut config, Arc::clone(&event));
+        let msi = msi.ok_or_else(missing)?;
+        let request = Request::new(interrupts, reactor, input.into(), event, pending)?;
+        let state = Mutex::new(State { config, msi, request });
+        Ok(Arc::new(Self { host: Arc::clone(host), number, bar, state }))
+    }
+}
+
+impl State {
+    /// Interrupts the guest as configuration space says. KVM takes an event for one purpose at a time,
+    /// and what was written to it meanwhile counts.
+    fn settle(&mut self) {
+        let message = self.msi.wanted(&self.config);
+        if message.is_some() || self.config.intx_disabled() {
+            self.request.disconnect();
+        }
+        self.msi.set(message);
+        if message.is_none()
+            && !self.config.intx_disabled()
+            && let Err(error) = self.request.connect()
+        {
+            log::error!("a USB controller's interrupt pin cannot be connected: {error}");
+        }
+    }
+}
+
+impl Function for UsbFunction {
+    fn with_config(&self, use_it: &mut dyn FnMut(&mut Config)) {
+        let mut state = lock(&self.state);
+        state.config.set_interrupt_status(self.host.is_pending(self.number));
+        use_it(&mut state.config);
+        state.settle();
+    }
+
+    fn write_config(&self, offset: usize, data: &[u8]) {
+        let mut state = lock(&self.state);
+        state.config.write(offset, data);
+        state.settle();
+    }
+
+    fn read_bar(&self, bar: usize, offset: u64, data: &mut [u8]) {
+        data.fill(0);
+        let Ok(offset) = u16::try_from(offset) else { return };
+        if bar != self.bar {
+            return;
+        }
+        let mut word = None;
+        for (place, byte) in (offset..).zip(data) {
+            let aligned = place & !3;
+            let bytes = match word {
+                Some((known, bytes)) if known == aligned => bytes,
+                _ => self.host.read(self.number, aligned).to_le_bytes(),
+            };
+            word = Some((aligned, bytes));
+            *byte = bytes.get(usize::from(place % 4)).copied().unwrap_or(0);
+        }
+    }
+
+    fn write_bar(&self, bar: usize, offset: u64, data: &[u8]) {
+        let Ok(offset) = u16::try_from(offset) else { return };
+        if bar != self.bar {
+            return;
+        }
+        // 8 bytes are two doublewords.
+        for (place, piece) in (offset..).step_by(4).zip(data.chunks(4)) {
+            let width = u8::try_from(piece.len()).unwrap_or(0);
+            let mut bytes = [0; 4];
+            for (to, from) in bytes.iter_mut().zip(piece) {
+                *to = *from;
+            }
+            let access = Access::Write { offset: place, width, value: u32::from_le_bytes(bytes) };
+            // One that the other side would not take is none: the register's bytes do not end there.
+            if Access::parse(access.bytes()).is_some() {
+                self.host.send(self.number, access);
+            }
+        }
+    }
+
+    fn moved(&self, _bar: usize, _address: Option<u64>) {}
+
+    fn reset(&self) {
+        self.host.send(self.number, Access::Reset);
+    }
+
+    fn pause(&self) {
+        self.host.stop();
+    }
+
+    fn resume(&self) {
+        self.host.start();
+    }
+}
