@@ -18,8 +18,9 @@ const FILES: [(&str, &str); 3] = [
 /// A program's name, its command line, and what its manual says besides.
 type Documented = (&'static str, fn() -> Command, &'static str);
 
-const PROGRAMS: [Documented; 2] = [
+const PROGRAMS: [Documented; 3] = [
     ("vhost-scsi", vhost_scsi::options::Options::command, vhost_scsi::manual::SECTIONS),
+    ("vhost-usb", vhost_usb::options::Options::command, vhost_usb::manual::SECTIONS),
     ("vmm-frontend", vmm_frontend::options::Options::command, vmm_frontend::manual::SECTIONS),
 ];
 

@@ -10,7 +10,7 @@ use crate::error::Context;
 use crate::{Error, Step};
 
 /// Besides the kernel of [`STABLE_KERNEL`].
-const PACKAGES: [&str; 23] = [
+const PACKAGES: [&str; 25] = [
     // The backport.
     "linux-image-amd64",
     "busybox-static",
@@ -31,6 +31,9 @@ const PACKAGES: [&str; 23] = [
     "libiscsi-bin",
     "fio",
     "e2fsprogs",
+    // USB, likewise.
+    "usbutils",
+    "evtest",
     // Guests of the guest.
     "qemu-system-x86",
     "qemu-utils",

@@ -1,0 +1,164 @@
+//! vhost-usb's devices in a stock Debian under vmm-frontend, in a guest that is a host.
+
+use std::time::Duration;
+
+use lab::{Error, Host, Kernel, Shell};
+
+const MINUTE: Duration = Duration::from_secs(60);
+
+/// Loads the drivers, waits for the stick's disk, and makes a file system on it.
+const FIND: &str = "
+modprobe -a ehci-pci usb-storage sd_mod || exit 1
+for i in $(seq 300); do
+    disk=$(ls /sys/bus/usb/devices/?-1/*/host*/target*/*/block 2>/dev/null) && break
+    sleep 0.1
+done
+[ -b /dev/$disk ] || { dmesg | tail -30; exit 1; }
+cat /sys/bus/usb/devices/?-1/speed /sys/bus/usb/devices/?-1/product
+mkfs.ext4 -q /dev/$disk && mount /dev/$disk /mnt";
+
+/// Uses the disk, verifies what it reads, and tells how often the device was reset.
+const LOAD: &str = "
+fio --name=verify --directory=/mnt --size=8M --rw=randrw --bs=4k-64k --iodepth=4 \
+    --ioengine=libaio --direct=1 --verify=crc32c --verify_backlog=64 --verify_fatal=1 \
+    --time_based --runtime=$SECONDS_OF_LOAD >&2 || exit 1
+dmesg | grep -E 'I/O error|EXT4-fs error|USB disconnect' && exit 1
+disk=$(findmnt -no SOURCE /mnt)
+umount /mnt && fsck.ext4 -fn $disk >&2 || exit 1
+dmesg | grep -c 'reset high-speed'";
+
+/// Verified load on the stick for so long, while its process is killed so often: the guest resets the
+/// device, and goes on.
+fn goes_on(seconds: u32, kills: u32) -> Result<(), Error> {
+    Host::test(|| {
+        let host = Host::boot(|builder| builder)?;
+        host.guest().run("truncate -s 64M /tmp/stick.img")?.stdout_if_ok()?;
+        let stick = "--usb storage,file=/tmp/stick.img";
+        let guest = host.boot_vmm_guest(Kernel::Backports, "", stick)?;
+        let found = guest.run_within(5 * MINUTE, FIND)?.stdout_if_ok()?;
+        assert_eq!(found, "480\nStorage\n");
+        let pause = f64::from(seconds) / f64::from(kills + 1);
+        let kill = format!("for i in $(seq {kills}); do sleep {pause}; pkill -9 vhost-usb; done");
+        let killer = host.guest().start(&kill)?;
+        let load = LOAD.replace("$SECONDS_OF_LOAD", &seconds.to_string());
+        let resets = guest.run_within(20 * MINUTE, &load)?.stdout_if_ok()?;
+        killer.wait(host.guest(), MINUTE)?.stdout_if_ok()?;
+        let resets: u32 = resets.trim().parse().unwrap_or_else(|_| panic!("{resets}"));
+        assert!((1..=kills * 3).contains(&resets), "{resets} resets after {kills} kills");
+        Ok(())
+    })
+}
+
+#[test]
+fn a_guest_goes_on_when_the_process_is_killed() -> Result<(), Error> {
+    goes_on(30, 3)
+}
+
+#[test]
+#[ignore = "minutes: cargo lab soak"]
+fn a_guest_goes_on_when_the_process_is_killed_20_times() -> Result<(), Error> {
+    goes_on(200, 20)
+}
+
+/// Where devices are plugged in: storage; a hub with a keyboard, a hub with a mouse, a tablet that is
+/// full-speed; a full-speed keyboard alone.
+const EVERYTHING: &str = "--usb storage,file=/tmp/stick.img --usb hub,port=2 --usb kbd,port=2.1 \
+    --usb hub,port=2.2 --usb mouse,port=2.2.1 --usb tablet,port=2.3,speed=full --usb kbd,port=3,speed=full \
+    --usb gadget-zero,port=5 --usb-control /run/usb.ctl";
+
+/// What `lsusb -t` is to say, each device by its way, driver and speed.
+const TREE: &str = r"
+modprobe -a ehci-pci uhci-hcd usb-storage usbhid hid-generic evdev || exit 1
+for i in $(seq 300); do
+    [ $(lsusb | grep -vc 'Linux Foundation') = 8 ] && [ $(ls /dev/input/event* | wc -l) -ge 4 ] && break
+    sleep 0.2
+done
+lsusb -t
+grep -E 'ehci|uhci' /proc/interrupts";
+
+/// Has evtest write down what all input devices tell.
+const READ_EVENTS: &str = r"
+for event in /dev/input/event*; do
+    setsid evtest $event </dev/null >/tmp/${event##*/} 2>&1 &
+done
+sleep 2";
+
+/// Types a key, moves and clicks the mouse, and puts the tablet's pointer somewhere.
+const SEND_EVENTS: &str = r#"
+exec python3 - <<'END'
+import json, socket
+stream = socket.socket(socket.AF_UNIX)
+stream.settimeout(100)
+stream.connect("/run/usb.ctl")
+
+def qmp(command, **arguments):
+    stream.sendall(json.dumps({"execute": command, "arguments": arguments}).encode())
+    said = b""
+    while b'"return"' not in said:
+        more = stream.recv(4096)
+        assert more and b'"error"' not in more, said + more
+        said += more
+
+def send(*events):
+    qmp("input-send-event", events=[{"type": kind, "data": data} for kind, data in events])
+
+qmp("qmp_capabilities")
+for down in [True, False]:
+    send(("key", {"down": down, "key": {"type": "qcode", "data": "q"}}))
+send(("rel", {"axis": "x", "value": 17}), ("rel", {"axis": "y", "value": -4}))
+send(("abs", {"axis": "x", "value": 12345}), ("abs", {"axis": "y", "value": 54}))
+send(("btn", {"down": True, "button": "right"}))
+send(("btn", {"down": False, "button": "right"}))
+END"#;
+
+const EVENTS: &str = "sleep 5; pkill evtest; cat /tmp/event* | grep -E '^Event: time .*(KEY|BTN|REL|ABS)_' \
+    | sed 's/.*(\\([A-Z_]*\\)), value/\\1/'";
+
+#[test]
+fn every_kind_is_found_where_it_is_plugged_in_and_used() -> Result<(), Error> {
+    Host::test(|| {
+        let host = Host::boot(|builder| builder)?;
+        host.guest().run("truncate -s 64M /tmp/stick.img")?.stdout_if_ok()?;
+        let guest = host.boot_vmm_guest(Kernel::Backports, "", EVERYTHING)?;
+        let tree = guest.run_within(10 * MINUTE, TREE)?.stdout_if_ok()?;
+        eprintln!("{tree}");
+        for (port, driver, speed) in [
+            ("Port 1", "usb-storage", "480M"),
+            ("Port 2", "hub", "480M"),
+            ("Port 2", "hub", "480M"),
+            ("Port 1", "usbhid", "480M"),
+            ("Port 3", "usbhid", "12M"),
+            ("Port 1", "usbhid", "12M"),
+        ] {
+            let is_it = |line: &&str| {
+                line.contains(port)
+                    && line.contains(&format!("Driver={driver}"))
+                    && line.ends_with(speed)
+            };
+            assert!(tree.lines().any(|line| is_it(&line)), "{port} {driver} {speed}: {tree}");
+        }
+        assert!(tree.contains("MSI"), "{tree}");
+        guest.run(READ_EVENTS)?.stdout_if_ok()?;
+        host.guest().run(SEND_EVENTS)?.stdout_if_ok()?;
+        let events = guest.run(EVENTS)?.stdout();
+        eprintln!("{events}");
+        let wanted = [
+            "KEY_Q 1",
+            "KEY_Q 0",
+            "REL_X 17",
+            "REL_Y -4",
+            "ABS_X 12345",
+            "ABS_Y 54",
+            "BTN_RIGHT 1",
+            "BTN_RIGHT 0",
+        ];
+        for event in wanted {
+            assert!(events.lines().any(|line| line == event), "{event}: {events}");
+        }
+        guest.run("(sleep 1; echo b >/proc/sysrq-trigger) >/dev/null 2>&1 &")?;
+        guest.wait_reboot()?;
+        let again = guest.run_within(10 * MINUTE, TREE)?.stdout_if_ok()?;
+        assert_eq!(again.matches("usbhid").count(), tree.matches("usbhid").count(), "{again}");
+        Ok(())
+    })
+}
