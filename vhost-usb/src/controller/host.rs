@@ -237,6 +237,14 @@ impl Host {
         self.controllers.get(function).map_or(0, |controller| controller.model.word(offset, now))
     }
 
+    /// How many doublewords of a function's registers are shown without being asked for: behind its
+    /// registers there are none.
+    #[must_use]
+    pub fn shown(&self, function: usize) -> usize {
+        let size = self.controllers.get(function).map_or(0, |it| usize::from(it.function.size));
+        size.min(registers::BYTES) / 4
+    }
+
     /// A function's interrupt request.
     #[must_use]
     pub fn interrupts(&self, function: usize) -> bool {
@@ -291,6 +299,3 @@ impl Host {
         }
     }
 }
-
-/// Doublewords of registers that are shown without being asked for.
-pub const SHOWN: usize = registers::BYTES / 4;

@@ -19,7 +19,7 @@ use crate::device::hid::keyboard::Keyboard;
 use crate::device::hid::mouse::Mouse;
 use crate::device::hid::tablet::Tablet;
 use crate::device::hub::sockets::Sockets;
-use crate::device::hub::{Hub, MOST_PORTS};
+use crate::device::hub::{self, Hub, MOST_PORTS};
 use crate::device::serial::Serial;
 use crate::device::storage::Storage;
 use crate::usb::Speed;
@@ -30,8 +30,6 @@ pub(crate) const KINDS: [&str; 7] =
 
 /// The option that names storage, whose unit has keys of its own.
 const STORAGE: &str = "--device storage";
-/// Ports of a hub whose user did not say.
-const HUB_PORTS: usize = 4;
 
 /// The keys of a kind. `None`: it has others, and says so itself.
 pub(super) fn keys(kind: &str) -> Option<&'static str> {
@@ -108,7 +106,7 @@ pub(super) fn make(text: &Text) -> Result<Made, DeviceError> {
 }
 
 fn ports(text: &Text) -> Result<usize, DeviceError> {
-    let Some(value) = text.get("ports") else { return Ok(HUB_PORTS) };
+    let Some(value) = text.get("ports") else { return Ok(hub::PORTS) };
     let number = value.parse().ok().filter(|number| (1..=MOST_PORTS).contains(number));
     let wrong = || DeviceError::Value(text.whole.clone(), "ports", "a number from 1 to 8");
     number.ok_or_else(wrong)

@@ -21,7 +21,7 @@ use vhost_runtime::state::StateError;
 use vmm_sys_util::timerfd::TimerFd;
 
 use super::guest::Guest;
-use crate::controller::host::{Host, SHOWN};
+use crate::controller::host::Host;
 use crate::controller::{Next, Time};
 use crate::device;
 
@@ -81,7 +81,7 @@ fn words(region: &Region, function: usize) -> &[AtomicU32] {
 /// Shows what a function's registers hold.
 fn show(host: &Host, region: &Region, function: usize, now: Time) {
     let words = words(region, function);
-    for (offset, word) in (0u32..).step_by(4).zip(words.iter().take(SHOWN)) {
+    for (offset, word) in (0u32..).step_by(4).zip(words.iter().take(host.shown(function))) {
         let value = host.register(function, offset, now).to_le();
         if word.load(Ordering::Relaxed) != value {
             word.store(value, Ordering::Release);
@@ -216,6 +216,8 @@ pub struct Worker {
     timer: TimerFd,
     /// It is set.
     timed: bool,
+    /// Room for the events that are taken at once.
+    ready: Vec<epoll::Event>,
 }
 
 impl Worker {
@@ -226,31 +228,34 @@ impl Worker {
         }
         let timer = TimerFd::new().map_err(io::Error::from)?;
         let region = server.region();
-        Ok(Self { server, region, epoll, timer, timed: false })
+        let ready = Vec::with_capacity(EVENTS);
+        Ok(Self { server, region, epoll, timer, timed: false, ready })
     }
 
     /// Lets devices do what has become possible; whether there were any.
-    fn take_events(&self, host: &mut Host) -> bool {
+    fn take_events(&mut self, host: &mut Host) -> bool {
         let mut any = false;
         loop {
-            let mut ready = Vec::with_capacity(EVENTS);
+            self.ready.clear();
             let at_once = rustix::event::Timespec::default();
-            let spare = rustix::buffer::spare_capacity(&mut ready);
+            let spare = rustix::buffer::spare_capacity(&mut self.ready);
             if let Err(error) = epoll::wait(&self.epoll, spare, Some(&at_once)) {
                 if error != rustix::io::Errno::INTR {
                     log::error!("devices cannot be waited for: {error}");
                 }
                 return any;
             }
-            let ports: Vec<u64> = ready.iter().map(|event| event.data.u64()).collect();
+            if self.ready.is_empty() {
+                return any;
+            }
+            any = true;
             for (port, device) in host.devices() {
-                if ports.contains(&(port as u64)) {
+                if self.ready.iter().any(|event| event.data.u64() == port as u64) {
                     self.take_turn(port, device.as_mut());
                 }
             }
-            any |= !ports.is_empty();
             // Who waits is told once of what is ready.
-            if ports.len() < EVENTS {
+            if self.ready.len() < EVENTS {
                 return any;
             }
         }
