@@ -70,9 +70,11 @@ pub struct Program {
 #[derive(Debug)]
 pub struct Launcher {
     life: UnixStream,
-    /// Where each program is to be connected to, in order.
-    sockets: Vec<PathBuf>,
+    sockets: Vec<Served>,
 }
+
+/// A program by its name, and where it is to be connected to.
+pub type Served = (&'static str, PathBuf);
 
 impl Launcher {
     /// Forks it. Before any thread is started. What is made at `places`, sockets and links, it removes
@@ -118,7 +120,7 @@ impl Launcher {
 
     /// Where each program is to be connected to, in order.
     #[must_use]
-    pub fn sockets(&self) -> &[PathBuf] {
+    pub fn sockets(&self) -> &[Served] {
         &self.sockets
     }
 
@@ -149,14 +151,14 @@ fn listen(
     folder: &Path,
     programs: &[Program],
     found: Vec<PathBuf>,
-) -> Result<(Vec<Device>, Vec<PathBuf>), LaunchError> {
+) -> Result<(Vec<Device>, Vec<Served>), LaunchError> {
     let mut devices = Vec::new();
     let mut sockets = Vec::new();
     for (number, (program, path)) in programs.iter().zip(found).enumerate() {
         let socket = folder.join(format!("{}-{number}.sock", program.name));
         let failed = |source| LaunchError::Socket { path: socket.clone(), source };
         let listener = Some(UnixListener::bind(&socket).map_err(failed)?.into());
-        sockets.push(socket);
+        sockets.push((program.name, socket));
         let program = program.clone();
         devices.push(Device {
             program,

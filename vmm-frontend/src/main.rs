@@ -159,9 +159,7 @@ fn add_devices(
         VhostUser::connect(&option.settings(processors), machine.memory()).map(Box::new)
     };
     // Units are the first controller's, and are there in the order of the options, disks first.
-    let programs = options.programs();
-    for (program, socket) in programs.iter().zip(launcher.sockets().to_vec()) {
-        let name = program.name;
+    for (name, socket) in launcher.sockets().to_vec() {
         let failed = |launcher: &mut Launcher, error: Box<dyn Error>| match launcher.has_refused() {
             true => Failure::Refused,
             false => Failure::Process(name, error),
