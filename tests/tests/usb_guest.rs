@@ -162,3 +162,71 @@ fn every_kind_is_found_where_it_is_plugged_in_and_used() -> Result<(), Error> {
         Ok(())
     })
 }
+
+/// Waits for the disk of the stick that is in this port, by the way that its name in sysfs tells.
+const WAIT_DISK: &str = "
+for i in $(seq 300); do
+    disk=$(ls /sys/bus/usb/devices/?-$PORT/?-$PORT:1.0/host*/target*/*/block 2>/dev/null) && break
+    sleep 0.1
+done
+[ -b /dev/$disk ] || { dmesg | tail -30; exit 1; }
+";
+
+/// Reads until that fails, which is to take no longer than a moment once the stick is pulled out.
+const READ_ON: &str = "
+(while dd if=/dev/$disk of=/dev/null bs=64k iflag=direct status=none; do :; done
+touch /run/failed) >/dev/null 2>&1 &
+";
+
+const WAIT_GONE: &str = "
+for i in $(seq 300); do
+    [ -e /run/failed ] && [ ! -e /sys/bus/usb/devices/?-$PORT ] && rm /run/failed && exit
+    sleep 0.1
+done
+dmesg | tail -30; exit 1
+";
+
+const SUM: &str = "md5sum </dev/$disk";
+
+#[test]
+fn devices_come_and_go_while_they_are_in_use() -> Result<(), Error> {
+    Host::test(|| {
+        let host = Host::boot(|builder| builder)?;
+        let image = "head -c 8M /dev/urandom >/tmp/stick.img && md5sum </tmp/stick.img";
+        let sum = host.guest().run(image)?.stdout_if_ok()?;
+        let arguments = "--usb hub,port=2 --usb-control /run/usb.ctl";
+        let guest = host.boot_vmm_guest(Kernel::Backports, "", arguments)?;
+        let ctl = |words: &str| {
+            let ctl = format!("/job/vhost-usb ctl --control /run/usb.ctl {words}");
+            host.guest().run(&ctl)?.stdout_if_ok()
+        };
+        let in_guest = |port: &str, script: &str| {
+            guest.run_within(2 * MINUTE, &script.replace("$PORT", port))?.stdout_if_ok()
+        };
+        in_guest("", "modprobe -a ehci-pci uhci-hcd usb-storage sd_mod usbhid")?;
+        for (port, text) in [("1", "1"), ("2.3", "2.3"), ("3", "3,speed=full")] {
+            let stick = format!("storage,file=/tmp/stick.img,port={text}");
+            assert_eq!(ctl(&format!("add {stick}"))?, format!("{port}\n"));
+            // A full-speed one is in a companion's port: the second of its two ones.
+            let seen = if port == "3" { "1" } else { port };
+            let read = format!("{WAIT_DISK}{SUM}; {READ_ON}");
+            assert_eq!(in_guest(seen, &read)?, sum, "{port}");
+            ctl(&format!("remove {port}"))?;
+            in_guest(seen, WAIT_GONE)?;
+        }
+        // A restarted process has what was plugged in.
+        ctl("add storage,file=/tmp/stick.img,port=2.1 kbd")?;
+        in_guest("2.1", WAIT_DISK)?;
+        let killed = "kill -9 $(pgrep -n vhost-usb)";
+        host.guest().run(killed)?.stdout_if_ok()?;
+        // The hub has forgotten its ports, so that its devices are found anew.
+        let again = format!("for i in $(seq 100); do ({WAIT_DISK}{SUM}) && exit; sleep 0.5; done");
+        assert_eq!(in_guest("2.1", &again)?, sum);
+        let listed = ctl("list")?;
+        assert_eq!(
+            listed,
+            "PORT  DEVICE\n1     kbd\n2     hub\n2.1   storage,file=/tmp/stick.img\n"
+        );
+        Ok(())
+    })
+}

@@ -62,9 +62,32 @@ pub fn size(text: &str) -> Result<u64, String> {
     number.checked_mul(1 << shift).ok_or_else(|| String::from("nothing is so large"))
 }
 
+/// The parts of a text between its commas. A comma that is doubled is one within a part, as QEMU's.
+#[must_use]
+pub fn parts(text: &str) -> Vec<String> {
+    let mut parts = Vec::new();
+    let mut part = String::new();
+    let mut characters = text.chars().peekable();
+    while let Some(character) = characters.next() {
+        match character {
+            ',' if characters.next_if_eq(&',').is_none() => parts.push(std::mem::take(&mut part)),
+            character => part.push(character),
+        }
+    }
+    parts.push(part);
+    parts
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_doubled_comma_is_one() {
+        assert_eq!(parts("a=b,,c,d,,,e"), ["a=b,c", "d,", "e"]);
+        assert_eq!(parts(""), [""]);
+        assert_eq!(parts("a,"), ["a", ""]);
+    }
 
     #[derive(Debug, Parser)]
     struct Options {

@@ -4,6 +4,7 @@ use std::os::fd::AsFd;
 
 use serde_json::{Map, Value, json};
 use vhost_runtime::control::client::{Client, ClientError};
+use vhost_runtime::control::table;
 use vhost_scsi::options::{CtlArgs, CtlCommand, UnitArgs};
 use vhost_scsi::scsi::target::Address;
 use vhost_scsi::units::{Kind, Texts, Unit, UnitError};
@@ -47,8 +48,8 @@ pub(crate) fn run(args: &CtlArgs) -> Result<(), CtlError> {
         return Ok(());
     }
     match (&args.command, answer.as_array()) {
-        (CtlCommand::List, Some(units)) => print_table(&UNITS, units.iter().map(unit_row)),
-        (CtlCommand::Stats, Some(units)) => print_table(&STATISTICS, units.iter().map(stats_row)),
+        (CtlCommand::List, Some(units)) => table::print(&UNITS, units.iter().map(unit_row)),
+        (CtlCommand::Stats, Some(units)) => table::print(&STATISTICS, units.iter().map(stats_row)),
         (CtlCommand::List | CtlCommand::Stats, None) => return Err(CtlError::Answer),
         (CtlCommand::Resize { unit, .. }, _) => {
             println!("{}:{} has {} bytes", unit.target, unit.lun, show(answer.get("size")));
@@ -170,22 +171,6 @@ fn readable(bytes: u64) -> String {
     }
     let digits = if size.fract() == 0.0 || size >= 100.0 { 0 } else { 1 };
     format!("{size:.digits$} {}", unit.unwrap_or(&""))
-}
-
-/// Columns as wide as their widest cell.
-fn print_table(head: &[&str], rows: impl Iterator<Item = Vec<String>>) {
-    let head: Vec<String> = head.iter().map(|&word| word.to_owned()).collect();
-    let rows: Vec<Vec<String>> = std::iter::once(head).chain(rows).collect();
-    let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
-    let width = |column| {
-        let cells = rows.iter().filter_map(|row: &Vec<String>| row.get(column));
-        cells.map(|cell: &String| cell.chars().count()).max().unwrap_or(0)
-    };
-    let widths: Vec<usize> = (0..columns).map(width).collect();
-    for row in &rows {
-        let cells = row.iter().zip(&widths).map(|(cell, &width)| format!("{cell:<width$}"));
-        println!("{}", cells.collect::<Vec<_>>().join("  ").trim_end());
-    }
 }
 
 #[cfg(test)]

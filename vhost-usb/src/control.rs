@@ -2,24 +2,46 @@
 //!
 //! | command | what it does |
 //! |---|---|
+//! | `device-add` | plugs a device in; one that stands on a file may be passed its descriptor |
+//! | `device-remove` | takes a device out, and with a hub all that is behind it |
+//! | `query-devices` | what is plugged in, and where |
 //! | `input-send-event` | keys, buttons and motions, as QEMU's |
 
-use std::os::fd::OwnedFd;
-use std::sync::Arc;
+mod changes;
+
+use std::os::fd::{AsFd, OwnedFd};
 
 use serde::Deserialize;
 use serde_json::{Value, json};
 use vhost_runtime::control::{Arguments, Commands, ControlError, parse};
+use vhost_runtime::supervisor::Keeper;
 
-use crate::devices::Devices;
 use crate::devices::inputs::Event;
+use crate::devices::{Devices, Path};
+use changes::Change;
 
 /// The commands.
 pub struct Control {
-    devices: Arc<Devices>,
+    devices: Devices,
+    keeper: Keeper,
 }
 
-pub(crate) const NAMES: [&str; 1] = ["input-send-event"];
+pub(crate) const NAMES: [&str; 4] =
+    ["device-add", "device-remove", "query-devices", "input-send-event"];
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Add {
+    /// As on the command line.
+    device: String,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Remove {
+    /// N[.N…]
+    port: String,
+}
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -27,11 +49,44 @@ struct SendEvent {
     events: Vec<Event>,
 }
 
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Nothing {}
+
 impl Control {
-    /// Those of these devices.
+    /// Those of these devices. What clients change is kept by `keeper`.
     #[must_use]
-    pub fn new(devices: Arc<Devices>) -> Self {
-        Self { devices }
+    pub fn new(devices: Devices, keeper: Keeper) -> Self {
+        Self { devices, keeper }
+    }
+
+    fn add(&self, Add { device }: Add, passed: Option<OwnedFd>) -> Result<Value, ControlError> {
+        let copy = passed.as_ref().map(OwnedFd::try_clone).transpose();
+        let copy = copy.map_err(ControlError::failed)?;
+        let path = self.devices.plug(&device, passed).map_err(ControlError::failed)?;
+        let fds: Vec<_> = copy.iter().map(AsFd::as_fd).collect();
+        self.keep(&path, &Change::Added(device), &fds);
+        log::info!("port {path}: a device was plugged in");
+        Ok(json!({ "port": path.to_string() }))
+    }
+
+    fn remove(&self, Remove { port }: Remove) -> Result<Value, ControlError> {
+        let missing = || ControlError::NotFound(format!("port {port}: nothing is plugged in"));
+        let path = Path::parse(&port).ok_or_else(missing)?;
+        let before = self.devices.list();
+        if !self.devices.unplug(&path) {
+            return Err(missing());
+        }
+        for (behind, _) in before.iter().filter(|(other, _)| path.leads_to(other)) {
+            self.keep(behind, &Change::Removed, &[]);
+        }
+        log::info!("port {path}: a device was taken out");
+        Ok(json!({}))
+    }
+
+    fn list(&self) -> Value {
+        let devices = self.devices.list().into_iter();
+        devices.map(|(port, text)| json!({ "port": port.to_string(), "device": text })).collect()
     }
 }
 
@@ -44,15 +99,20 @@ impl Commands for Control {
         &self,
         name: &str,
         arguments: Arguments,
-        fds: Vec<OwnedFd>,
+        mut fds: Vec<OwnedFd>,
     ) -> Result<Value, ControlError> {
-        if !fds.is_empty() {
-            return Err(ControlError::Message(format!("{name} takes no descriptors")));
+        let most = usize::from(name == "device-add");
+        if fds.len() > most {
+            let what = format!("{name} takes at most {most} descriptors");
+            return Err(ControlError::Message(what));
         }
         match name {
+            "device-add" => self.add(parse(arguments)?, fds.pop()),
+            "device-remove" => self.remove(parse(arguments)?),
+            "query-devices" => parse(arguments).map(|Nothing {}| self.list()),
             "input-send-event" => {
                 let SendEvent { events } = parse(arguments)?;
-                self.devices.inputs.send(&events).map_err(ControlError::failed)?;
+                self.devices.send(&events).map_err(ControlError::failed)?;
                 Ok(json!({}))
             }
             _ => Err(ControlError::CommandNotFound(name.to_owned())),

@@ -1,7 +1,9 @@
 //! `vhost-usb`: USB host controllers in a process of their own.
 
+mod ctl;
+
 use std::process::ExitCode;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use vhost_runtime::arguments::{self, ArgumentError};
 use vhost_runtime::control::{self, Events};
@@ -12,9 +14,11 @@ use vhost_scsi::confinement;
 use vhost_scsi::image::engine::EngineKind;
 use vhost_usb::control::Control;
 use vhost_usb::controller::host::Host;
-use vhost_usb::devices::{DeviceError, Devices};
-use vhost_usb::options::Options;
+use vhost_usb::devices::{self, DeviceError, Devices};
+use vhost_usb::options::{Options, Verb};
 use vhost_usb::serve::vhost_user::Server;
+
+use ctl::CtlError;
 
 #[derive(Debug, thiserror::Error)]
 enum Failure {
@@ -24,6 +28,10 @@ enum Failure {
     Program(#[from] ProgramError),
     #[error(transparent)]
     Device(#[from] DeviceError),
+    #[error(transparent)]
+    Ctl(#[from] CtlError),
+    #[error("the controllers cannot be made: {0}")]
+    Controllers(std::io::Error),
 }
 
 fn main() -> ExitCode {
@@ -35,6 +43,13 @@ fn main() -> ExitCode {
 
 fn start() -> Result<ExitCode, Failure> {
     let options: Options = arguments::read()?;
+    match &options.verb {
+        Some(Verb::Ctl(args)) => Ok(ctl::run(args).map(|()| ExitCode::SUCCESS)?),
+        None => run(&options),
+    }
+}
+
+fn run(options: &Options) -> Result<ExitCode, Failure> {
     if options.program.print_capabilities {
         println!("{{\n  \"type\": \"usb\"\n}}");
         return Ok(ExitCode::SUCCESS);
@@ -52,26 +67,33 @@ fn start() -> Result<ExitCode, Failure> {
         Role::Ended(code) => return Ok(ExitCode::from(code)),
     };
 
-    let events = Events::default();
-    let (mut host, mut devices) = (Host::new(options.controller), Devices::default());
+    let host = Host::new(options.controller).map_err(Failure::Controllers)?;
+    let host = Arc::new(Mutex::new(host));
+    let devices = Devices::new(Arc::clone(&host));
     for text in &options.device {
-        devices.plug(&mut host, text)?;
+        devices.plug(text, None)?;
     }
     let server = Arc::new(Server::new(host));
+    let control = Arc::new(Control::new(devices, link.keeper()));
     if options.program.sandbox == Confinement::On {
-        confine(sandbox)?;
+        confine(sandbox, options)?;
     }
+    // Confined already: whoever had this kept may have been taken over by a guest.
+    control.restore(link.kept());
     link.ready(&mut sockets)?;
+    let events = Events::default();
     if let Some(clients) = &clients {
         let program = control::Program { name: "vhost-usb", version: env!("CARGO_PKG_VERSION") };
-        clients.serve(program, Arc::new(Control::new(Arc::new(devices))), &events, &shutdown)?;
+        clients.serve(program, control, &events, &shutdown)?;
     }
     program::serve(&socket, &shutdown, &events, &link, &server)?;
     Ok(ExitCode::SUCCESS)
 }
 
-/// Images are all that it has of the host: on threads, which need no io_uring.
-fn confine(mut sandbox: Sandbox) -> Result<(), ProgramError> {
-    confinement::allow(&mut sandbox, EngineKind::Threads, false, false);
+/// Units are all that it has of the host: on threads, which need no io_uring.
+fn confine(mut sandbox: Sandbox, options: &Options) -> Result<(), ProgramError> {
+    let pass_through = options.device.iter().any(|text| devices::is_pass_through(text));
+    let control = options.program.control.is_some();
+    confinement::allow(&mut sandbox, EngineKind::Threads, pass_through, control);
     Ok(sandbox.enter()?)
 }

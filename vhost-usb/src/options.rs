@@ -1,13 +1,15 @@
 //! The command line.
 
-use clap::Parser;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
 use vhost_runtime::program::ProgramArgs;
 
 use crate::controller::host::Kind;
 
 /// USB host controllers in a process of their own, with what is plugged into them
 #[derive(Debug, Parser)]
-#[command(version, max_term_width = 100)]
+#[command(version, max_term_width = 100, args_conflicts_with_subcommands = true)]
 pub struct Options {
     /// What every device program has.
     #[command(flatten)]
@@ -21,6 +23,52 @@ pub struct Options {
     /// storage,file=PATH, kbd, mouse, tablet, hub, serial,unix=PATH and gadget-zero
     #[arg(long, value_name = "KIND[,…]")]
     pub device: Vec<String>,
+
+    /// Something else than to serve
+    #[command(subcommand)]
+    pub verb: Option<Verb>,
+}
+
+/// What the program can do besides serving.
+#[derive(Debug, Subcommand)]
+pub enum Verb {
+    /// Look at and change what is plugged in, by a running process's --control socket
+    Ctl(CtlArgs),
+}
+
+/// `vhost-usb ctl`.
+#[derive(Debug, Args)]
+pub struct CtlArgs {
+    /// The running process's socket
+    #[arg(long, value_name = "PATH")]
+    pub control: PathBuf,
+
+    /// Print JSON, for scripts
+    #[arg(long, global = true)]
+    pub json: bool,
+
+    /// What to do
+    #[command(subcommand)]
+    pub command: CtlCommand,
+}
+
+/// What is done to a running process's devices.
+#[derive(Debug, Subcommand)]
+pub enum CtlCommand {
+    /// List what is plugged in
+    List,
+    /// Plug devices in, as --device has them; prints their ports
+    Add {
+        /// The devices
+        #[arg(required = true, value_name = "KIND[,…]")]
+        devices: Vec<String>,
+    },
+    /// Take a device out, and with a hub all that is behind it
+    Remove {
+        /// Where it is
+        #[arg(value_name = "PORT")]
+        port: String,
+    },
 }
 
 #[cfg(test)]

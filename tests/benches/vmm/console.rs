@@ -49,14 +49,30 @@ impl Console {
         writeln!(self.input, "{line}").map_err(failed)
     }
 
+    /// Waits until the guest says a number, with this before it and a semicolon behind it.
+    pub(crate) fn number(&mut self, before: &str) -> Result<f64, Error> {
+        loop {
+            self.wait_for(before)?;
+            if let Ok(number) = self.until(";")?.trim().parse() {
+                return Ok(number);
+            }
+        }
+    }
+
     /// Waits until the guest says it, after what was waited for before.
     pub(crate) fn wait_for(&mut self, text: &str) -> Result<(), Error> {
+        self.until(text).map(drop)
+    }
+
+    /// The same; what it said before that.
+    fn until(&mut self, text: &str) -> Result<String, Error> {
         let end = Instant::now() + LIMIT;
         loop {
             let found = self.said.windows(text.len()).position(|part| part == text.as_bytes());
             if let Some(at) = found {
-                self.said.drain(..at + text.len());
-                return Ok(());
+                let mut said: Vec<u8> = self.said.drain(..at + text.len()).collect();
+                said.truncate(at);
+                return Ok(String::from_utf8_lossy(&said).into_owned());
             }
             let doing = || format!("waiting for {text:?}");
             let log = || String::from_utf8_lossy(&self.said).into_owned();

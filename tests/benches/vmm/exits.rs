@@ -115,7 +115,7 @@ fn measure(place: &Place, disk: Disk, (subject, cpu): (Subject, &str)) -> Result
 }
 
 /// KVM's own statistics, of all that runs on this host.
-fn counter(name: &str) -> Result<f64, Error> {
+pub(crate) fn counter(name: &str) -> Result<f64, Error> {
     let path = format!("/sys/kernel/debug/kvm/{name}");
     let text = read(Path::new(&path))?;
     text.trim()

@@ -9,6 +9,7 @@ mod place;
 mod start;
 mod subject;
 mod turns;
+mod usb;
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -16,6 +17,8 @@ use std::time::Duration;
 use lab::{Error, Host, VmmGuest, benchmark, during, wanted};
 
 use place::Place;
+use subject::Disk;
+use usb::Bus;
 
 /// How long all may take in the lab's guest.
 const LIMIT: Duration = Duration::from_secs(2 * 3600);
@@ -30,8 +33,9 @@ fn run(words: &[String]) -> Result<(), Error> {
     {
         return measure(&Place::in_the_lab(), words);
     }
-    if !wanted(start::TITLE, words) && !exits::DISKS.iter().any(|disk| wanted(disk.title(), words))
-    {
+    let disks = exits::DISKS.map(Disk::title);
+    let buses = usb::BUSES.map(Bus::title);
+    if ![start::TITLE].iter().chain(&disks).chain(&buses).any(|title| wanted(title, words)) {
         return Ok(());
     }
     if during("trying whether KVM boots a stock kernel", VmmGuest::can_boot)? {
@@ -58,6 +62,11 @@ fn measure(place: &Place, words: &[String]) -> Result<(), Error> {
     for disk in exits::DISKS {
         if wanted(disk.title(), words) {
             println!("{}", exits::report(place, disk)?);
+        }
+    }
+    for bus in usb::BUSES {
+        if wanted(bus.title(), words) {
+            println!("{}", usb::report(place, bus)?);
         }
     }
     Ok(())

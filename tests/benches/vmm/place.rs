@@ -15,6 +15,8 @@ pub(crate) struct Place {
     pub(crate) initrd: PathBuf,
     pub(crate) vmm_frontend: PathBuf,
     pub(crate) vhost_scsi: PathBuf,
+    /// The image of a root filesystem.
+    pub(crate) root: PathBuf,
     /// For sockets and the disk.
     pub(crate) folder: PathBuf,
     here: bool,
@@ -32,6 +34,7 @@ impl Place {
             initrd: machine.initrd(Kernel::Backports),
             vmm_frontend: program("vmm-frontend")?,
             vhost_scsi: program("vhost-scsi")?,
+            root: machine.root_image(),
             folder,
             here: true,
         })
@@ -45,6 +48,7 @@ impl Place {
             initrd: shared("initrd-linux-6.12"),
             vmm_frontend: shared("vmm-frontend"),
             vhost_scsi: shared("vhost-scsi"),
+            root: PathBuf::from("/dev/vdb"),
             folder: PathBuf::from("/tmp"),
             here: false,
         }

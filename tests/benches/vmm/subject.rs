@@ -84,11 +84,21 @@ impl Disk {
 
     /// Starts a process that serves 64 MiB, and says where.
     pub(crate) fn start(self, place: &Place) -> Result<(Process, PathBuf), Error> {
-        let (file, socket) = (place.folder.join("disk.img"), place.folder.join("disk.sock"));
+        let file = place.folder.join("disk.img");
         make(&file, 64 << 20)?;
+        self.start_on(place, &file)
+    }
+
+    /// Starts a process that serves the root filesystem.
+    pub(crate) fn serve_root(self, place: &Place) -> Result<(Process, PathBuf), Error> {
+        self.start_on(place, &place.root)
+    }
+
+    fn start_on(self, place: &Place, file: &Path) -> Result<(Process, PathBuf), Error> {
+        let socket = place.folder.join("disk.sock");
         // Of the process before, if there was one.
         let _ = fs::remove_file(&socket);
-        let process = spawn_listening(self.serve(place, &file, &socket)?, &socket)?;
+        let process = spawn_listening(self.serve(place, file, &socket)?, &socket)?;
         Ok((process, socket))
     }
 

@@ -6,6 +6,7 @@
 #![no_main]
 
 use std::cell::{Cell, RefCell};
+use std::sync::{Arc, Mutex};
 
 use arbitrary::{Result, Unstructured};
 use libfuzzer_sys::fuzz_target;
@@ -74,12 +75,13 @@ impl Memory for Ram {
 
 fn run(input: &mut Unstructured<'_>) -> Result<()> {
     let kind = *input.choose(&[Kind::Ehci, Kind::EhciWithUhci, Kind::Uhci])?;
-    let mut host = Host::new(kind);
-    let mut devices = Devices::default();
+    let shared = Arc::new(Mutex::new(Host::new(kind).expect("a descriptor")));
+    let devices = Devices::new(Arc::clone(&shared));
     for text in PLUGGED {
         // UHCI alone has two ports.
-        let _ = devices.plug(&mut host, text);
+        let _ = devices.plug(text, None);
     }
+    let mut host = shared.lock().expect("nobody else has it");
     let ram = Ram { bytes: RefCell::new(vec![0; SIZE]), looks: Cell::new(0) };
     let mut now = Time(1_000_000_000);
     let functions = host.count();

@@ -9,13 +9,14 @@
 //! - [`scm`]: bytes and descriptors;
 //! - [`events`]: what all clients are told;
 //! - [`connection`]: one client, on a thread of its own;
-//! - [`client`]: the other end.
+//! - [`client`], [`table`]: the other end, and what it prints for people.
 
 pub mod client;
 mod connection;
 mod events;
 mod message;
 mod scm;
+pub mod table;
 
 use std::error::Error;
 use std::io::Write;

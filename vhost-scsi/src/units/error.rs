@@ -81,8 +81,13 @@ pub enum UnitError {
         error: io::Error,
     },
     /// It can't be passed through.
-    #[error("--passthrough {0}")]
-    PassThrough(#[from] PassThroughError),
+    #[error("{option} {error}")]
+    PassThrough {
+        /// Which option.
+        option: &'static str,
+        /// Why.
+        error: PassThroughError,
+    },
     /// Its image has no whole number of blocks.
     #[error("{option} {path}: {size} bytes are no whole number of {block} byte blocks")]
     Size {

@@ -21,7 +21,7 @@ use crate::image::raw::CacheMode;
 use crate::lun::cd::{self, Cd};
 use crate::lun::disk::{Disk, DiskOptions};
 use crate::lun::identity::Identity;
-use crate::lun::pass_through::PassThrough;
+use crate::lun::pass_through::{PassThrough, PassThroughError};
 use crate::scsi::target::{Address, LUNS};
 use crate::scsi::{ErrorPolicy, LogicalUnit, OnError};
 use text::Text;
@@ -178,7 +178,7 @@ impl Unit {
             Parsed::Disk(image, _) => image,
             Parsed::Cdrom(Some(image), ..) => image,
             Parsed::Cdrom(None, ..) => return Ok(None),
-            Parsed::PassThrough => return Ok(Some(PassThrough::open(&self.text.path)?)),
+            Parsed::PassThrough => return self.text.open_physical().map(Some),
         };
         let option = self.text.option;
         open::open_file(image).map(Some).map_err(|error| UnitError::Open { option, error })
@@ -232,8 +232,9 @@ impl Unit {
                 Ok(Opened { text, place, description, make })
             }
             Parsed::PassThrough => {
-                let file = passed.map_or_else(|| PassThrough::open(&text.path), Ok)?;
-                let unit = PassThrough::new(file, &text.path)?;
+                let file = passed.map_or_else(|| text.open_physical(), Ok)?;
+                let unit = PassThrough::new(file, &text.path);
+                let unit = unit.map_err(|error| text.not_passed_through(error))?;
                 let description = Description { kind: Kind::PassThrough, path, block_size: 0 };
                 let make = Box::new(move |_| unit as Arc<dyn LogicalUnit>);
                 Ok(Opened { text, place, description, make })
@@ -270,6 +271,17 @@ pub struct Placed {
     pub option: &'static str,
     /// What it said.
     pub text: String,
+}
+
+impl Text {
+    /// Opens the physical unit that its path names.
+    fn open_physical(&self) -> Result<File, UnitError> {
+        PassThrough::open(&self.path).map_err(|error| self.not_passed_through(error))
+    }
+
+    fn not_passed_through(&self, error: PassThroughError) -> UnitError {
+        UnitError::PassThrough { option: self.option, error }
+    }
 }
 
 /// How a unit calls itself where its user did not say.

@@ -3,6 +3,8 @@
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
+use vhost_runtime::arguments;
+
 use super::UnitError;
 
 /// A path and `key=value` after commas. A comma in a path is doubled, as QEMU's.
@@ -15,21 +17,7 @@ pub(super) struct Text {
 
 impl Text {
     pub(super) fn parse(option: &'static str, text: &str) -> Result<Self, UnitError> {
-        let mut parts = vec![String::new()];
-        let mut characters = text.chars().peekable();
-        while let Some(character) = characters.next() {
-            match (character, parts.last_mut()) {
-                (',', _) if characters.peek() != Some(&',') => parts.push(String::new()),
-                (character, Some(part)) => {
-                    if character == ',' {
-                        characters.next();
-                    }
-                    part.push(character);
-                }
-                (_, None) => {}
-            }
-        }
-        let mut parts = parts.into_iter();
+        let mut parts = arguments::parts(text).into_iter();
         let path = parts.next().unwrap_or_default();
         let path = path.strip_prefix("file=").map(str::to_owned).unwrap_or(path);
         if path.is_empty() {

@@ -1,12 +1,17 @@
 //! The controllers of one PCI slot, with their ports: what a transport serves.
 
+use std::io;
+use std::os::fd::{AsRawFd, RawFd};
+
 use vhost_runtime::registers::{self, Access, Function, Space};
+use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use super::ehci::{self, Ehci};
 use super::ports::Ports;
 use super::uhci::{self, Uhci};
 use super::{Memory, Next, Time};
 use crate::device::Device;
+use crate::device::hub::sockets::Sockets;
 
 /// Ports of an EHCI controller.
 const PORTS: usize = 6;
@@ -113,6 +118,36 @@ struct Controller {
 pub struct Host {
     controllers: Vec<Controller>,
     ports: Ports,
+    /// The guest runs.
+    active: bool,
+    /// Something was plugged in or out.
+    plugged: EventFd,
+}
+
+/// Where a device is plugged in.
+#[derive(Clone, Copy)]
+pub enum Socket<'a> {
+    /// A root port.
+    Root(usize),
+    /// A hub's port, behind a root port.
+    Hub {
+        /// The root port.
+        root: usize,
+        /// The hub's.
+        sockets: &'a Sockets,
+        /// The port.
+        port: usize,
+    },
+}
+
+/// A device can't be used by a guest.
+#[derive(Debug, thiserror::Error)]
+#[error("port {}: {error}", .port.saturating_add(1))]
+pub struct ActivateError {
+    /// Its root port, counted from 0.
+    pub port: usize,
+    /// Why.
+    pub error: io::Error,
 }
 
 fn ehci_function(number: u8) -> Function {
@@ -143,8 +178,10 @@ fn uhci_function(number: u8) -> Function {
 
 impl Host {
     /// These controllers, with nothing plugged in.
-    #[must_use]
-    pub fn new(kind: Kind) -> Self {
+    ///
+    /// # Errors
+    /// No descriptor can be had.
+    pub fn new(kind: Kind) -> io::Result<Self> {
         let companions = || {
             let each = (0..COMPANIONS).zip(0u8..);
             each.map(|(companion, number)| {
@@ -166,11 +203,102 @@ impl Host {
         let controllers = models.into_iter();
         let controllers =
             controllers.map(|(model, function)| Controller { model, function, told: false });
-        let mut this = Self { controllers: controllers.collect(), ports };
+        let plugged = EventFd::new(EFD_NONBLOCK)?;
+        let controllers = controllers.collect();
+        let mut this = Self { controllers, ports, active: false, plugged };
         for controller in this.controllers.iter_mut().rev() {
             controller.model.reset(&mut this.ports);
         }
-        this
+        Ok(this)
+    }
+
+    /// Plugs a device in; what was there before is taken out.
+    ///
+    /// # Errors
+    /// The guest runs, and the device [can't be used](Device::activate): it is not plugged in.
+    pub fn plug(&mut self, socket: Socket<'_>, mut device: Box<dyn Device>) -> io::Result<()> {
+        if self.active {
+            device.activate()?;
+        }
+        match socket {
+            Socket::Root(port) => {
+                drop(self.take(port));
+                self.ports.plug(port, device);
+            }
+            Socket::Hub { root, sockets, port } => {
+                sockets.plug(port, device);
+                self.obey(root);
+            }
+        }
+        self.tell();
+        Ok(())
+    }
+
+    /// Takes a device out.
+    pub fn unplug(&mut self, socket: Socket<'_>) {
+        match socket {
+            Socket::Root(port) => drop(self.take(port)),
+            Socket::Hub { root, sockets, port } => {
+                sockets.unplug(port);
+                self.obey(root);
+            }
+        }
+        self.tell();
+    }
+
+    fn take(&mut self, port: usize) -> Option<Box<dyn Device>> {
+        let mut device = self.ports.unplug(port)?;
+        if self.active {
+            device.deactivate();
+        }
+        Some(device)
+    }
+
+    /// Hubs do what their sockets were asked for.
+    fn obey(&mut self, root: usize) {
+        if let Some(device) = self.ports.device(root) {
+            device.turn();
+        }
+    }
+
+    fn tell(&self) {
+        // A counter that is full is readable as well.
+        let _ = self.plugged.write(1);
+    }
+
+    /// Becomes readable when something was plugged in or out: there are other devices' events to wait for.
+    #[must_use]
+    pub fn plugged(&self) -> RawFd {
+        self.plugged.as_raw_fd()
+    }
+
+    /// Whether something was plugged in or out; it is told once.
+    pub fn take_plugged(&self) -> bool {
+        self.plugged.read().is_ok()
+    }
+
+    /// The guest runs from now on.
+    ///
+    /// # Errors
+    /// A device can't be used. None is then.
+    pub fn activate(&mut self) -> Result<(), ActivateError> {
+        let activate = |(port, device): (usize, &mut Box<dyn Device>)| {
+            device.activate().map_err(|error| ActivateError { port, error })
+        };
+        let activated = self.ports.each().try_for_each(activate);
+        if let Err(error) = activated {
+            let before = self.ports.each().take_while(|(port, _)| *port < error.port);
+            before.for_each(|(_, device)| device.deactivate());
+            return Err(error);
+        }
+        self.active = true;
+        Ok(())
+    }
+
+    /// The guest has stopped.
+    pub fn deactivate(&mut self) {
+        self.active = false;
+        self.ports.each().for_each(|(_, device)| device.deactivate());
     }
 
     /// The PCI functions, in order.

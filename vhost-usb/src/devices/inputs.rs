@@ -4,6 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::Deserialize;
 
+use super::text::Path;
 use crate::device::hid::key_names;
 use crate::device::hid::keyboard::KeyboardInput;
 use crate::device::hid::mouse::MouseInput;
@@ -95,8 +96,8 @@ pub(super) enum Input {
 
 /// The inputs of all devices; the last one of a kind gets its events.
 #[derive(Default)]
-pub struct Inputs {
-    all: Vec<Input>,
+pub(super) struct Inputs {
+    all: Vec<(Path, Input)>,
     /// Where the tablet's pointer is: events may name one axis alone.
     at: Mutex<(u16, u16)>,
 }
@@ -117,18 +118,17 @@ impl Pressed {
 }
 
 impl Inputs {
-    pub(super) fn add(&mut self, input: Input) {
-        self.all.push(input);
+    pub(super) fn add(&mut self, at: Path, input: Input) {
+        self.all.push((at, input));
     }
 
-    /// How many.
-    #[must_use]
-    pub fn count(&self) -> usize {
-        self.all.len()
+    /// Devices are not there any more.
+    pub(super) fn remove(&mut self, are: impl Fn(&Path) -> bool) {
+        self.all.retain(|(at, _)| !are(at));
     }
 
     fn last<T>(&self, pick: impl Fn(&Input) -> Option<&T>) -> Option<&T> {
-        self.all.iter().rev().find_map(pick)
+        self.all.iter().rev().find_map(|(_, input)| pick(input))
     }
 
     fn keyboard(&self) -> Result<&KeyboardInput, InputError> {
@@ -159,7 +159,7 @@ impl Inputs {
     ///
     /// # Errors
     /// See [`InputError`].
-    pub fn send(&self, events: &[Event]) -> Result<(), InputError> {
+    pub(super) fn send(&self, events: &[Event]) -> Result<(), InputError> {
         events.iter().try_for_each(|event| self.check(event))?;
         let (mut x, mut y) = (None, None);
         let (mut right, mut down) = (0i32, 0i32);
@@ -255,15 +255,18 @@ mod tests {
     fn what_nobody_takes_is_said_and_nothing_of_it_is_sent() {
         let keyboard = Keyboard::new(Speed::High).unwrap();
         let mut inputs = Inputs::default();
-        inputs.add(Input::Keyboard(keyboard.input()));
+        inputs.add(Path::root_port(0), Input::Keyboard(keyboard.input()));
         let key = |name: &str| Event::Key { key: Key::Qcode(name.into()), down: true };
         assert_eq!(inputs.send(&[key("a")]), Ok(()));
         assert_eq!(inputs.send(&[key("any")]), Err(InputError::Key("any".into())));
         let motion = [Event::Rel { axis: Axis::X, value: 1 }];
         assert_eq!(inputs.send(&motion), Err(InputError::Nobody("mouse")));
-        inputs.add(Input::Mouse(Mouse::new(Speed::High).unwrap().input()));
+        inputs.add(Path::root_port(1), Input::Mouse(Mouse::new(Speed::High).unwrap().input()));
         assert_eq!(inputs.send(&motion), Ok(()));
         let position = Event::Abs { axis: Axis::X, value: 1 };
         assert_eq!(inputs.send(&[position]), Err(InputError::Nobody("tablet")));
+        inputs.remove(|at| *at == Path::root_port(0));
+        assert_eq!(inputs.send(&[key("a")]), Err(InputError::Nobody("keyboard")));
+        assert_eq!(inputs.send(&motion), Ok(()));
     }
 }

@@ -1,9 +1,10 @@
 //! What each kind of device is made of.
 
 use std::collections::hash_map::DefaultHasher;
+use std::fs::File;
 use std::hash::{Hash, Hasher};
 use std::io;
-use std::os::unix::net::UnixStream;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use vhost_scsi::scsi::target::Bus;
@@ -11,7 +12,7 @@ use vhost_scsi::units::{Addresses, Kind, Unit};
 
 use super::inputs::Input;
 use super::text::Text;
-use super::{DeviceError, speed};
+use super::{DeviceError, passed, speed};
 use crate::device::Device;
 use crate::device::emulated::{Emulated, Function};
 use crate::device::gadget_zero::{GadgetZero, Mode, Pattern};
@@ -30,6 +31,10 @@ pub(crate) const KINDS: [&str; 7] =
 
 /// The option that names storage, whose unit has keys of its own.
 const STORAGE: &str = "--device storage";
+/// Storage's medium where it is a physical unit.
+pub(super) const PASS_THROUGH: &str = "passthrough";
+/// The keys of storage that are not its unit's.
+pub(super) const OWN: [&str; 2] = ["media", "speed"];
 
 /// The keys of a kind. `None`: it has others, and says so itself.
 pub(super) fn keys(kind: &str) -> Option<&'static str> {
@@ -54,13 +59,16 @@ fn emulated<F: Function + 'static>(function: F, speed: Speed) -> Box<dyn Device>
     Box::new(Emulated::new(function, speed))
 }
 
-/// Makes the device.
-pub(super) fn make(text: &Text) -> Result<Made, DeviceError> {
+/// Makes the device, on what is `passed` or on what it opens.
+pub(super) fn make(text: &Text, passed: Option<OwnedFd>) -> Result<Made, DeviceError> {
     let speed = speed(text)?;
+    if passed.is_some() && !matches!(text.kind.as_str(), "storage" | "serial") {
+        return Err(DeviceError::Descriptor(text.whole.clone()));
+    }
     let failed = |error: io::Error| DeviceError::Host(text.whole.clone(), error);
     let alone = |device| Made { device, hub: None, input: None };
     Ok(match text.kind.as_str() {
-        "storage" => alone(emulated(storage(text)?, speed)),
+        "storage" => alone(emulated(storage(text, passed)?, speed)),
         "kbd" => {
             let keyboard = Keyboard::new(speed).map_err(failed)?;
             let input = Some(Input::Keyboard(keyboard.input()));
@@ -83,11 +91,10 @@ pub(super) fn make(text: &Text) -> Result<Made, DeviceError> {
             Made { hub: sockets, ..alone(emulated(hub, speed)) }
         }
         "serial" => {
-            const WANTED: &str = "the path of a socket that listens";
-            let wrong = || DeviceError::Value(text.whole.clone(), "unix", WANTED);
+            let stream = passed.map_or_else(|| passed::connect(text).map(OwnedFd::from), Ok)?;
+            passed::check_stream(&stream).map_err(failed)?;
             let serial = Serial::new(speed).map_err(failed)?;
-            let stream = UnixStream::connect(text.get("unix").ok_or_else(wrong)?);
-            serial.line().connect(stream.map_err(failed)?.into()).map_err(failed)?;
+            serial.line().connect(stream).map_err(failed)?;
             alone(emulated(serial, speed))
         }
         "gadget-zero" => {
@@ -112,21 +119,27 @@ fn ports(text: &Text) -> Result<usize, DeviceError> {
     number.ok_or_else(wrong)
 }
 
-fn storage(text: &Text) -> Result<Storage, DeviceError> {
-    let kind = match text.get("media") {
-        None | Some("disk") => Kind::Disk,
-        Some("cdrom") => Kind::Cdrom,
-        Some(_) => {
-            return Err(DeviceError::Value(text.whole.clone(), "media", "disk or cdrom"));
-        }
-    };
-    let unit = text.without(&["media", "speed"]);
-    let opened = Unit::parse_for(STORAGE, kind, &unit)?.open(None)?;
+fn storage(text: &Text, passed: Option<OwnedFd>) -> Result<Storage, DeviceError> {
+    let opened = unit(text)?.open(passed.map(File::from))?;
     let placed = opened.place(&mut Addresses::default())?;
     let bus = Bus::default();
     bus.place(placed.address, placed.unit);
-    let made = Storage::new(bus, &serial(&text.whole));
+    let made = Storage::new(bus, &serial(&text.portless()));
     made.map_err(|error| DeviceError::Host(text.whole.clone(), error))
+}
+
+/// The unit of a storage device; nothing is opened yet.
+pub(super) fn unit(text: &Text) -> Result<Unit, DeviceError> {
+    let kind = match text.get("media") {
+        None | Some("disk") => Kind::Disk,
+        Some("cdrom") => Kind::Cdrom,
+        Some(PASS_THROUGH) => Kind::PassThrough,
+        Some(_) => {
+            let wanted = "disk, cdrom or passthrough";
+            return Err(DeviceError::Value(text.whole.clone(), "media", wanted));
+        }
+    };
+    Ok(Unit::parse_for(STORAGE, kind, &text.pairs(&OWN, false))?)
 }
 
 /// A serial number that is the same whenever the device is made again: 16 hexadecimal digits.

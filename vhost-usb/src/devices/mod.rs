@@ -1,26 +1,30 @@
-//! The devices that the command line names, and where they are plugged in.
+//! The devices that the command line and control clients name, and where they are plugged in.
 //!
 //! - [`text`]: how a device is written;
 //! - [`kinds`]: what each kind is made of;
+//! - [`passed`]: what a kind stands on, opened for a process that may not;
 //! - [`inputs`]: where events for keyboards and pointers come in.
 
 pub mod inputs;
 mod kinds;
+pub mod passed;
 mod text;
 
 use std::collections::BTreeMap;
 use std::io;
-use std::sync::Arc;
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use vhost_scsi::units::UnitError;
 
-use crate::controller::host::Host;
+use crate::controller::host::{Host, Socket};
 use crate::device::hub::sockets::Sockets;
 use crate::usb::Speed;
-use inputs::Inputs;
+use inputs::{Event, InputError, Inputs};
 pub(crate) use kinds::KINDS;
 use kinds::Made;
-use text::{Path, Text};
+pub use text::Path;
+use text::Text;
 
 /// Hubs behind one another (USB 2.0, 4.1.1).
 const TIERS: usize = 5;
@@ -43,6 +47,9 @@ pub enum DeviceError {
     /// The host refuses what it needs.
     #[error("--device {0}: {1}")]
     Host(String, io::Error),
+    /// A descriptor is passed that it has no use for.
+    #[error("--device {0}: it takes no descriptor")]
+    Descriptor(String),
     /// All ports are taken.
     #[error("--device {0}: all ports are taken, plug a hub into one: --device hub")]
     Full(String),
@@ -54,66 +61,129 @@ pub enum DeviceError {
     Taken(String, Path),
 }
 
-/// What is plugged in, beside the devices themselves.
+/// What is plugged in somewhere.
+struct Plugged {
+    text: Text,
+    /// A hub's ports, and how many.
+    hub: Option<(Arc<Sockets>, usize)>,
+}
+
+/// All that is plugged in.
 #[derive(Default)]
+struct State {
+    plugged: BTreeMap<Path, Plugged>,
+    inputs: Inputs,
+}
+
+/// What is plugged into a host's ports, and into those of hubs.
 pub struct Devices {
-    /// Hubs, by where they are, with their ports that are taken.
-    hubs: BTreeMap<Path, (Arc<Sockets>, Vec<bool>)>,
-    /// Keyboards and pointers.
-    pub inputs: Inputs,
+    host: Arc<Mutex<Host>>,
+    /// Taken before the host.
+    state: Mutex<State>,
 }
 
 impl Devices {
-    /// Plugs in a device as its text describes it.
+    /// None so far.
+    #[must_use]
+    pub fn new(host: Arc<Mutex<Host>>) -> Self {
+        Self { host, state: Mutex::default() }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn host(&self) -> MutexGuard<'_, Host> {
+        self.host.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Plugs in a device as its text describes it, before the guest runs or while it does; where it is.
+    /// What it stands on is `passed`, or else opened here.
     ///
     /// # Errors
     /// See [`DeviceError`].
-    pub fn plug(&mut self, host: &mut Host, text: &str) -> Result<(), DeviceError> {
+    pub fn plug(&self, text: &str, passed: Option<OwnedFd>) -> Result<Path, DeviceError> {
         let text = Text::parse(text)?;
-        let path = self.place(host, &text)?;
-        let Made { device, hub, input } = kinds::make(&text)?;
-        if let Some((sockets, ports)) = hub {
-            self.hubs.insert(path.clone(), (sockets, vec![false; ports]));
-        }
+        let mut state = self.state();
+        let ports = self.host().ports().len();
+        let path = state.place(&text, ports)?;
+        let Made { device, hub, input } = kinds::make(&text, passed)?;
+        let plugged = match state.socket(&path) {
+            Some(socket) => self.host().plug(socket, device),
+            None => return Err(DeviceError::NoPort(text.whole, path)),
+        };
+        plugged.map_err(|error| DeviceError::Host(text.whole.clone(), error))?;
         if let Some(input) = input {
-            self.inputs.add(input);
+            state.inputs.add(path.clone(), input);
         }
-        let (root, last) = (path.root(), path.last());
-        match path.parent().and_then(|parent| self.hubs.get_mut(&parent)) {
-            Some((sockets, taken)) => {
-                sockets.plug(last, device);
-                if let Some(taken) = taken.get_mut(last) {
-                    *taken = true;
-                }
-            }
-            None => {
-                host.ports().plug(root, device);
-            }
-        }
-        Ok(())
+        state.plugged.insert(path.clone(), Plugged { text, hub });
+        Ok(path)
     }
 
-    /// Where it is to be.
-    fn place(&self, host: &mut Host, text: &Text) -> Result<Path, DeviceError> {
+    /// Takes out what is plugged in somewhere, and with a hub all that is behind it. `false`: nothing is.
+    pub fn unplug(&self, path: &Path) -> bool {
+        let mut state = self.state();
+        if !state.plugged.contains_key(path) {
+            return false;
+        }
+        if let Some(socket) = state.socket(path) {
+            self.host().unplug(socket);
+        }
+        state.plugged.retain(|other, _| !path.leads_to(other));
+        state.inputs.remove(|other| path.leads_to(other));
+        true
+    }
+
+    /// Sends events to keyboards and pointers: all of them, or none if one goes nowhere.
+    ///
+    /// # Errors
+    /// See [`InputError`].
+    pub fn send(&self, events: &[Event]) -> Result<(), InputError> {
+        self.state().inputs.send(events)
+    }
+
+    /// Where devices are, with the texts that describe them, without their ports.
+    #[must_use]
+    pub fn list(&self) -> Vec<(Path, String)> {
+        let state = self.state();
+        let plugged = state.plugged.iter();
+        plugged.map(|(path, plugged)| (path.clone(), plugged.text.portless())).collect()
+    }
+}
+
+impl State {
+    /// Where a device is to be, of so many root ports.
+    fn place(&self, text: &Text, roots: usize) -> Result<Path, DeviceError> {
         let name = || text.whole.clone();
         let Some(path) = text.port.clone() else {
-            let free = host.ports().free().ok_or_else(|| DeviceError::Full(name()))?;
-            return Ok(Path::root_port(free));
+            let mut paths = (0..roots).map(Path::root_port);
+            let free = paths.find(|path| !self.plugged.contains_key(path));
+            return free.ok_or_else(|| DeviceError::Full(name()));
         };
-        let missing = || DeviceError::NoPort(name(), path.clone());
-        if path.tiers() > TIERS.saturating_add(1) {
-            return Err(missing());
+        let ports = match path.parent().map(|parent| self.plugged.get(&parent)) {
+            Some(Some(Plugged { hub: Some((_, ports)), .. })) => *ports,
+            Some(_) => 0,
+            None => roots,
+        };
+        if path.last() >= ports || path.tiers() > TIERS.saturating_add(1) {
+            return Err(DeviceError::NoPort(name(), path));
         }
-        let taken = match path.parent() {
-            Some(parent) => {
-                let (_, taken) = self.hubs.get(&parent).ok_or_else(missing)?;
-                *taken.get(path.last()).ok_or_else(missing)?
-            }
-            None if path.root() < host.ports().len() => host.ports().device(path.root()).is_some(),
-            None => return Err(missing()),
-        };
+        let taken = self.plugged.contains_key(&path);
         if taken { Err(DeviceError::Taken(name(), path)) } else { Ok(path) }
     }
+
+    /// What is plugged into at a path. `None`: no hub is there.
+    fn socket(&self, path: &Path) -> Option<Socket<'_>> {
+        let Some(parent) = path.parent() else { return Some(Socket::Root(path.root())) };
+        let (sockets, _) = self.plugged.get(&parent)?.hub.as_ref()?;
+        Some(Socket::Hub { root: path.root(), sockets, port: path.last() })
+    }
+}
+
+/// Whether a device's text names a physical unit, which needs more of the host than images do.
+#[must_use]
+pub fn is_pass_through(text: &str) -> bool {
+    Text::parse(text).is_ok_and(|text| text.get("media") == Some(kinds::PASS_THROUGH))
 }
 
 /// The fastest that a device may signal, as its key `speed` says.
@@ -130,27 +200,71 @@ mod tests {
     use super::*;
     use crate::controller::host::Kind;
 
-    fn plugged(texts: &[&str]) -> (Host, Devices, Result<(), String>) {
-        let (mut host, mut devices) = (Host::new(Kind::default()), Devices::default());
+    fn plugged(texts: &[&str]) -> (Devices, Result<(), String>) {
+        let host = Host::new(Kind::default()).unwrap();
+        let devices = Devices::new(Arc::new(Mutex::new(host)));
         let mut all = texts.iter();
-        let result = all.try_for_each(|text| devices.plug(&mut host, text));
-        (host, devices, result.map_err(|error| error.to_string()))
+        let result = all.try_for_each(|text| devices.plug(text, None).map(drop));
+        (devices, result.map_err(|error| error.to_string()))
     }
 
     fn said(texts: &[&str]) -> String {
-        plugged(texts).2.err().unwrap_or_default()
+        plugged(texts).1.err().unwrap_or_default()
+    }
+
+    fn ports(devices: &Devices) -> Vec<String> {
+        devices.list().iter().map(|(path, _)| path.to_string()).collect()
     }
 
     #[test]
     fn devices_get_ports_in_order_or_as_they_want() {
         let texts =
             ["kbd", "mouse,port=3", "tablet", "hub,ports=2", "kbd,port=4.2", "hub,port=4.1"];
-        let (mut host, devices, result) = plugged(&texts);
+        let (devices, result) = plugged(&texts);
         assert_eq!(result, Ok(()));
-        let taken: Vec<bool> = (0..6).map(|port| host.ports().device(port).is_some()).collect();
+        let taken: Vec<bool> =
+            (0..6).map(|port| devices.host().ports().device(port).is_some()).collect();
         assert_eq!(taken, [true, true, true, true, false, false]);
-        assert_eq!(devices.hubs.len(), 2);
-        assert_eq!(devices.inputs.count(), 4);
+        assert_eq!(ports(&devices), ["1", "2", "3", "4", "4.1", "4.2"]);
+        assert_eq!(devices.list()[3].1, "hub,ports=2");
+    }
+
+    #[test]
+    fn what_is_behind_a_hub_goes_with_it() {
+        let (devices, result) =
+            plugged(&["kbd", "hub", "kbd,port=2.2", "hub,port=2.1", "mouse,port=2.1.4"]);
+        assert_eq!(result, Ok(()));
+        let motion = [Event::Rel { axis: inputs::Axis::X, value: 1 }];
+        assert_eq!(devices.send(&motion), Ok(()));
+        let at = |text| Path::parse(text).unwrap();
+        assert!(!devices.unplug(&at("2.3")) && !devices.unplug(&at("5")));
+        assert!(devices.unplug(&at("2.1")));
+        assert_eq!(ports(&devices), ["1", "2", "2.2"]);
+        assert_eq!(devices.send(&motion), Err(InputError::Nobody("mouse")));
+        assert!(devices.unplug(&at("2")));
+        assert_eq!(ports(&devices), ["1"]);
+        assert!(devices.host().ports().device(1).is_none());
+        assert_eq!(devices.plug("tablet", None).unwrap(), at("2"));
+        let missing = devices.plug("kbd,port=2.1", None).unwrap_err().to_string();
+        assert_eq!(missing, "--device kbd,port=2.1: there is no port 2.1");
+    }
+
+    #[test]
+    fn descriptors_are_for_those_who_need_them() {
+        let (devices, _) = plugged(&[]);
+        let (ours, theirs) = std::os::unix::net::UnixStream::pair().unwrap();
+        let kept = theirs.try_clone().unwrap();
+        devices.plug("serial,unix=/nowhere", Some(theirs.into())).unwrap();
+        let error = devices.plug("kbd", Some(kept.into())).unwrap_err().to_string();
+        assert_eq!(error, "--device kbd: it takes no descriptor");
+        let file = tempfile::tempfile().unwrap();
+        let error = devices.plug("serial,unix=/nowhere", Some(file.into())).unwrap_err();
+        let said = "--device serial,unix=/nowhere: what is passed is no stream socket";
+        assert_eq!(error.to_string(), said);
+        let file = tempfile::tempfile().unwrap();
+        file.set_len(1 << 20).unwrap();
+        devices.plug("storage,file=/any,,where", Some(file.into())).unwrap();
+        drop(ours);
     }
 
     #[test]
@@ -170,7 +284,11 @@ mod tests {
             ("kbd,speed=super", "--device kbd,speed=super: speed= must be full or high"),
             (
                 "storage,file=x,media=tape",
-                "--device storage,file=x,media=tape: media= must be disk or cdrom",
+                "--device storage,file=x,media=tape: media= must be disk, cdrom or passthrough",
+            ),
+            (
+                "storage,file=x,media=passthrough",
+                "--device storage x: cannot be opened: No such file or directory (os error 2)",
             ),
             ("storage,file=nowhere", missing),
             ("hub,ports=9", "--device hub,ports=9: ports= must be a number from 1 to 8"),

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use vhost_runtime::arguments;
+
 use super::DeviceError;
 use super::kinds::{KINDS, keys};
 
@@ -17,7 +19,9 @@ impl Path {
         Self { root, hubs: Vec::new() }
     }
 
-    fn parse(text: &str) -> Option<Self> {
+    /// As [`Display`](fmt::Display) writes it.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
         let number = |part: &str| part.parse::<usize>().ok()?.checked_sub(1);
         let mut numbers = text.split('.').map(number);
         let root = numbers.next()??;
@@ -38,6 +42,12 @@ impl Path {
     pub(super) fn parent(&self) -> Option<Self> {
         let (_, hubs) = self.hubs.split_last()?;
         Some(Self { root: self.root, hubs: hubs.to_vec() })
+    }
+
+    /// It is this one, or behind a hub that is here.
+    #[must_use]
+    pub fn leads_to(&self, other: &Self) -> bool {
+        self.root == other.root && other.hubs.starts_with(&self.hubs)
     }
 
     /// Ports on the way, the root port too.
@@ -67,14 +77,15 @@ pub(super) struct Text {
 impl Text {
     pub(super) fn parse(text: &str) -> Result<Self, DeviceError> {
         let whole = text.to_owned();
-        let mut parts = text.split(',');
-        let kind = parts.next().unwrap_or_default().to_owned();
+        let mut parts = arguments::parts(text).into_iter();
+        let kind = parts.next().unwrap_or_default();
         if !KINDS.contains(&kind.as_str()) {
             return Err(DeviceError::Kind(whole));
         }
         let mut port = None;
         let mut pairs = Vec::new();
-        for (key, value) in parts.map(|part| part.split_once('=').unwrap_or((part, "on"))) {
+        for part in parts {
+            let (key, value) = part.split_once('=').unwrap_or((&part, "on"));
             match key {
                 "port" => {
                     const WANTED: &str = "a port's number, as 2, or 2.1 behind a hub";
@@ -99,10 +110,17 @@ impl Text {
         found.map(|(_, value)| value.as_str())
     }
 
-    /// All pairs but these, as they were written.
-    pub(super) fn without(&self, keys: &[&str]) -> String {
-        let rest = self.pairs.iter().filter(|(key, _)| !keys.contains(&key.as_str()));
-        let rest: Vec<String> = rest.map(|(key, value)| format!("{key}={value}")).collect();
-        rest.join(",")
+    /// What it is, wherever it is plugged in.
+    pub(super) fn portless(&self) -> String {
+        let pairs = self.pairs(&[], false);
+        let comma = if pairs.is_empty() { "" } else { "," };
+        format!("{}{comma}{pairs}", self.kind)
+    }
+
+    /// The pairs whose keys are among these, or all others, as they are written.
+    pub(super) fn pairs(&self, keys: &[&str], among: bool) -> String {
+        let pairs = self.pairs.iter().filter(|(key, _)| keys.contains(&key.as_str()) == among);
+        let pair = |(key, value): &(String, String)| format!("{key}={}", value.replace(',', ",,"));
+        pairs.map(pair).collect::<Vec<_>>().join(",")
     }
 }

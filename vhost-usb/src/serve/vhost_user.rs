@@ -36,6 +36,8 @@ const WRITTEN: u32 = {
 const TURNS: usize = 8;
 /// Nanoseconds after which they have theirs in any case.
 const LONGEST: u64 = 1_000_000;
+/// Who has the event that tells of what is plugged in or out: no port's number.
+const PLUGGED: u64 = u64::MAX;
 /// Events of devices that are taken at once.
 const EVENTS: usize = 16;
 
@@ -49,7 +51,7 @@ fn now() -> Time {
 
 /// The controllers, as the runtime serves them.
 pub struct Server {
-    host: Mutex<Host>,
+    host: Arc<Mutex<Host>>,
     region: Mutex<Option<Arc<Region>>>,
     /// Rings run or have run: the registers are this process's own.
     begun: AtomicBool,
@@ -58,8 +60,8 @@ pub struct Server {
 impl Server {
     /// One of these controllers.
     #[must_use]
-    pub fn new(host: Host) -> Self {
-        Self { host: Mutex::new(host), region: Mutex::default(), begun: AtomicBool::new(false) }
+    pub fn new(host: Arc<Mutex<Host>>) -> Self {
+        Self { host, region: Mutex::default(), begun: AtomicBool::new(false) }
     }
 
     fn host(&self) -> MutexGuard<'_, Host> {
@@ -146,22 +148,7 @@ impl Device for Server {
             return Err("the frontend keeps no in-flight region, where registers are".into());
         };
         let mut host = self.host();
-        let mut active: Vec<usize> = Vec::new();
-        let mut failed = None;
-        for (port, device) in host.devices() {
-            match device.activate() {
-                Ok(()) => active.push(port),
-                Err(error) => {
-                    failed = Some(format!("port {}: {error}", port.saturating_add(1)));
-                    break;
-                }
-            }
-        }
-        if let Some(failed) = failed {
-            let begun = host.devices().filter(|(port, _)| active.contains(port));
-            begun.for_each(|(_, device)| device.deactivate());
-            return Err(failed.into());
-        }
+        host.activate()?;
         let now = now();
         let first = !self.begun.swap(true, Ordering::Relaxed);
         let word = |function: usize, place: usize| {
@@ -186,7 +173,7 @@ impl Device for Server {
     }
 
     fn deactivate(&self) {
-        self.host().devices().for_each(|(_, device)| device.deactivate());
+        self.host().deactivate();
     }
 
     fn reset(&self) {
@@ -223,9 +210,10 @@ pub struct Worker {
 impl Worker {
     fn new(server: Arc<Server>) -> io::Result<Self> {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
-        for (port, device) in server.host().devices() {
-            watch(&epoll, port, device.as_ref())?;
-        }
+        let mut host = server.host();
+        watch(&epoll, PLUGGED, host.plugged())?;
+        watch_all(&epoll, &mut host)?;
+        drop(host);
         let timer = TimerFd::new().map_err(io::Error::from)?;
         let region = server.region();
         let ready = Vec::with_capacity(EVENTS);
@@ -249,6 +237,11 @@ impl Worker {
                 return any;
             }
             any = true;
+            if host.take_plugged()
+                && let Err(error) = watch_all(&self.epoll, host)
+            {
+                log::error!("not all devices are noticed: {error}");
+            }
             for (port, device) in host.devices() {
                 if self.ready.iter().any(|event| event.data.u64() == port as u64) {
                     self.take_turn(port, device.as_mut());
@@ -264,7 +257,7 @@ impl Worker {
     fn take_turn(&self, port: usize, device: &mut dyn device::Device) {
         device.turn();
         if device.events_changed()
-            && let Err(error) = watch(&self.epoll, port, device)
+            && let Err(error) = watch_device(&self.epoll, port, device)
         {
             log::error!("port {}: not all of it is noticed: {error}", port.saturating_add(1));
         }
@@ -290,19 +283,25 @@ impl Worker {
     }
 }
 
+/// Has all devices' events noticed.
+fn watch_all(epoll: &OwnedFd, host: &mut Host) -> io::Result<()> {
+    host.devices().try_for_each(|(port, device)| watch_device(epoll, port, device.as_ref()))
+}
+
 /// Has a device's events noticed.
-fn watch(epoll: &OwnedFd, port: usize, device: &dyn device::Device) -> io::Result<()> {
-    for fd in device.events() {
-        // SAFETY: the device keeps it open, and it is used at once.
-        let fd = unsafe { BorrowedFd::borrow_raw(fd) };
-        let data = epoll::EventData::new_u64(port as u64);
-        match epoll::add(epoll.as_fd(), fd, data, epoll::EventFlags::IN) {
-            // It is watched already. One that was closed is not.
-            Ok(()) | Err(rustix::io::Errno::EXIST) => {}
-            Err(error) => return Err(error.into()),
-        }
+fn watch_device(epoll: &OwnedFd, port: usize, device: &dyn device::Device) -> io::Result<()> {
+    device.events().into_iter().try_for_each(|fd| watch(epoll, port as u64, fd))
+}
+
+fn watch(epoll: &OwnedFd, who: u64, fd: RawFd) -> io::Result<()> {
+    // SAFETY: its owner keeps it open, and it is used at once.
+    let fd = unsafe { BorrowedFd::borrow_raw(fd) };
+    let data = epoll::EventData::new_u64(who);
+    match epoll::add(epoll.as_fd(), fd, data, epoll::EventFlags::IN) {
+        // It is watched already. One that was closed is not.
+        Ok(()) | Err(rustix::io::Errno::EXIST) => Ok(()),
+        Err(error) => Err(error.into()),
     }
-    Ok(())
 }
 
 /// An access that a chain asks for.

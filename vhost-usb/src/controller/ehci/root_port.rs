@@ -82,8 +82,10 @@ impl RootPort {
         if owned != (self.bits & OWNER == 0) {
             self.connect(number, ports);
         }
-        if ports.take_change(number, Owner::Ehci) {
-            let was = self.bits & CONNECTED;
+        let was = self.bits & CONNECTED;
+        let there = owned && ports.speed(number).is_some();
+        // What another process had may not be there any more.
+        if ports.take_change(number, Owner::Ehci) || there != (was != 0) {
             self.connect(number, ports);
             if was != 0 {
                 self.bits |= CONNECT_CHANGE;

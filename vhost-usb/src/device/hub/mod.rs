@@ -101,16 +101,10 @@ impl Hub {
         self.ports.is_empty()
     }
 
-    /// Plugs a device into a port, counted from 0; what was there before is taken out. `false`: there is no
-    /// such port, or the guest runs and the device [can't](Device::activate).
+    /// Plugs a device into a port, counted from 0; what was there before is taken out. It is
+    /// [active](Device::activate) if the guest runs. `false`: there is no such port.
     pub fn plug(&mut self, port: usize, mut device: Box<dyn Device>) -> bool {
         if port >= self.ports.len() {
-            return false;
-        }
-        if self.active
-            && let Err(error) = device.activate()
-        {
-            log::error!("a device cannot be plugged into a hub: {error}");
             return false;
         }
         device.set_high_speed(self.speed == Speed::High);

@@ -41,7 +41,8 @@ impl Sockets {
         let _ = self.wake.write(1);
     }
 
-    /// Plugs a device into a port, counted from 0; what was there before is taken out.
+    /// Plugs a device into a port, counted from 0; what was there before is taken out. It is
+    /// [active](Device::activate) if the guest runs.
     pub fn plug(&self, port: usize, device: Box<dyn Device>) {
         self.order(Order::Plug(port, device));
     }
