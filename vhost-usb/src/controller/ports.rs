@@ -22,6 +22,18 @@ struct Port {
     changed: bool,
 }
 
+impl Port {
+    /// What is there now.
+    fn present(&self) -> Option<&dyn Device> {
+        self.device.as_deref().filter(|device| device.is_present())
+    }
+
+    /// Sees whether what is plugged in has come or gone by itself.
+    fn look(&mut self) {
+        self.changed |= self.device.as_mut().is_some_and(|device| device.take_change());
+    }
+}
+
 /// All ports of a controller and its companions.
 #[derive(Default)]
 pub struct Ports {
@@ -80,9 +92,15 @@ impl Ports {
         self.ports.iter().position(|port| port.device.is_none())
     }
 
-    /// What is plugged into a port.
+    /// What is plugged into a port, and is there.
     pub fn device(&mut self, port: usize) -> Option<&mut (dyn Device + 'static)> {
-        self.ports.get_mut(port)?.device.as_deref_mut()
+        self.ports.get_mut(port)?.device.as_deref_mut().filter(|device| device.is_present())
+    }
+
+    /// Something is plugged into a port, whether it is there now or not.
+    #[must_use]
+    pub fn is_taken(&self, port: usize) -> bool {
+        self.ports.get(port).is_some_and(|port| port.device.is_some())
     }
 
     /// All that is plugged in, and where.
@@ -91,10 +109,10 @@ impl Ports {
         ports.filter_map(|(number, port)| Some((number, port.device.as_mut()?)))
     }
 
-    /// How fast what is plugged into a port signals.
+    /// How fast what is plugged into a port signals, if it is there.
     #[must_use]
     pub fn speed(&self, port: usize) -> Option<Speed> {
-        self.ports.get(port)?.device.as_ref().map(|device| device.speed())
+        self.ports.get(port)?.present().map(Device::speed)
     }
 
     /// Who has a port.
@@ -112,16 +130,18 @@ impl Ports {
         self.routed = self.routed.wrapping_add(1);
         if let Some(device) = &mut port.device {
             device.set_high_speed(owner == Owner::Ehci);
-            port.changed = true;
+            port.changed |= device.is_present();
         }
     }
 
     /// A companion's port goes back to EHCI once its companion has seen that nothing is there (EHCI 1.0,
     /// 4.2.2).
     pub fn give_back(&mut self, port: usize) {
-        let is_left =
-            |port: &Port| port.owner == Owner::Companion && port.device.is_none() && !port.changed;
-        if self.ports.get(port).is_some_and(is_left) {
+        let is_left = |port: &mut Port| {
+            port.look();
+            port.owner == Owner::Companion && port.present().is_none() && !port.changed
+        };
+        if self.ports.get_mut(port).is_some_and(is_left) {
             self.set_owner(port, Owner::Ehci);
         }
     }
@@ -134,7 +154,8 @@ impl Ports {
 
     /// Whether what is plugged in has changed, and who asks has the port: it is told once.
     pub fn take_change(&mut self, port: usize, owner: Owner) -> bool {
-        let port = self.ports.get_mut(port).filter(|port| port.owner == owner);
-        port.is_some_and(|port| std::mem::take(&mut port.changed))
+        let Some(port) = self.ports.get_mut(port) else { return false };
+        port.look();
+        port.owner == owner && std::mem::take(&mut port.changed)
     }
 }

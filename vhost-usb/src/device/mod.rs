@@ -7,7 +7,8 @@
 //! - [`hub`]: hubs, and what is plugged into them;
 //! - [`serial`]: a serial port;
 //! - [`gadget_zero`]: what Linux tries controllers with;
-//! - [`storage`]: mass storage.
+//! - [`storage`]: mass storage;
+//! - [`remote`]: devices that are elsewhere.
 
 pub mod emulated;
 pub mod gadget_zero;
@@ -15,6 +16,7 @@ pub mod hid;
 #[cfg(test)]
 pub(crate) mod host;
 pub mod hub;
+pub mod remote;
 pub mod serial;
 pub mod storage;
 
@@ -49,6 +51,16 @@ pub trait Device: Send {
 
     /// The host will not ask again for what an endpoint has answered [`Nak`](Answer::Nak) to.
     fn cancel(&mut self, _endpoint: Endpoint) {}
+
+    /// It is there. One that comes and goes by itself stays in its port while it is not.
+    fn is_present(&self) -> bool {
+        true
+    }
+
+    /// It has come or gone by itself since this was asked last, or both.
+    fn take_change(&mut self) -> bool {
+        false
+    }
 
     /// Descriptors that become readable when it may answer otherwise than by [`Nak`](Answer::Nak). They
     /// are others once [`events_changed`](Self::events_changed) has said so.

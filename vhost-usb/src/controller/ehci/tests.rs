@@ -1,10 +1,12 @@
 //! A driver with a memory of its own, and a device that echoes.
 
 use std::cell::RefCell;
+use std::sync::atomic::Ordering;
 
 use super::structures::token;
 use super::*;
 use crate::device::emulated::tests::Echo;
+use crate::device::remote::tests::fickle;
 use crate::usb::setup::{Setup, request};
 
 /// A host's memory, from address 0 on.
@@ -496,6 +498,44 @@ fn unplugging_is_seen_and_what_is_under_way_fails() {
     assert_eq!(host.get(register::STATUS) & status::PORT_CHANGE, status::PORT_CHANGE);
     host.set(register::PORTS + 4, 2);
     assert_eq!(host.port() & 7, 0);
+}
+
+#[test]
+fn a_device_that_goes_by_itself_keeps_its_port() {
+    let mut host = Host::new();
+    let (device, gone) = fickle();
+    host.ports.plug(1, device);
+    host.run();
+    host.reset_port();
+    host.set(register::PORTS + 4, 6);
+    gone.store(true, Ordering::Relaxed);
+    host.run();
+    assert_eq!(host.port() & 7, 2, "gone, and not enabled");
+    assert_eq!((host.ports.free(), host.ports.is_taken(1)), (Some(0), true));
+    assert!(host.ports.device(1).is_none());
+    gone.store(false, Ordering::Relaxed);
+    host.run();
+    assert_eq!(host.port() & 7, 3);
+    // It was away for so short a time that nobody has looked.
+    host.reset_port();
+    host.set(register::PORTS + 4, 6);
+    for is_gone in [true, false] {
+        gone.store(is_gone, Ordering::Relaxed);
+        host.ports.give_back(1);
+    }
+    host.run();
+    assert_eq!(host.port() & 7, 3, "connected anew");
+    // A companion's port goes back once the companion has seen that nothing is there.
+    let mut ports = Ports::for_companions(1);
+    let (device, gone) = fickle();
+    ports.plug(0, device);
+    assert!(ports.take_change(0, Owner::Companion));
+    gone.store(true, Ordering::Relaxed);
+    ports.give_back(0);
+    assert_eq!(ports.owner(0), Owner::Companion);
+    assert!(ports.take_change(0, Owner::Companion));
+    ports.give_back(0);
+    assert_eq!(ports.owner(0), Owner::Ehci);
 }
 
 #[test]

@@ -147,8 +147,10 @@ impl Hub {
         }
     }
 
-    /// Ports whose devices signal resume go on; not while the hub is suspended itself (11.9).
+    /// Ports see whether their devices are there; those whose devices signal resume go on, but not while the
+    /// hub is suspended itself (11.9).
     fn attend(&mut self) {
+        self.ports.iter_mut().for_each(Port::look);
         if !self.suspended {
             self.ports.iter_mut().filter(|port| port.wakes()).for_each(Port::resume);
         }

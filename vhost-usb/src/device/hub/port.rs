@@ -55,19 +55,32 @@ impl Port {
     }
 
     fn connect(&mut self) {
-        if self.is(bit::POWER) && self.device.is_some() {
+        let is_there = self.device.as_ref().is_some_and(|device| device.is_present());
+        if self.is(bit::POWER) && is_there {
             self.status |= bit::CONNECTION;
             self.change |= bit::CONNECTION;
         }
     }
 
-    pub(super) fn unplug(&mut self) -> Option<Box<dyn Device>> {
-        let device = self.device.take()?;
+    fn disconnect(&mut self) {
         if self.is(bit::CONNECTION) {
             self.change |= bit::CONNECTION;
         }
         self.status &= bit::POWER | bit::OVER_CURRENT;
+    }
+
+    pub(super) fn unplug(&mut self) -> Option<Box<dyn Device>> {
+        let device = self.device.take()?;
+        self.disconnect();
         Some(device)
+    }
+
+    /// Sees whether its device has come or gone by itself.
+    pub(super) fn look(&mut self) {
+        if self.device.as_mut().is_some_and(|device| device.take_change()) {
+            self.disconnect();
+            self.connect();
+        }
     }
 
     pub(super) fn device(&mut self) -> Option<&mut (dyn Device + 'static)> {
@@ -115,7 +128,9 @@ impl Port {
         }
         self.disable();
         self.change |= bit::RESET;
-        if let Some(device) = &mut self.device {
+        if self.is(bit::CONNECTION)
+            && let Some(device) = &mut self.device
+        {
             device.set_suspended(false);
             device.reset();
             self.status |= bit::ENABLE;

@@ -5,6 +5,7 @@ use super::*;
 use crate::device::emulated::Emulated;
 use crate::device::hid::keyboard::{Keyboard, KeyboardInput};
 use crate::device::host::{Asked, ask, configure, is_ready, read, setup, write};
+use crate::device::remote::tests::fickle;
 use crate::usb::data::Buffer;
 use crate::usb::descriptor::kind;
 
@@ -101,6 +102,26 @@ fn devices_come_and_go_while_it_is_in_use() {
     assert_eq!(status(&mut hub, 1), (0x100, 1));
     assert!(hub.find(5).is_none());
     assert_eq!(hub.events().len(), 1);
+}
+
+#[test]
+fn a_device_that_goes_by_itself_keeps_its_port() {
+    let mut hub = hub(Speed::High);
+    let (device, gone) = fickle();
+    hub.function().plug(0, device);
+    set(&mut hub, POWER, 1);
+    set(&mut hub, RESET, 1);
+    [C_CONNECTION, C_RESET].iter().for_each(|change| clear(&mut hub, *change, 1));
+    assert_eq!(status(&mut hub, 1), (0x503, 0));
+    gone.store(true, Ordering::Relaxed);
+    assert!(hub.find(0).is_none());
+    assert_eq!(changes(&mut hub).unwrap(), [2]);
+    assert_eq!(status(&mut hub, 1), (0x100, 1));
+    set(&mut hub, RESET, 1);
+    assert_eq!(status(&mut hub, 1).0, 0x100);
+    [C_CONNECTION, C_RESET].iter().for_each(|change| clear(&mut hub, *change, 1));
+    gone.store(false, Ordering::Relaxed);
+    assert_eq!(status(&mut hub, 1), (0x101, 1));
 }
 
 #[test]
