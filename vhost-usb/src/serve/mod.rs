@@ -1,7 +1,9 @@
 //! How a VMM reaches the controllers.
 //!
 //! - [`vhost_user`]: over vhost-user, for `vmm-frontend`;
-//! - [`guest`]: the guest's memory.
+//! - [`guest`]: the guest's memory;
+//! - [`run`]: when there is something to do.
 
 mod guest;
+mod run;
 pub mod vhost_user;

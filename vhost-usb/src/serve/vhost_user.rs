@@ -3,13 +3,10 @@
 
 use std::error::Error;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::RawFd;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
-use rustix::event::epoll;
-use rustix::time::{ClockId, clock_gettime};
 use vhost_runtime::chain::Chain;
 use vhost_runtime::device::{ConfigError, Device, QueueWorker, Queues, Taken};
 use vhost_runtime::inflight::Region;
@@ -18,12 +15,11 @@ use vhost_runtime::queue::{Queue, QueueError};
 use vhost_runtime::registers::{self, ACCESS, ANSWER, Access};
 use vhost_runtime::session::Frontend;
 use vhost_runtime::state::StateError;
-use vmm_sys_util::timerfd::TimerFd;
 
 use super::guest::Guest;
+use super::run::{Runner, now};
+use crate::controller::Time;
 use crate::controller::host::Host;
-use crate::controller::{Next, Time};
-use crate::device;
 
 /// Accesses that a queue holds.
 const QUEUE_SIZE: u16 = 64;
@@ -32,23 +28,6 @@ const WRITTEN: u32 = {
     assert!(ANSWER == 4);
     4
 };
-/// Turns of the controllers before register accesses have theirs.
-const TURNS: usize = 8;
-/// Nanoseconds after which they have theirs in any case.
-const LONGEST: u64 = 1_000_000;
-/// Who has the event that tells of what is plugged in or out: no port's number.
-const PLUGGED: u64 = u64::MAX;
-/// Events of devices that are taken at once.
-const EVENTS: usize = 16;
-
-/// Nanoseconds of the clock that all processes of the host share.
-fn now() -> Time {
-    let now = clock_gettime(ClockId::Monotonic);
-    let (seconds, rest) = (u64::try_from(now.tv_sec), u64::try_from(now.tv_nsec));
-    let seconds = seconds.unwrap_or(0).saturating_mul(1_000_000_000);
-    Time(seconds.saturating_add(rest.unwrap_or(0)))
-}
-
 /// The controllers, as the runtime serves them.
 pub struct Server {
     host: Arc<Mutex<Host>>,
@@ -198,109 +177,13 @@ impl Device for Server {
 pub struct Worker {
     server: Arc<Server>,
     region: Option<Arc<Region>>,
-    /// Waits for devices' events, by the numbers of their ports.
-    epoll: OwnedFd,
-    timer: TimerFd,
-    /// It is set.
-    timed: bool,
-    /// Room for the events that are taken at once.
-    ready: Vec<epoll::Event>,
+    runner: Runner,
 }
 
 impl Worker {
     fn new(server: Arc<Server>) -> io::Result<Self> {
-        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
-        let mut host = server.host();
-        watch(&epoll, PLUGGED, host.plugged())?;
-        watch_all(&epoll, &mut host)?;
-        drop(host);
-        let timer = TimerFd::new().map_err(io::Error::from)?;
-        let region = server.region();
-        let ready = Vec::with_capacity(EVENTS);
-        Ok(Self { server, region, epoll, timer, timed: false, ready })
-    }
-
-    /// Lets devices do what has become possible; whether there were any.
-    fn take_events(&mut self, host: &mut Host) -> bool {
-        let mut any = false;
-        loop {
-            self.ready.clear();
-            let at_once = rustix::event::Timespec::default();
-            let spare = rustix::buffer::spare_capacity(&mut self.ready);
-            if let Err(error) = epoll::wait(&self.epoll, spare, Some(&at_once)) {
-                if error != rustix::io::Errno::INTR {
-                    log::error!("devices cannot be waited for: {error}");
-                }
-                return any;
-            }
-            if self.ready.is_empty() {
-                return any;
-            }
-            any = true;
-            if host.take_plugged()
-                && let Err(error) = watch_all(&self.epoll, host)
-            {
-                log::error!("not all devices are noticed: {error}");
-            }
-            for (port, device) in host.devices() {
-                if self.ready.iter().any(|event| event.data.u64() == port as u64) {
-                    self.take_turn(port, device.as_mut());
-                }
-            }
-            // Who waits is told once of what is ready.
-            if self.ready.len() < EVENTS {
-                return any;
-            }
-        }
-    }
-
-    fn take_turn(&self, port: usize, device: &mut dyn device::Device) {
-        device.turn();
-        if device.events_changed()
-            && let Err(error) = watch_device(&self.epoll, port, device)
-        {
-            log::error!("port {}: not all of it is noticed: {error}", port.saturating_add(1));
-        }
-    }
-
-    fn arm(&mut self, next: Next, now: Time) {
-        let wait = match next {
-            Next::Never => {
-                if std::mem::take(&mut self.timed)
-                    && let Err(error) = self.timer.clear()
-                {
-                    log::error!("a timer cannot be stopped: {error}");
-                }
-                return;
-            }
-            Next::Now => 1,
-            Next::At(time) => time.since(now).max(1),
-        };
-        self.timed = true;
-        if let Err(error) = self.timer.reset(Duration::from_nanos(wait), None) {
-            log::error!("a timer cannot be set: {error}");
-        }
-    }
-}
-
-/// Has all devices' events noticed.
-fn watch_all(epoll: &OwnedFd, host: &mut Host) -> io::Result<()> {
-    host.devices().try_for_each(|(port, device)| watch_device(epoll, port, device.as_ref()))
-}
-
-/// Has a device's events noticed.
-fn watch_device(epoll: &OwnedFd, port: usize, device: &dyn device::Device) -> io::Result<()> {
-    device.events().into_iter().try_for_each(|fd| watch(epoll, port as u64, fd))
-}
-
-fn watch(epoll: &OwnedFd, who: u64, fd: RawFd) -> io::Result<()> {
-    // SAFETY: its owner keeps it open, and it is used at once.
-    let fd = unsafe { BorrowedFd::borrow_raw(fd) };
-    let data = epoll::EventData::new_u64(who);
-    match epoll::add(epoll.as_fd(), fd, data, epoll::EventFlags::IN) {
-        // It is watched already. One that was closed is not.
-        Ok(()) | Err(rustix::io::Errno::EXIST) => Ok(()),
-        Err(error) => Err(error.into()),
+        let (runner, region) = (Runner::new(&mut server.host())?, server.region());
+        Ok(Self { server, region, runner })
     }
 }
 
@@ -317,7 +200,7 @@ fn read(chain: &Chain) -> Option<Access> {
 
 impl QueueWorker for Worker {
     fn events(&self) -> Vec<RawFd> {
-        vec![self.epoll.as_raw_fd(), self.timer.as_raw_fd()]
+        self.runner.events().to_vec()
     }
 
     fn process(&mut self, queue: &mut Queue) -> Taken {
@@ -347,25 +230,16 @@ impl QueueWorker for Worker {
     fn turn(&mut self, queues: &mut Queues) {
         let server = Arc::clone(&self.server);
         let (Some(region), Some(memory)) = (self.region.clone(), memory(queues)) else { return };
-        let mut host = server.host();
-        if self.take_events(&mut host) {
-            host.stir(now());
-        }
-        let (mut next, begun) = (Next::Never, now());
-        for _ in 0..TURNS {
-            let now = now();
-            next = host.run(now, &Guest(&memory));
+        self.runner.run(&mut server.host(), |host, now| {
+            let next = host.run(now, &Guest(&memory));
             for queue in queues.iter_mut() {
-                show(&host, &region, queue.index(), now);
+                show(host, &region, queue.index(), now);
                 if host.take_interrupt(queue.index()) {
                     queue.interrupt();
                 }
             }
-            if next != Next::Now || now.since(begun) > LONGEST {
-                break;
-            }
-        }
-        self.arm(next, now());
+            next
+        });
     }
 
     fn stop(&mut self, _queue: &mut Queue) {}
