@@ -413,9 +413,19 @@ impl Host {
         next.unwrap_or(Next::Never)
     }
 
+    /// What another process has to know of the devices, word by word.
+    pub fn note(&self, words: &mut dyn FnMut(u32)) {
+        self.ports.note(words);
+    }
+
     /// Goes on where another process was, by what the functions' registers were: a doubleword of a
-    /// function, by their numbers.
-    pub fn restore(&mut self, word: &dyn Fn(usize, u32) -> u32, now: Time) {
+    /// function, by their numbers; and by what was [noted](Self::note) of the devices.
+    pub fn restore(
+        &mut self,
+        word: &dyn Fn(usize, u32) -> u32,
+        noted: &mut dyn Iterator<Item = u32>,
+        now: Time,
+    ) {
         // EHCI, which is last, says whose ports are.
         for (function, controller) in self.controllers.iter_mut().enumerate().rev() {
             let word = |offset| word(function, offset);
@@ -423,7 +433,7 @@ impl Host {
             controller.told = false;
         }
         for (_, device) in self.ports.each() {
-            device.goes_on();
+            device.goes_on(noted);
         }
     }
 }

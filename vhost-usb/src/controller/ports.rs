@@ -109,6 +109,12 @@ impl Ports {
         ports.filter_map(|(number, port)| Some((number, port.device.as_mut()?)))
     }
 
+    /// As [`Device::note`], of all that is plugged in.
+    pub fn note(&self, words: &mut dyn FnMut(u32)) {
+        let devices = self.ports.iter().filter_map(|port| port.device.as_ref());
+        devices.for_each(|device| device.note(words));
+    }
+
     /// How fast what is plugged into a port signals, if it is there.
     #[must_use]
     pub fn speed(&self, port: usize) -> Option<Speed> {

@@ -64,8 +64,15 @@ pub trait Function: Send {
     /// As [`Device::turn`].
     fn turn(&mut self) {}
 
+    /// It goes on in another process with its address and its configuration, and what it
+    /// [notes](Self::note) beyond that.
+    const IS_NOTED: bool = false;
+
+    /// As [`Device::note`].
+    fn note(&self, _words: &mut dyn FnMut(u32)) {}
+
     /// As [`Device::goes_on`].
-    fn goes_on(&mut self) {}
+    fn goes_on(&mut self, _noted: &mut dyn Iterator<Item = u32>) {}
 
     /// Something has happened for which it would wake a host that is asleep.
     fn wants_to_wake(&self) -> bool {
@@ -131,6 +138,13 @@ pub struct Emulated<F> {
 
 /// No token has such an address.
 const NOWHERE: u8 = u8::MAX;
+/// What a noted word of a device looks like: this, and below it remote wake-up, its configuration and its
+/// address.
+const NOTE: u32 = 0xb075_0000;
+const NOTE_MASK: u32 = 0xffff_0000;
+const REMOTE_WAKEUP: u32 = 1 << 9;
+const CONFIGURED: u32 = 1 << 8;
+const ADDRESS: u32 = 0x7f;
 
 fn bit(endpoint: Endpoint) -> u32 {
     let base = if endpoint.direction() == Direction::In { 0x1_0000 } else { 1 };
@@ -425,10 +439,28 @@ impl<F: Function> Device for Emulated<F> {
         self.function.turn();
     }
 
-    fn goes_on(&mut self) {
+    fn note(&self, words: &mut dyn FnMut(u32)) {
+        if F::IS_NOTED {
+            let remote_wakeup = if self.remote_wakeup { REMOTE_WAKEUP } else { 0 };
+            let configured = if self.configured { CONFIGURED } else { 0 };
+            let address = Some(u32::from(self.address)).filter(|address| *address <= ADDRESS);
+            words(address.map_or(0, |address| NOTE | remote_wakeup | configured | address));
+            self.function.note(words);
+        }
+    }
+
+    fn goes_on(&mut self, noted: &mut dyn Iterator<Item = u32>) {
         // Another device may be at address 0 when its port is reset.
         self.address = NOWHERE;
-        self.function.goes_on();
+        if F::IS_NOTED {
+            let known = noted.next().filter(|word| word & NOTE_MASK == NOTE);
+            if let Some(word) = known {
+                self.address = u8::try_from(word & ADDRESS).unwrap_or(NOWHERE);
+                self.configure(word & CONFIGURED != 0);
+                self.remote_wakeup = word & REMOTE_WAKEUP != 0;
+            }
+        }
+        self.function.goes_on(noted);
     }
 
     fn set_suspended(&mut self, suspended: bool) {

@@ -100,9 +100,14 @@ pub trait Device: Send {
     /// The guest has stopped: what it has written is made durable, and locks are given back.
     fn deactivate(&mut self) {}
 
+    /// What a process that takes this one's place has to know of it, word by word: so much that its driver
+    /// can go on, if it has to by a reset. Most devices need nothing.
+    fn note(&self, _words: &mut dyn FnMut(u32)) {}
+
     /// Its driver knows it from another process: it was addressed and configured there, and may be in
-    /// the middle of something that nobody knows here.
-    fn goes_on(&mut self) {}
+    /// the middle of something that nobody knows here. The next words are those that it has
+    /// [noted](Self::note) there, or nonsense.
+    fn goes_on(&mut self, _noted: &mut dyn Iterator<Item = u32>) {}
 
     /// Who has an address: this device, or one that is plugged into it.
     fn find(&mut self, address: u8) -> Option<&mut dyn Device>;

@@ -28,6 +28,9 @@ const WRITTEN: u32 = {
     assert!(ANSWER == 4);
     4
 };
+/// The last function's doubleword from which on is what was noted of devices.
+const NOTES: usize = registers::VALID + 1;
+
 /// The controllers, as the runtime serves them.
 pub struct Server {
     host: Arc<Mutex<Host>>,
@@ -71,9 +74,27 @@ fn show(host: &Host, region: &Region, function: usize, now: Time) {
     if let Some(pending) = words.get(registers::PENDING) {
         pending.store(u32::from(host.interrupts(function)).to_le(), Ordering::SeqCst);
     }
+    if function.saturating_add(1) == host.count() {
+        note(host, words);
+    }
     if let Some(valid) = words.get(registers::VALID) {
         valid.store(1u32.to_le(), Ordering::Release);
     }
+}
+
+/// Notes what another process has to know of the devices, with a word behind it that means nothing. What
+/// there is no room for is not known there.
+fn note(host: &Host, words: &[AtomicU32]) {
+    let mut places = words.iter().skip(NOTES);
+    let mut put = |value: u32| {
+        if let Some(word) = places.next()
+            && word.load(Ordering::Relaxed) != value.to_le()
+        {
+            word.store(value.to_le(), Ordering::Release);
+        }
+    };
+    host.note(&mut put);
+    put(0);
 }
 
 impl Device for Server {
@@ -143,7 +164,9 @@ impl Device for Server {
             let read = |function: usize, offset: u32| {
                 word(function, usize::try_from(offset / 4).unwrap_or(usize::MAX))
             };
-            host.restore(&read, now);
+            let last = host.count().saturating_sub(1);
+            let mut noted = (NOTES..registers::WORDS).map(|place| word(last, place));
+            host.restore(&read, &mut noted, now);
         }
         // What was told may not have been heard: the first turn tells it again.
         host.forget_told();

@@ -172,7 +172,7 @@ fn an_alternate_setting_has_its_own_endpoints() {
 #[test]
 fn a_device_of_a_new_process_has_no_address_before_its_reset() {
     let mut echo = Echo::new();
-    echo.goes_on();
+    echo.goes_on(&mut std::iter::empty());
     assert!((0..=127).all(|address| echo.find(address).is_none()));
     echo.reset();
     assert!(echo.find(0).is_some());

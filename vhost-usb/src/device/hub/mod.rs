@@ -297,9 +297,15 @@ impl Function for Hub {
         std::mem::take(&mut self.plugged) || below
     }
 
-    fn goes_on(&mut self) {
-        let devices = self.ports.iter_mut().filter_map(Port::device);
-        devices.for_each(|device| device.goes_on());
+    /// Behind a hub that its driver does not know any more, all would be lost.
+    const IS_NOTED: bool = true;
+
+    fn note(&self, words: &mut dyn FnMut(u32)) {
+        self.ports.iter().for_each(|port| port.note(words));
+    }
+
+    fn goes_on(&mut self, noted: &mut dyn Iterator<Item = u32>) {
+        self.ports.iter_mut().for_each(|port| port.goes_on(noted));
     }
 
     fn turn(&mut self) {

@@ -27,6 +27,9 @@ mod bit {
     pub(super) const POWER: u16 = 1 << 8;
     pub(super) const LOW_SPEED: u16 = 1 << 9;
     pub(super) const HIGH_SPEED: u16 = 1 << 10;
+    /// Those that a port itself has.
+    pub(super) const KEPT: u16 = CONNECTION | ENABLE | SUSPEND | OVER_CURRENT | POWER;
+    pub(super) const CHANGES: u16 = CONNECTION | ENABLE | SUSPEND | OVER_CURRENT | RESET;
 }
 
 /// A port.
@@ -171,6 +174,32 @@ impl Port {
     /// Its device, suspended somehow, wants to go on.
     pub(super) fn signals_resume(&self) -> bool {
         self.is(bit::ENABLE) && self.device.as_ref().is_some_and(|device| device.wakes())
+    }
+
+    /// As [`Device::note`]: wPortStatus and wPortChange, then its device.
+    pub(super) fn note(&self, words: &mut dyn FnMut(u32)) {
+        words(u32::from(self.status) | u32::from(self.change) << 16);
+        if let Some(device) = &self.device {
+            device.note(words);
+        }
+    }
+
+    /// As [`Device::goes_on`].
+    pub(super) fn goes_on(&mut self, noted: &mut dyn Iterator<Item = u32>) {
+        let [s0, s1, c0, c1] = noted.next().unwrap_or(0).to_le_bytes();
+        self.status = u16::from_le_bytes([s0, s1]) & bit::KEPT;
+        self.change = u16::from_le_bytes([c0, c1]) & bit::CHANGES;
+        let is_there = self.device.as_ref().is_some_and(|device| device.is_present());
+        if !is_there {
+            self.disconnect();
+        } else if !self.is(bit::CONNECTION) {
+            self.connect();
+        }
+        // Its device has forgotten that it was suspended, and its driver is to find out.
+        self.resume();
+        if let Some(device) = &mut self.device {
+            device.goes_on(noted);
+        }
     }
 
     pub(super) fn has_changed(&self) -> bool {

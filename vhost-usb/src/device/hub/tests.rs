@@ -125,6 +125,40 @@ fn a_device_that_goes_by_itself_keeps_its_port() {
 }
 
 #[test]
+fn another_process_has_the_hub_as_it_was_and_its_devices_wait_for_a_reset() {
+    let make = || {
+        let (mut outer, mut inner) = (hub(Speed::High), hub(Speed::High));
+        inner.function().plug(2, keyboard(Speed::High).0);
+        outer.function().plug(0, Box::new(inner));
+        outer.function().plug(1, keyboard(Speed::High).0);
+        outer
+    };
+    let mut first = make();
+    enumerate(&mut first, 1, 5);
+    enumerate(&mut first, 2, 6);
+    set(first.find(5).unwrap(), POWER, 3);
+    let mut noted = Vec::new();
+    first.note(&mut |word| noted.push(word));
+    let mut second = make();
+    second.goes_on(&mut noted.iter().copied());
+    assert_eq!(status(&mut second, 1), status(&mut first, 1));
+    assert_eq!(changes(&mut second), changes(&mut first));
+    assert!(second.find(6).is_none(), "it waits for its port's reset");
+    let inner = second.find(5).expect("a hub goes on behind a hub");
+    assert_eq!(status(inner, 3), (0x101, 1));
+    set(&mut second, RESET, 2);
+    assert!(second.find(0).is_some());
+    // What was plugged out meanwhile is told, and nonsense leads nowhere.
+    let mut third = make();
+    third.function().unplug(1);
+    third.goes_on(&mut noted.iter().copied());
+    assert_eq!(status(&mut third, 2), (0x100, 1));
+    let mut fourth = make();
+    fourth.goes_on(&mut std::iter::repeat(u32::MAX));
+    assert!((0..=127).all(|address| fourth.find(address).is_none()));
+}
+
+#[test]
 fn over_current_takes_a_ports_power() {
     let mut hub = hub(Speed::High);
     hub.function().plug(0, keyboard(Speed::High).0);

@@ -299,7 +299,7 @@ impl<B: Backend> Device for Remote<B> {
         self.suspended && self.remote_wakeup && self.flows.values().any(|(_, flow)| waits(flow))
     }
 
-    fn goes_on(&mut self) {
+    fn goes_on(&mut self, _noted: &mut dyn Iterator<Item = u32>) {
         // Another device may be at address 0 when its port is reset.
         self.address = NOWHERE;
     }

@@ -248,7 +248,7 @@ impl Function for Storage {
     }
 
     /// A command may be under way that nobody knows here.
-    fn goes_on(&mut self) {
+    fn goes_on(&mut self, _noted: &mut dyn Iterator<Item = u32>) {
         self.state = State::Lost;
     }
 
