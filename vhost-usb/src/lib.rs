@@ -27,5 +27,6 @@ pub mod device;
 pub mod devices;
 pub mod manual;
 pub mod options;
+pub mod physical;
 pub mod serve;
 pub mod usb;

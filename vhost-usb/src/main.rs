@@ -2,6 +2,7 @@
 
 mod ctl;
 
+use std::os::fd::OwnedFd;
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex};
 
@@ -16,6 +17,7 @@ use vhost_usb::control::Control;
 use vhost_usb::controller::host::Host;
 use vhost_usb::devices::{self, DeviceError, Devices};
 use vhost_usb::options::{Options, Verb};
+use vhost_usb::physical::{self, Filter, broker};
 use vhost_usb::serve::vhost_user::Server;
 
 use ctl::CtlError;
@@ -30,6 +32,8 @@ enum Failure {
     Device(#[from] DeviceError),
     #[error(transparent)]
     Ctl(#[from] CtlError),
+    #[error("the host's devices cannot be looked for: {0}")]
+    Broker(std::io::Error),
     #[error("the controllers cannot be made: {0}")]
     Controllers(std::io::Error),
 }
@@ -70,9 +74,7 @@ fn run(options: &Options) -> Result<ExitCode, Failure> {
     let host = Host::new(options.controller).map_err(Failure::Controllers)?;
     let host = Arc::new(Mutex::new(host));
     let devices = Devices::new(Arc::clone(&host));
-    for text in &options.device {
-        devices.plug(text, None)?;
-    }
+    plug(&devices, &options.devices())?;
     let server = Arc::new(Server::new(host));
     let control = Arc::new(Control::new(devices, link.keeper()));
     if options.program.sandbox == Confinement::On {
@@ -90,10 +92,32 @@ fn run(options: &Options) -> Result<ExitCode, Failure> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Units are all that it has of the host: on threads, which need no io_uring.
+/// Plugs in what the command line names. What is the host's comes from a process that stays outside.
+fn plug(devices: &Devices, texts: &[String]) -> Result<(), Failure> {
+    let filters = texts.iter().map(|text| devices::of_host(text));
+    let filters = filters.collect::<Result<Vec<_>, DeviceError>>()?;
+    let of_host: Vec<Filter> = filters.iter().flatten().cloned().collect();
+    let slots = if of_host.is_empty() { Vec::new() } else { start_broker(&of_host)? };
+    let mut slots = slots.into_iter();
+    for (text, filter) in texts.iter().zip(&filters) {
+        let slot = filter.as_ref().and_then(|_| slots.next());
+        devices.plug(text, slot)?;
+    }
+    Ok(())
+}
+
+fn start_broker(filters: &[Filter]) -> Result<Vec<OwnedFd>, Failure> {
+    broker::start(filters).map_err(Failure::Broker)
+}
+
+/// Units and devices are all that it has of the host: units on threads, which need no io_uring.
 fn confine(mut sandbox: Sandbox, options: &Options) -> Result<(), ProgramError> {
-    let pass_through = options.device.iter().any(|text| devices::is_pass_through(text));
+    let texts = options.devices();
+    let pass_through = texts.iter().any(|text| devices::is_pass_through(text));
     let control = options.program.control.is_some();
     confinement::allow(&mut sandbox, EngineKind::Threads, pass_through, control);
+    if control || texts.iter().any(|text| matches!(devices::of_host(text), Ok(Some(_)))) {
+        sandbox.calls(physical::calls());
+    }
     Ok(sandbox.enter()?)
 }

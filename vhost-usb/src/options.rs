@@ -20,13 +20,27 @@ pub struct Options {
     pub controller: Kind,
 
     /// A device, in the next free port or one of its own: KIND[,port=N[.N…]][,key=value…]. Kinds are
-    /// storage,file=PATH, kbd, mouse, tablet, hub, serial,unix=PATH and gadget-zero
+    /// storage,file=PATH, kbd, mouse, tablet, hub, serial,unix=PATH, host,match=WHICH and gadget-zero
     #[arg(long, value_name = "KIND[,…]")]
     pub device: Vec<String>,
+
+    /// A device of this host's, by libusb, now or whenever it is plugged in: VENDOR:PRODUCT, BUS.ADDRESS,
+    /// BUS-PORT[.PORT…] or class=CLASS, and port=N; the same as --device host,match=…
+    #[arg(long, value_name = "WHICH[,…]")]
+    pub host: Vec<String>,
 
     /// Something else than to serve
     #[command(subcommand)]
     pub verb: Option<Verb>,
+}
+
+impl Options {
+    /// All devices.
+    #[must_use]
+    pub fn devices(&self) -> Vec<String> {
+        let hosts = self.host.iter().map(|which| format!("host,match={which}"));
+        self.device.iter().cloned().chain(hosts).collect()
+    }
 }
 
 /// What the program can do besides serving.

@@ -21,13 +21,16 @@ use crate::device::hid::mouse::Mouse;
 use crate::device::hid::tablet::Tablet;
 use crate::device::hub::sockets::Sockets;
 use crate::device::hub::{self, Hub, MOST_PORTS};
+use crate::device::remote::Remote;
 use crate::device::serial::Serial;
 use crate::device::storage::Storage;
+use crate::physical::broker::Slot;
+use crate::physical::{self, Filter, Physical};
 use crate::usb::Speed;
 
 /// The kinds.
-pub(crate) const KINDS: [&str; 7] =
-    ["storage", "kbd", "mouse", "tablet", "hub", "serial", "gadget-zero"];
+pub(crate) const KINDS: [&str; 8] =
+    ["storage", "kbd", "mouse", "tablet", "hub", "serial", "gadget-zero", "host"];
 
 /// The option that names storage, whose unit has keys of its own.
 const STORAGE: &str = "--device storage";
@@ -43,6 +46,7 @@ pub(super) fn keys(kind: &str) -> Option<&'static str> {
         "hub" => Some("port, speed, ports"),
         "serial" => Some("port, speed, unix"),
         "gadget-zero" => Some("port, speed, mode"),
+        "host" => Some("port, match"),
         _ => Some("port, speed"),
     }
 }
@@ -62,7 +66,7 @@ fn emulated<F: Function + 'static>(function: F, speed: Speed) -> Box<dyn Device>
 /// Makes the device, on what is `passed` or on what it opens.
 pub(super) fn make(text: &Text, passed: Option<OwnedFd>) -> Result<Made, DeviceError> {
     let speed = speed(text)?;
-    if passed.is_some() && !matches!(text.kind.as_str(), "storage" | "serial") {
+    if passed.is_some() && !matches!(text.kind.as_str(), "storage" | "serial" | "host") {
         return Err(DeviceError::Descriptor(text.whole.clone()));
     }
     let failed = |error: io::Error| DeviceError::Host(text.whole.clone(), error);
@@ -108,8 +112,24 @@ pub(super) fn make(text: &Text, passed: Option<OwnedFd>) -> Result<Made, DeviceE
             };
             alone(emulated(GadgetZero::new(speed, mode).map_err(failed)?, speed))
         }
+        "host" => {
+            let filter = filter(text)?;
+            let physical = match passed {
+                Some(fd) if passed::is_socket(&fd) => Physical::in_slot(Slot::new(fd)),
+                Some(fd) => Physical::passed(fd.into()),
+                None => Physical::passed(physical::open(&filter).map_err(failed)?),
+            };
+            let broken = |error| DeviceError::Physical(text.whole.clone(), error);
+            alone(Box::new(Remote::new(physical.map_err(broken)?)))
+        }
         _ => return Err(DeviceError::Kind(text.whole.clone())),
     })
+}
+
+/// Which of the host's devices is meant.
+pub(super) fn filter(text: &Text) -> Result<Filter, DeviceError> {
+    let filter = text.get("match").and_then(Filter::parse);
+    filter.ok_or_else(|| DeviceError::Value(text.whole.clone(), "match", Filter::WANTED))
 }
 
 fn ports(text: &Text) -> Result<usize, DeviceError> {

@@ -19,6 +19,7 @@ use vhost_scsi::units::UnitError;
 
 use crate::controller::host::{Host, Socket};
 use crate::device::hub::sockets::Sockets;
+use crate::physical::{Filter, PhysicalError};
 use crate::usb::Speed;
 use inputs::{Event, InputError, Inputs};
 pub(crate) use kinds::KINDS;
@@ -47,6 +48,9 @@ pub enum DeviceError {
     /// The host refuses what it needs.
     #[error("--device {0}: {1}")]
     Host(String, io::Error),
+    /// A device of the host's can't be used.
+    #[error("--device {0}: {1}")]
+    Physical(String, PhysicalError),
     /// A descriptor is passed that it has no use for.
     #[error("--device {0}: it takes no descriptor")]
     Descriptor(String),
@@ -180,6 +184,15 @@ impl State {
     }
 }
 
+/// Which of the host's devices a text means; `None`: it means none of those.
+///
+/// # Errors
+/// See [`DeviceError`].
+pub fn of_host(text: &str) -> Result<Option<Filter>, DeviceError> {
+    let text = Text::parse(text)?;
+    (text.kind == "host").then(|| kinds::filter(&text)).transpose()
+}
+
 /// Whether a device's text names a physical unit, which needs more of the host than images do.
 #[must_use]
 pub fn is_pass_through(text: &str) -> bool {
@@ -275,7 +288,7 @@ mod tests {
             (
                 "stick",
                 "--device stick: there is no such kind, only storage, kbd, mouse, tablet, hub, \
-                 serial, gadget-zero",
+                 serial, gadget-zero, host",
             ),
             (
                 "kbd,colour=red",
@@ -301,6 +314,11 @@ mod tests {
             (
                 "gadget-zero,mode=x",
                 "--device gadget-zero,mode=x: mode= must be source-sink or loopback",
+            ),
+            (
+                "host,match=1",
+                "--device host,match=1: match= must be VENDOR:PRODUCT in hexadecimal digits, \
+                 BUS.ADDRESS, BUS-PORT[.PORT…], or class=CLASS in hexadecimal digits",
             ),
             ("serial", "--device serial: unix= must be the path of a socket that listens"),
             (

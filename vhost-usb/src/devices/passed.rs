@@ -9,6 +9,7 @@ use rustix::net::sockopt::socket_type;
 
 use super::text::Text;
 use super::{DeviceError, kinds};
+use crate::physical;
 
 /// Opens what a device stands on, where it does; and its text, as another process understands it.
 ///
@@ -30,6 +31,11 @@ pub fn open(text: &str) -> Result<(String, Option<OwnedFd>), DeviceError> {
             let stream = connect(&text)?;
             Ok((text.whole, Some(stream.into())))
         }
+        "host" => {
+            let file = physical::open(&kinds::filter(&text)?);
+            let file = file.map_err(|error| DeviceError::Host(text.whole.clone(), error))?;
+            Ok((text.whole, Some(file.into())))
+        }
         _ => Ok((text.whole, None)),
     }
 }
@@ -48,6 +54,10 @@ pub(super) fn check_stream(fd: &impl AsFd) -> io::Result<()> {
         Ok(SocketType::STREAM) => Ok(()),
         _ => Err(io::Error::other("what is passed is no stream socket")),
     }
+}
+
+pub(super) fn is_socket(fd: &impl AsFd) -> bool {
+    socket_type(fd).is_ok()
 }
 
 #[cfg(test)]
