@@ -23,6 +23,7 @@ mod python;
 mod scsi;
 mod spread;
 pub mod tiny;
+pub mod usbtest;
 
 pub use bench::{benchmark, wanted};
 pub use conformance::Conformance;
