@@ -90,7 +90,7 @@ impl Physical {
     ///
     /// # Errors
     /// The host refuses something.
-    pub fn in_slot(mut slot: Slot) -> Result<Self, PhysicalError> {
+    pub fn in_slot(slot: Slot) -> Result<Self, PhysicalError> {
         let first = slot.first()?;
         let fd = slot.as_fd().as_raw_fd();
         let mut this = Self::new(Origin::Slot(slot))?;
@@ -180,6 +180,7 @@ impl Physical {
         self.context.run(0);
         let mut gone = false;
         if let Some(attached) = &mut self.attached {
+            gone |= attached.handle.has_gone();
             while let Some(ended) = attached.handle.take() {
                 gone |= ended.outcome == Outcome::Gone;
                 self.events.extend(attached.ended(ended));
@@ -193,11 +194,16 @@ impl Physical {
         if gone {
             self.lose();
         }
-        if self.attached.is_none()
-            && let Origin::Slot(slot) = &self.origin
-            && let Some(file) = slot.next()
-        {
-            self.attach_or_say(file);
+        // While there is a device none is sent, but the process may die.
+        if let Origin::Slot(slot) = &self.origin {
+            match slot.next() {
+                Ok(Some(file)) => self.attach_or_say(file),
+                Ok(None) => {}
+                Err(error) => {
+                    log::error!("devices that are plugged into the host are not seen: {error}");
+                    self.origin = Origin::Passed;
+                }
+            }
         }
     }
 }

@@ -6,6 +6,7 @@
 //! that its device has gone, or can't be used. That process may have been taken over by a guest: nothing
 //! that it sends is more than one bit.
 
+use std::ffi::CStr;
 use std::fs::File;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
@@ -23,6 +24,8 @@ use rustix::net::{
 use super::Filter;
 use super::sysfs::{self, HostDevice};
 
+/// What the process is called.
+const NAME: &CStr = c"usb-broker";
 /// There is no device now.
 const NONE: u8 = 0;
 /// Here is one.
@@ -44,20 +47,29 @@ impl Slot {
     }
 
     /// Whether there is a device to begin with.
-    pub(super) fn first(&mut self) -> io::Result<Option<File>> {
+    pub(super) fn first(&self) -> io::Result<Option<File>> {
         Ok(self.receive(RecvFlags::CMSG_CLOEXEC)?)
     }
 
     /// The next one, if it has come.
-    pub(super) fn next(&self) -> Option<File> {
-        self.receive(RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT).ok().flatten()
+    ///
+    /// # Errors
+    /// None will come any more: the process has died.
+    pub(super) fn next(&self) -> io::Result<Option<File>> {
+        match self.receive(RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT) {
+            Err(Errno::AGAIN | Errno::INTR) => Ok(None),
+            other => Ok(other?),
+        }
     }
 
     fn receive(&self, flags: RecvFlags) -> Result<Option<File>, Errno> {
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
         let mut control = RecvAncillaryBuffer::new(&mut space);
         let mut byte = [NONE];
-        recvmsg(&self.0, &mut [IoSliceMut::new(&mut byte)], &mut control, flags)?;
+        let message = recvmsg(&self.0, &mut [IoSliceMut::new(&mut byte)], &mut control, flags)?;
+        if message.bytes == 0 {
+            return Err(Errno::PIPE);
+        }
         let files = control.drain().filter_map(|part| match part {
             RecvAncillaryMessage::ScmRights(rights) => Some(rights),
             _ => None,
@@ -105,6 +117,8 @@ pub fn start(filters: &[Filter]) -> io::Result<Vec<OwnedFd>> {
         -1 => Err(io::Error::last_os_error()),
         0 => {
             drop(theirs);
+            // What it is called does not matter to it.
+            let _ = rustix::thread::set_name(NAME);
             close_others(
                 slots.iter().map(|slot| slot.socket.as_raw_fd()).chain([events.as_raw_fd()]),
             );

@@ -61,8 +61,16 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 #[derive(Debug)]
 pub(super) struct Context {
     raw: NonNull<libusb_context>,
-    /// Waits for what libusb waits for.
+    /// libusb has its address, too.
+    watch: Box<Watch>,
+}
+
+/// What libusb waits for.
+#[derive(Debug)]
+struct Watch {
     epoll: OwnedFd,
+    /// Descriptors that are not waited for any more: those of devices that have gone.
+    removed: Mutex<Vec<RawFd>>,
 }
 
 // SAFETY: libusb's functions may be called on any thread, with the same context too (libusb's
@@ -82,10 +90,10 @@ impl Context {
         // SAFETY: it writes a context to `raw`, or fails.
         check(unsafe { ffi::libusb_init(&raw mut raw) })?;
         let raw = NonNull::new(raw).ok_or(UsbError::Other(c::LIBUSB_ERROR_OTHER))?;
-        let this = Self { raw, epoll };
-        let user =
-            ptr::without_provenance_mut(usize::try_from(this.epoll.as_raw_fd()).unwrap_or(0));
-        // SAFETY: the functions take the number of a descriptor, which is open as long as the context is.
+        let watch = Box::new(Watch { epoll, removed: Mutex::default() });
+        let this = Self { raw, watch };
+        let user = (&raw const *this.watch).cast_mut().cast();
+        // SAFETY: the functions take a watch, which stays where it is as long as the context is.
         unsafe { ffi::libusb_set_pollfd_notifiers(this.raw(), Some(added), Some(removed), user) };
         // SAFETY: it makes a list that ends with a null pointer, whose entries live until it is freed.
         unsafe {
@@ -108,7 +116,7 @@ impl Context {
 
     /// Readable when [`run`](Self::run) has something to do.
     pub(super) fn event(&self) -> RawFd {
-        self.epoll.as_raw_fd()
+        self.watch.epoll.as_raw_fd()
     }
 
     /// Sees which transfers have ended, waiting for so many milliseconds.
@@ -136,28 +144,23 @@ impl Drop for Context {
     }
 }
 
-fn number(user: *mut c_void) -> RawFd {
-    RawFd::try_from(user.addr()).unwrap_or(-1)
-}
-
 extern "system" fn added(fd: c_int, events: c_short, user: *mut c_void) {
-    // SAFETY: the context has it open while libusb calls this.
-    let epoll = unsafe { BorrowedFd::borrow_raw(number(user)) };
-    // SAFETY: libusb has it open.
-    let fd = unsafe { BorrowedFd::borrow_raw(fd) };
+    // SAFETY: it is a context's watch, and libusb has opened the descriptor.
+    let (watch, fd) = unsafe { (&*user.cast_const().cast::<Watch>(), BorrowedFd::borrow_raw(fd)) };
     let mut wanted = epoll::EventFlags::empty();
     wanted.set(epoll::EventFlags::IN, events & libc::POLLIN != 0);
     wanted.set(epoll::EventFlags::OUT, events & libc::POLLOUT != 0);
-    if let Err(error) = epoll::add(epoll, fd, epoll::EventData::new_u64(0), wanted) {
+    if let Err(error) = epoll::add(&watch.epoll, fd, epoll::EventData::new_u64(0), wanted) {
         log::error!("a descriptor of libusb's is not waited for: {error}");
     }
 }
 
 extern "system" fn removed(fd: c_int, user: *mut c_void) {
-    // SAFETY: as above.
-    let (epoll, fd) = unsafe { (BorrowedFd::borrow_raw(number(user)), BorrowedFd::borrow_raw(fd)) };
+    // SAFETY: as above; it is open still.
+    let (watch, fd) = unsafe { (&*user.cast_const().cast::<Watch>(), BorrowedFd::borrow_raw(fd)) };
+    lock(&watch.removed).push(fd.as_raw_fd());
     // It may have gone by being closed.
-    let _ = epoll::delete(epoll, fd);
+    let _ = epoll::delete(&watch.epoll, fd);
 }
 
 /// How a transfer moves data.
@@ -261,6 +264,11 @@ impl Handle {
 
     fn raw(&self) -> *mut libusb_device_handle {
         self.raw.as_ptr()
+    }
+
+    /// It was plugged out, which [`Context::run`] has seen.
+    pub(super) fn has_gone(&self) -> bool {
+        std::mem::take(&mut *lock(&self.context.watch.removed)).contains(&self.file.as_raw_fd())
     }
 
     /// `None`: it is too fast for USB 2.0.
