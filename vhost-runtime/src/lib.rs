@@ -4,7 +4,8 @@
 //! The rest lives here:
 //! - [`memory`], [`dirty_log`]: the guest's memory, and the log of writes to it;
 //! - [`chain`], [`queue`], [`inflight`]: virtqueues, and the record of requests under way;
-//! - [`registers`]: a device that a driver knows by registers, not by virtqueues;
+//! - [`registers`]: a device that a driver knows by registers, not by virtqueues, and [`pci`]: its
+//!   configuration space;
 //! - [`worker`]: the threads that serve queues;
 //! - [`session`]: one frontend's connection, from its first message to its last;
 //! - [`arguments`], [`manual`], [`program`]: what every device program does alike;
@@ -30,6 +31,7 @@ pub mod dirty_log;
 pub mod inflight;
 pub mod manual;
 pub mod memory;
+pub mod pci;
 pub mod program;
 pub mod queue;
 pub mod registers;

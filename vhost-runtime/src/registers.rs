@@ -14,6 +14,8 @@
 //! An interrupt request is raised as long as a function's doubleword [`PENDING`] is not 0. The call event
 //! is written to whenever there is a new reason for it.
 
+use crate::pci::{self, Bar, Config, Identity};
+
 /// The protocol's version, the first doubleword of the configuration space.
 pub const VERSION: u32 = 1;
 /// Doublewords of each function in the region.
@@ -62,7 +64,32 @@ pub struct Function {
     pub live: Option<u16>,
 }
 
+/// Serial Bus Release Number (EHCI 1.0, 2.1.4; UHCI 1.1, 2.2.3), and the frame's length behind it, which
+/// only EHCI has.
+const RELEASE: usize = 0x60;
+const USB_2: [u8; 2] = [0x20, 0x20];
+const USB_1: [u8; 1] = [0x10];
+/// The programming interface of EHCI.
+const EHCI: u8 = 0x20;
+
 impl Function {
+    /// Its configuration space. Pin and capabilities are up to who presents it.
+    #[must_use]
+    pub fn config(self) -> Config {
+        let mut config =
+            Config::new(Identity { id: self.id, class: self.class, ..Identity::default() });
+        let space = match self.space {
+            Space::Memory => pci::Space::Memory32,
+            Space::Io => pci::Space::Io,
+        };
+        config.add_bar(self.bar.into(), Bar { space, size: self.size.into() });
+        match self.class {
+            [.., EHCI] => config.set(RELEASE, &USB_2),
+            _ => config.set(RELEASE, &USB_1),
+        }
+        config
+    }
+
     fn bytes(self) -> [u8; DESCRIPTION] {
         let Self { number, class: [class, subclass, interface], id, bar, space, size, live } = self;
         let ([v0, v1], [d0, d1]) = (id.0.to_le_bytes(), id.1.to_le_bytes());
@@ -154,6 +181,20 @@ const WRITE: u8 = 1;
 const RESET: u8 = 2;
 
 impl Access {
+    /// What a guest does that writes these bytes, doubleword by doubleword. What no register ends at is
+    /// none.
+    pub fn writes(offset: u16, data: &[u8]) -> impl Iterator<Item = Self> {
+        (u32::from(offset)..).step_by(4).zip(data.chunks(4)).filter_map(|(offset, piece)| {
+            let (offset, width) = (u16::try_from(offset).ok()?, u8::try_from(piece.len()).ok()?);
+            let mut bytes = [0; 4];
+            for (to, from) in bytes.iter_mut().zip(piece) {
+                *to = *from;
+            }
+            let access = Self::Write { offset, width, value: u32::from_le_bytes(bytes) };
+            Self::parse(access.bytes())
+        })
+    }
+
     /// As it is on the ring.
     #[must_use]
     pub fn bytes(self) -> [u8; ACCESS] {
@@ -227,5 +268,27 @@ mod tests {
             assert_eq!(Access::parse(Access::Read { offset, width }.bytes()), None);
         }
         assert_eq!(Access::parse([9; ACCESS]), None);
+    }
+
+    #[test]
+    fn a_write_is_one_of_each_doubleword() {
+        let write = |offset, width, value| Access::Write { offset, width, value };
+        let writes = |offset, data: &[u8]| Access::writes(offset, data).collect::<Vec<_>>();
+        assert_eq!(writes(2, &[1, 2]), [write(2, 2, 0x201)]);
+        let two = [write(8, 4, 0x0403_0201), write(12, 4, 0x0807_0605)];
+        assert_eq!(writes(8, &[1, 2, 3, 4, 5, 6, 7, 8]), two);
+        assert_eq!(writes(8, &[1, 2, 3]), []);
+        assert_eq!(writes(9, &[1, 2]), [write(9, 2, 0x201)]);
+        assert_eq!(writes(u16::MAX, &[1]), [write(u16::MAX, 1, 1)]);
+    }
+
+    #[test]
+    fn configuration_space_says_what_it_is() {
+        let bytes = |function: Function, offset| function.config().get::<4>(offset);
+        assert_eq!(bytes(EHCI, 0), [0x86, 0x80, 0x3a, 0x29]);
+        assert_eq!(bytes(EHCI, 8), [0, 0x20, 0x03, 0x0c]);
+        assert_eq!(bytes(EHCI, 0x60), [0x20, 0x20, 0, 0]);
+        let uhci = Function { class: [0x0c, 0x03, 0x00], ..UHCI };
+        assert_eq!((bytes(uhci, 0x60), bytes(uhci, 0x20)), ([0x10, 0, 0, 0], [1, 0, 0, 0]));
     }
 }

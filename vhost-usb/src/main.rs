@@ -18,6 +18,7 @@ use vhost_usb::controller::host::Host;
 use vhost_usb::devices::{self, DeviceError, Devices};
 use vhost_usb::options::{Options, Verb};
 use vhost_usb::physical::{self, Filter, broker};
+use vhost_usb::serve::vfio_user;
 use vhost_usb::serve::vhost_user::Server;
 
 use ctl::CtlError;
@@ -62,20 +63,22 @@ fn run(options: &Options) -> Result<ExitCode, Failure> {
     program::start_logging(options.program.verbose);
     program::raise_file_limit()?;
     let shutdown = Shutdown::new()?;
-    let mut socket = Socket::from_args(&options.program)?;
+    let host = Host::new(options.controller).map_err(Failure::Controllers)?;
+    let mut vmms = match &options.vfio_user {
+        Some(folder) => vfio_user::sockets(folder, &host)?,
+        None => vec![Socket::from_args(&options.program)?],
+    };
     let mut clients = control::Listener::from_args(&options.program)?;
-    let mut sockets = vec![&mut socket];
+    let mut sockets: Vec<&mut Socket> = vmms.iter_mut().collect();
     sockets.extend(clients.as_mut().map(control::Listener::socket));
     let link = match supervisor::start(&mut sockets, &shutdown, options.program.sandbox)? {
         Role::Serve(link) => link,
         Role::Ended(code) => return Ok(ExitCode::from(code)),
     };
 
-    let host = Host::new(options.controller).map_err(Failure::Controllers)?;
     let host = Arc::new(Mutex::new(host));
     let devices = Devices::new(Arc::clone(&host));
     plug(&devices, &options.devices())?;
-    let server = Arc::new(Server::new(host));
     let control = Arc::new(Control::new(devices, link.keeper()));
     if options.program.sandbox == Confinement::On {
         confine(sandbox, options)?;
@@ -88,7 +91,13 @@ fn run(options: &Options) -> Result<ExitCode, Failure> {
         let program = control::Program { name: "vhost-usb", version: env!("CARGO_PKG_VERSION") };
         clients.serve(program, control, &events, &shutdown)?;
     }
-    program::serve(&socket, &shutdown, &events, &link, &server)?;
+    match (&options.vfio_user, vmms.as_slice()) {
+        (None, [socket]) => {
+            let server = Arc::new(Server::new(host));
+            program::serve(socket, &shutdown, &events, &link, &server)?;
+        }
+        _ => vfio_user::serve(&vmms, &shutdown, &events, &link, &host)?,
+    }
     Ok(ExitCode::SUCCESS)
 }
 

@@ -15,6 +15,11 @@ pub struct Options {
     #[command(flatten)]
     pub program: ProgramArgs,
 
+    /// Listen for a VMM that speaks vfio-user, on a Unix socket in this folder for each PCI function:
+    /// 7.sock for EHCI, 0.sock to 2.sock for its companions; 0.sock for a controller alone
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["socket_path", "fd"])]
+    pub vfio_user: Option<PathBuf>,
+
     /// Which controllers there are
     #[arg(long, value_enum, value_name = "WHICH", default_value_t)]
     pub controller: Kind,

@@ -60,7 +60,7 @@ impl Events {
     }
 
     /// A VMM has connected, or gone.
-    pub(crate) fn set_connected(&self, connected: bool) {
+    pub fn set_connected(&self, connected: bool) {
         self.shared.connected.store(connected, Ordering::Relaxed);
         let name = if connected { "VMM_CONNECTED" } else { "VMM_DISCONNECTED" };
         self.send(name, || json!({}));

@@ -15,8 +15,7 @@ use std::os::fd::RawFd;
 use std::path::PathBuf;
 
 pub use serve::serve;
-pub(crate) use shutdown::wait;
-pub use shutdown::{Shutdown, Stop};
+pub use shutdown::{Shutdown, Stop, wait};
 pub use socket::{Place, Socket};
 
 /// Options that every device program has.
@@ -79,6 +78,9 @@ pub enum ProgramError {
     /// What is there is not a socket.
     #[error("{0} {1}: there is a file that is not a socket, remove it or choose another path")]
     NotASocket(&'static str, PathBuf),
+    /// Where sockets are to be.
+    #[error("{0} {1}: there is no such folder, make it first")]
+    NoFolder(&'static str, PathBuf),
     /// Not a socket.
     #[error("--fd {fd}: not an open Unix stream socket: {error}")]
     Fd {

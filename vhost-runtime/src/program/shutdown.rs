@@ -86,7 +86,10 @@ impl Shutdown {
 }
 
 /// Waits until one of `fds` is readable. `false`: the program is to end.
-pub(crate) fn wait(fds: &[RawFd], shutdown: &Shutdown) -> Result<bool, ProgramError> {
+///
+/// # Errors
+/// Waiting failed.
+pub fn wait(fds: &[RawFd], shutdown: &Shutdown) -> Result<bool, ProgramError> {
     let ends = [shutdown.signals.as_raw_fd(), shutdown.asked.as_raw_fd()];
     let all = fds.iter().copied().chain(ends);
     let mut polls: Vec<libc::pollfd> =

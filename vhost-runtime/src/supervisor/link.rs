@@ -191,7 +191,7 @@ impl Link {
     }
 
     /// A VMM is connected.
-    pub(crate) fn attached(&self) {
+    pub fn attached(&self) {
         let Some(end) = &self.end else { return };
         let end = end.lock().unwrap_or_else(PoisonError::into_inner);
         if let Err(error) = send(&end.socket, &[ATTACHED], SendFlags::NOSIGNAL) {

@@ -418,6 +418,12 @@ impl Host {
         self.ports.note(words);
     }
 
+    /// Lets one of them, on a memory of its own.
+    pub fn run_one(&mut self, function: usize, now: Time, memory: &dyn Memory) -> Next {
+        let controller = self.controllers.get_mut(function);
+        controller.map_or(Next::Never, |it| it.model.run(now, &mut self.ports, memory))
+    }
+
     /// Goes on where another process was, by what the functions' registers were: a doubleword of a
     /// function, by their numbers; and by what was [noted](Self::note) of the devices.
     pub fn restore(

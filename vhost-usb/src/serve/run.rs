@@ -1,12 +1,13 @@
 //! When controllers have something to do, whatever the transport: a device has news, or it is time.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
-use std::time::Duration;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 
-use rustix::event::epoll;
-use rustix::time::{ClockId, clock_gettime};
-use vmm_sys_util::timerfd::TimerFd;
+use rustix::event::{Timespec, epoll};
+use rustix::time::{
+    ClockId, Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, clock_gettime,
+    timerfd_create, timerfd_settime,
+};
 
 use crate::controller::host::Host;
 use crate::controller::{Next, Time};
@@ -33,7 +34,7 @@ pub(super) fn now() -> Time {
 pub(super) struct Runner {
     /// Waits for devices' events, by the numbers of their ports.
     epoll: OwnedFd,
-    timer: TimerFd,
+    timer: OwnedFd,
     /// It is set.
     timed: bool,
     /// Room for the events that are taken at once.
@@ -46,13 +47,13 @@ impl Runner {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         watch(&epoll, PLUGGED, host.plugged())?;
         watch_all(&epoll, host)?;
-        let timer = TimerFd::new().map_err(io::Error::from)?;
+        let timer = timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::CLOEXEC)?;
         Ok(Self { epoll, timer, timed: false, ready: Vec::with_capacity(EVENTS) })
     }
 
     /// Readable when there is something to do.
-    pub(super) fn events(&self) -> [RawFd; 2] {
-        [self.epoll.as_raw_fd(), self.timer.as_raw_fd()]
+    pub(super) fn events(&self) -> [BorrowedFd<'_>; 2] {
+        [self.epoll.as_fd(), self.timer.as_fd()]
     }
 
     /// Lets the controllers do what there is to do, turn by turn as `turn` has it, and sets the timer.
@@ -76,7 +77,7 @@ impl Runner {
         let mut any = false;
         loop {
             self.ready.clear();
-            let at_once = rustix::event::Timespec::default();
+            let at_once = Timespec::default();
             let spare = rustix::buffer::spare_capacity(&mut self.ready);
             if let Err(error) = epoll::wait(&self.epoll, spare, Some(&at_once)) {
                 if error != rustix::io::Errno::INTR {
@@ -116,22 +117,25 @@ impl Runner {
 
     fn arm(&mut self, next: Next, now: Time) {
         let wait = match next {
-            Next::Never => {
-                if std::mem::take(&mut self.timed)
-                    && let Err(error) = self.timer.clear()
-                {
-                    log::error!("a timer cannot be stopped: {error}");
-                }
-                return;
-            }
+            Next::Never if !self.timed => return,
+            Next::Never => 0, // never
             Next::Now => 1,
             Next::At(time) => time.since(now).max(1),
         };
-        self.timed = true;
-        if let Err(error) = self.timer.reset(Duration::from_nanos(wait), None) {
+        self.timed = wait != 0;
+        if let Err(error) = timerfd_settime(&self.timer, TimerfdTimerFlags::empty(), &once(wait)) {
             log::error!("a timer cannot be set: {error}");
         }
     }
+}
+
+/// After so many nanoseconds.
+fn once(nanoseconds: u64) -> Itimerspec {
+    const SECOND: u64 = 1_000_000_000;
+    let part = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
+    let it_value =
+        Timespec { tv_sec: part(nanoseconds / SECOND), tv_nsec: part(nanoseconds % SECOND) };
+    Itimerspec { it_interval: Timespec::default(), it_value }
 }
 
 /// Has all devices' events noticed.

@@ -3,7 +3,7 @@
 
 use std::error::Error;
 use std::io;
-use std::os::fd::RawFd;
+use std::os::fd::{AsRawFd, RawFd};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -223,7 +223,7 @@ fn read(chain: &Chain) -> Option<Access> {
 
 impl QueueWorker for Worker {
     fn events(&self) -> Vec<RawFd> {
-        self.runner.events().to_vec()
+        self.runner.events().map(|event| event.as_raw_fd()).to_vec()
     }
 
     fn process(&mut self, queue: &mut Queue) -> Taken {

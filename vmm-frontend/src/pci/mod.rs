@@ -5,7 +5,8 @@
 //! - [`host`]: the host bridge, by which a guest reaches all of it;
 //! - [`hotplug`]: functions that come and go.
 
-pub mod config;
+pub use vhost_runtime::pci as config;
+
 pub mod host;
 pub mod hotplug;
 pub mod intx;

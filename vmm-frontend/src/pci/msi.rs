@@ -7,13 +7,9 @@ use vmm_sys_util::eventfd::EventFd;
 use super::config::Config;
 use crate::machine::irq::{Interrupts, Message, Route};
 
-/// The capability's id.
-const ID: u8 = 0x05;
 /// Message control, from the capability's start (6.8.1.3).
 const CONTROL: usize = 2;
 const ENABLE: u16 = 1;
-/// Addresses have 64 bits.
-const WIDE: u16 = 1 << 7;
 /// Message address, its upper half, and data.
 const ADDRESS: usize = 4;
 const UPPER_ADDRESS: usize = 8;
@@ -35,17 +31,7 @@ impl Msi {
     /// configuration space. `None`: the capability has no room.
     #[must_use]
     pub fn new(interrupts: Interrupts, config: &mut Config, event: Arc<EventFd>) -> Option<Self> {
-        let mut body = [0; 12];
-        let (control, _) = body.split_at_mut(2);
-        control.copy_from_slice(&WIDE.to_le_bytes());
-        let mut writable = [0xff; 12];
-        let (control, rest) = writable.split_at_mut(2);
-        control.copy_from_slice(&ENABLE.to_le_bytes());
-        // Addresses are multiples of 4.
-        if let Some(low) = rest.first_mut() {
-            *low = 0xfc;
-        }
-        let capability = config.add_capability(ID, &body, &writable)?;
+        let capability = config.add_msi()?;
         Some(Self { interrupts, capability, event, route: None })
     }
 

@@ -2,21 +2,16 @@
 
 use std::sync::{Arc, Mutex};
 
-use vhost_runtime::registers::{Access, Space as Place};
+use vhost_runtime::registers::Access;
 
 use super::UsbHost;
 use crate::lock::lock;
 use crate::machine::irq::Interrupts;
 use crate::pci::Function;
-use crate::pci::config::{Bar, Config, Identity, Space};
+use crate::pci::config::Config;
 use crate::pci::intx::{IntxError, Request};
 use crate::pci::msi::Msi;
 use crate::reactor::Reactor;
-
-/// Serial Bus Release Number (EHCI 1.0, 2.1.4; UHCI 1.1, 2.2.3).
-const RELEASE: usize = 0x60;
-/// USB 2.0.
-const USB_2: u8 = 0x20;
 
 /// A controller.
 #[derive(Debug)]
@@ -51,19 +46,11 @@ impl UsbFunction {
     ) -> Result<Arc<Self>, IntxError> {
         let missing = || std::io::Error::from(std::io::ErrorKind::NotFound);
         let described = host.functions().get(number).copied().ok_or_else(missing)?;
-        let identity = Identity { id: described.id, class: described.class, ..Identity::default() };
-        let mut config = Config::new(identity);
+        let mut config = described.config();
         config.set_pin(pin, input);
         if host.functions().len() > 1 {
             config.set_multifunction();
         }
-        let space = match described.space {
-            Place::Memory => Space::Memory32,
-            Place::Io => Space::Io,
-        };
-        let bar = usize::from(described.bar);
-        config.add_bar(bar, Bar { space, size: described.size.into() });
-        config.set(RELEASE, &[USB_2]);
         let event = host.request(number).ok_or_else(missing)?;
         let asks = Arc::clone(host);
         let pending = Arc::new(move || asks.is_pending(number));
@@ -71,6 +58,7 @@ impl UsbFunction {
         let msi = msi.ok_or_else(missing)?;
         let request = Request::new(interrupts, reactor, input.into(), event, pending)?;
         let state = Mutex::new(State { config, msi, request });
+        let bar = described.bar.into();
         Ok(Arc::new(Self { host: Arc::clone(host), number, bar, state }))
     }
 }
@@ -130,18 +118,8 @@ impl Function for UsbFunction {
         if bar != self.bar {
             return;
         }
-        // 8 bytes are two doublewords.
-        for (place, piece) in (offset..).step_by(4).zip(data.chunks(4)) {
-            let width = u8::try_from(piece.len()).unwrap_or(0);
-            let mut bytes = [0; 4];
-            for (to, from) in bytes.iter_mut().zip(piece) {
-                *to = *from;
-            }
-            let access = Access::Write { offset: place, width, value: u32::from_le_bytes(bytes) };
-            // One that the other side would not take is none: the register's bytes do not end there.
-            if Access::parse(access.bytes()).is_some() {
-                self.host.send(self.number, access);
-            }
+        for access in Access::writes(offset, data) {
+            self.host.send(self.number, access);
         }
     }
 

@@ -24,6 +24,11 @@ const INTERRUPT_LINE: usize = 0x3c;
 const INTERRUPT_PIN: usize = 0x3d;
 /// Where capabilities may begin.
 const FIRST_CAPABILITY: usize = 0x40;
+/// MSI's capability (6.8.1): its id, and of its message control the only bit that can be written, and
+/// that addresses have 64 bits.
+const MSI: u8 = 0x05;
+const MSI_ENABLE: u16 = 1;
+const MSI_WIDE: u16 = 1 << 7;
 
 /// What a function says that it is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -65,6 +70,10 @@ pub struct Decoded {
     pub bar: Bar,
     /// Its first address.
     pub address: u64,
+}
+
+fn bar_register(number: usize) -> usize {
+    number.saturating_mul(4).saturating_add(BAR_0)
 }
 
 /// A configuration space. It can be written where a mask says so.
@@ -123,7 +132,7 @@ impl Config {
 
     /// Adds a BAR, at no address yet.
     pub fn add_bar(&mut self, number: usize, bar: Bar) {
-        let register = BAR_0 + number * 4;
+        let register = bar_register(number);
         let writable = !(bar.size.saturating_sub(1));
         let kind = match bar.space {
             Space::Io => 1,
@@ -133,7 +142,7 @@ impl Config {
         self.set(register, &u32::to_le_bytes(kind));
         self.allow(register, &writable.to_le_bytes());
         if bar.space == Space::Memory64 {
-            self.allow(register + 4, &[0xff; 4]);
+            self.allow(register.saturating_add(4), &[0xff; 4]);
         }
         if let Some(place) = self.bars.get_mut(number) {
             *place = Some(bar);
@@ -143,13 +152,13 @@ impl Config {
     /// Puts a BAR somewhere, as firmware would, and has the function answer there.
     pub fn place_bar(&mut self, number: usize, address: u64) {
         let Some(Some(bar)) = self.bars.get(number).copied() else { return };
-        let register = BAR_0 + number * 4;
+        let register = bar_register(number);
         let [low @ .., b0, b1, b2, b3] = address.to_le_bytes();
         let old: [u8; 4] = self.get(register);
         let low = u32::from_le_bytes(low) | u32::from_le_bytes(old) & 0xf;
         self.set(register, &low.to_le_bytes());
         if bar.space == Space::Memory64 {
-            self.set(register + 4, &[b0, b1, b2, b3]);
+            self.set(register.saturating_add(4), &[b0, b1, b2, b3]);
         }
         let enable = if bar.space == Space::Io { COMMAND_IO } else { COMMAND_MEMORY };
         let command = self.command() | enable;
@@ -167,13 +176,23 @@ impl Config {
         let link = u8::try_from(offset).ok()?;
         self.set(self.link, &[link]);
         self.set(offset, &[id, 0]);
-        self.set(offset + 2, body);
-        self.allow(offset + 2, writable);
+        self.set(offset.saturating_add(2), body);
+        self.allow(offset.saturating_add(2), writable);
         let status = u16::from_le_bytes(self.get(STATUS)) | STATUS_CAPABILITIES;
         self.set(STATUS, &status.to_le_bytes());
-        self.link = offset + 1;
-        self.free = end.next_multiple_of(4);
+        self.link = offset.saturating_add(1);
+        self.free = end.saturating_add(3) & !3;
         Some(offset)
+    }
+
+    /// Adds the capability to interrupt by one message. Returns its offset; `None`: it has no room.
+    pub fn add_msi(&mut self) -> Option<usize> {
+        let [[c0, c1], [e0, e1]] = [MSI_WIDE, MSI_ENABLE].map(u16::to_le_bytes);
+        // Control, address, its upper half, data: addresses are multiples of 4.
+        let body = [c0, c1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+        let all = 0xff;
+        let writable = [e0, e1, 0xfc, all, all, all, all, all, all, all, all, all];
+        self.add_capability(MSI, &body, &writable)
     }
 
     /// The guest reads.
@@ -250,10 +269,10 @@ impl Config {
         if self.command() & enable == 0 {
             return None;
         }
-        let register = BAR_0 + number * 4;
+        let register = bar_register(number);
         let low = u32::from_le_bytes(self.get(register)) & !(bar.size.saturating_sub(1));
         let high: u32 = match bar.space {
-            Space::Memory64 => u32::from_le_bytes(self.get(register + 4)),
+            Space::Memory64 => u32::from_le_bytes(self.get(register.saturating_add(4))),
             Space::Io | Space::Memory32 => 0,
         };
         let address = u64::from(high) << 32 | u64::from(low);
