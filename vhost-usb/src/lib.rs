@@ -3,6 +3,7 @@
 //! Read it in this order:
 //! - [`usb`]: USB's own terms: speeds, requests, descriptors, data on their way;
 //! - [`device`]: what can be plugged into a port;
+//! - [`redirect`]: devices that are elsewhere in the network;
 //! - [`controller`]: host controllers, and the ports that they share;
 //! - [`serve`]: how a VMM reaches them;
 //! - [`devices`], [`control`]: devices as the command line and control clients name them;
@@ -28,5 +29,6 @@ pub mod devices;
 pub mod manual;
 pub mod options;
 pub mod physical;
+pub mod redirect;
 pub mod serve;
 pub mod usb;

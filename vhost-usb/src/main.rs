@@ -15,9 +15,11 @@ use vhost_scsi::confinement;
 use vhost_scsi::image::engine::EngineKind;
 use vhost_usb::control::Control;
 use vhost_usb::controller::host::Host;
+use vhost_usb::devices::redirections::{RedirectError, Redirection};
 use vhost_usb::devices::{self, DeviceError, Devices};
 use vhost_usb::options::{Options, Verb};
 use vhost_usb::physical::{self, Filter, broker};
+use vhost_usb::redirect::channel::Place;
 use vhost_usb::serve::vfio_user;
 use vhost_usb::serve::vhost_user::Server;
 
@@ -31,6 +33,8 @@ enum Failure {
     Program(#[from] ProgramError),
     #[error(transparent)]
     Device(#[from] DeviceError),
+    #[error(transparent)]
+    Redirect(#[from] RedirectError),
     #[error(transparent)]
     Ctl(#[from] CtlError),
     #[error("the host's devices cannot be looked for: {0}")]
@@ -59,7 +63,7 @@ fn run(options: &Options) -> Result<ExitCode, Failure> {
         println!("{{\n  \"type\": \"usb\"\n}}");
         return Ok(ExitCode::SUCCESS);
     }
-    let sandbox = Sandbox::new(options.program.fd);
+    let mut sandbox = Sandbox::new(options.program.fd);
     program::start_logging(options.program.verbose);
     program::raise_file_limit()?;
     let shutdown = Shutdown::new()?;
@@ -79,6 +83,11 @@ fn run(options: &Options) -> Result<ExitCode, Failure> {
     let host = Arc::new(Mutex::new(host));
     let devices = Devices::new(Arc::clone(&host));
     plug(&devices, &options.devices())?;
+    let redirections = options.redirect.iter().map(|text| Redirection::parse(text));
+    for redirection in redirections.collect::<Result<Vec<_>, _>>()? {
+        connects(&mut sandbox, &redirection);
+        devices.redirect(redirection)?;
+    }
     let control = Arc::new(Control::new(devices, link.keeper()));
     if options.program.sandbox == Confinement::On {
         confine(sandbox, options)?;
@@ -117,6 +126,17 @@ fn plug(devices: &Devices, texts: &[String]) -> Result<(), Failure> {
 
 fn start_broker(filters: &[Filter]) -> Result<Vec<OwnedFd>, Failure> {
     broker::start(filters).map_err(Failure::Broker)
+}
+
+/// A host that comes back is connected to again, from within the sandbox.
+fn connects(sandbox: &mut Sandbox, redirection: &Redirection) {
+    match redirection.connects_to() {
+        Some(Place::Unix(_)) => sandbox.connects(),
+        Some(Place::Tcp(addresses)) => {
+            addresses.iter().for_each(|address| sandbox.connects_tcp(address.port()));
+        }
+        None => {}
+    }
 }
 
 /// Units and devices are all that it has of the host: units on threads, which need no io_uring.

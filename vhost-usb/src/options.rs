@@ -34,6 +34,11 @@ pub struct Options {
     #[arg(long, value_name = "WHICH[,…]")]
     pub host: Vec<String>,
 
+    /// A port for a USB device that is elsewhere, by usbredir:
+    /// unix:PATH or tcp:HOST:PORT[,server][,filter=RULES][,port=N[.N…]]
+    #[arg(long, value_name = "WHERE[,…]")]
+    pub redirect: Vec<String>,
+
     /// Something else than to serve
     #[command(subcommand)]
     pub verb: Option<Verb>,

@@ -1,8 +1,8 @@
 //! Files and the network, by Landlock.
 
 use landlock::{
-    ABI, Access as _, AccessFs, AccessNet, CompatLevel, Compatible, LandlockStatus, PathBeneath,
-    PathFd, Ruleset, RulesetAttr, RulesetCreatedAttr, RulesetStatus, Scope,
+    ABI, Access as _, AccessFs, AccessNet, CompatLevel, Compatible, LandlockStatus, NetPort,
+    PathBeneath, PathFd, Ruleset, RulesetAttr, RulesetCreatedAttr, RulesetStatus, Scope,
 };
 
 use super::SandboxError;
@@ -12,8 +12,8 @@ const NEWEST: ABI = ABI::V10;
 
 /// Forbids this thread, and those that it starts, to open any file, all TCP and UDP, abstract
 /// sockets and signals to others: as far as the kernel can. It may still connect to Unix sockets, if
-/// `connects`.
-pub(super) fn restrict(connects: bool) -> Result<(), SandboxError> {
+/// `connects`, and to these TCP `ports`.
+pub(super) fn restrict(connects: bool, ports: &[u16]) -> Result<(), SandboxError> {
     let failed = |error| SandboxError::new("Landlock", std::io::Error::other(error));
     let mut rules = Ruleset::default()
         .set_compatibility(CompatLevel::BestEffort)
@@ -27,6 +27,9 @@ pub(super) fn restrict(connects: bool) -> Result<(), SandboxError> {
         let root = root.map_err(|error| SandboxError::new("/", std::io::Error::other(error)))?;
         let rule = PathBeneath::new(root, AccessFs::ResolveUnix);
         rules = rules.add_rule(rule).map_err(failed)?;
+    }
+    for port in ports {
+        rules = rules.add_rule(NetPort::new(*port, AccessNet::ConnectTcp)).map_err(failed)?;
     }
     let status = rules.restrict_self().map_err(failed)?;
     match (status.landlock, status.ruleset) {

@@ -41,6 +41,8 @@ pub struct Sandbox {
     calls: Vec<Call>,
     capabilities: Capabilities,
     connects: bool,
+    /// TCP ports that it connects to.
+    ports: Vec<u16>,
 }
 
 impl Sandbox {
@@ -75,6 +77,14 @@ impl Sandbox {
         ]);
     }
 
+    /// It connects to a TCP port, of whatever host: the network is not left then, and Landlock forbids
+    /// other ports.
+    pub fn connects_tcp(&mut self, port: u16) {
+        self.ports.push(port);
+        let family = |family: i32| Call::With(libc::SYS_socket, 0, family.cast_unsigned());
+        self.calls([family(libc::AF_INET), family(libc::AF_INET6), Call::Any(libc::SYS_connect)]);
+    }
+
     /// Privileges that its system calls take.
     pub fn capabilities(&mut self, capabilities: Capabilities) {
         self.capabilities |= capabilities;
@@ -95,9 +105,11 @@ impl Sandbox {
             // SAFETY: it was open before this program opened anything: nothing here owns it.
             unsafe { libc::close(fd) };
         }
-        privileges::leave_network();
+        if self.ports.is_empty() {
+            privileges::leave_network();
+        }
         let filters = calls::filters(&self.calls)?;
-        files::restrict(self.connects)?;
+        files::restrict(self.connects, &self.ports)?;
         privileges::drop_all_but(self.capabilities)?;
         calls::restrict(&filters)
     }

@@ -128,7 +128,7 @@ fn what_only_an_attacker_does_kills() {
 #[test]
 fn no_file_can_be_opened_any_more() {
     let restricted = |path: &std::ffi::CStr, flags| {
-        in_a_child(|| match files::restrict(false) {
+        in_a_child(|| match files::restrict(false, &[]) {
             // SAFETY: the path outlives the call.
             Ok(()) => errno(unsafe { libc::open(path.as_ptr(), flags) }.into()),
             Err(_) => 255,
@@ -144,13 +144,32 @@ fn no_file_can_be_opened_any_more() {
     let scratch = std::env::temp_dir().join(format!("sandbox-{}", std::process::id()));
     std::fs::write(&scratch, "here").unwrap();
     let path = std::ffi::CString::new(scratch.to_str().unwrap()).unwrap();
-    let removed = in_a_child(|| match files::restrict(false) {
+    let removed = in_a_child(|| match files::restrict(false, &[]) {
         // SAFETY: as above.
         Ok(()) => errno(unsafe { libc::unlink(path.as_ptr()) }.into()),
         Err(_) => 255,
     });
     assert_eq!(removed, libc::EACCES);
     std::fs::remove_file(&scratch).unwrap();
+}
+
+#[test]
+fn a_tcp_port_is_reached_that_was_named_and_no_other() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let reached = |ports: &[u16]| {
+        in_a_child(|| match files::restrict(false, ports) {
+            Ok(()) => match std::net::TcpStream::connect(address) {
+                Ok(_) => 0,
+                Err(error) => error.raw_os_error().unwrap_or(255),
+            },
+            Err(_) => 255,
+        })
+    };
+    assert_eq!(reached(&[address.port()]), 0);
+    let other = reached(&[address.port().wrapping_add(1)]);
+    // From Landlock's fourth version on.
+    assert!(matches!(other, libc::EACCES | 0), "{other}");
 }
 
 #[test]

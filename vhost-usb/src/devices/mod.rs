@@ -3,11 +3,13 @@
 //! - [`text`]: how a device is written;
 //! - [`kinds`]: what each kind is made of;
 //! - [`passed`]: what a kind stands on, opened for a process that may not;
-//! - [`inputs`]: where events for keyboards and pointers come in.
+//! - [`inputs`]: where events for keyboards and pointers come in;
+//! - [`redirections`]: devices that are elsewhere.
 
 pub mod inputs;
 mod kinds;
 pub mod passed;
+pub mod redirections;
 mod text;
 
 use std::collections::BTreeMap;
@@ -18,6 +20,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use vhost_scsi::units::UnitError;
 
 use crate::controller::host::{Host, Socket};
+use crate::device::Device;
 use crate::device::hub::sockets::Sockets;
 use crate::physical::{Filter, PhysicalError};
 use crate::usb::Speed;
@@ -54,20 +57,29 @@ pub enum DeviceError {
     /// A descriptor is passed that it has no use for.
     #[error("--device {0}: it takes no descriptor")]
     Descriptor(String),
+    /// There is no place for it.
+    #[error("--device {0}: {1}")]
+    Place(String, PlaceError),
+}
+
+/// Why there is no place for a device.
+#[derive(Debug, thiserror::Error)]
+pub enum PlaceError {
     /// All ports are taken.
-    #[error("--device {0}: all ports are taken, plug a hub into one: --device hub")]
-    Full(String),
+    #[error("all ports are taken, plug a hub into one: --device hub")]
+    Full,
     /// There is no such port.
-    #[error("--device {0}: there is no port {1}")]
-    NoPort(String, Path),
+    #[error("there is no port {0}")]
+    NoPort(Path),
     /// Something is there.
-    #[error("--device {0}: port {1} is taken")]
-    Taken(String, Path),
+    #[error("port {0} is taken")]
+    Taken(Path),
 }
 
 /// What is plugged in somewhere.
 struct Plugged {
-    text: Text,
+    /// Its text, wherever it is.
+    what: String,
     /// A hub's ports, and how many.
     hub: Option<(Arc<Sockets>, usize)>,
 }
@@ -108,20 +120,37 @@ impl Devices {
     /// See [`DeviceError`].
     pub fn plug(&self, text: &str, passed: Option<OwnedFd>) -> Result<Path, DeviceError> {
         let text = Text::parse(text)?;
+        let failed = |error| DeviceError::Place(text.whole.clone(), error);
         let mut state = self.state();
-        let ports = self.host().ports().len();
-        let path = state.place(&text, ports)?;
+        let path = state.place(text.port.clone(), self.roots()).map_err(failed)?;
         let Made { device, hub, input } = kinds::make(&text, passed)?;
-        let plugged = match state.socket(&path) {
-            Some(socket) => self.host().plug(socket, device),
-            None => return Err(DeviceError::NoPort(text.whole, path)),
-        };
+        let plugged = self.put(&mut state, &path, text.portless(), device, hub);
         plugged.map_err(|error| DeviceError::Host(text.whole.clone(), error))?;
         if let Some(input) = input {
             state.inputs.add(path.clone(), input);
         }
-        state.plugged.insert(path.clone(), Plugged { text, hub });
         Ok(path)
+    }
+
+    /// Plugs a device into a port that is free.
+    fn put(
+        &self,
+        state: &mut State,
+        path: &Path,
+        what: String,
+        device: Box<dyn Device>,
+        hub: Option<(Arc<Sockets>, usize)>,
+    ) -> io::Result<()> {
+        if let Some(socket) = state.socket(path) {
+            self.host().plug(socket, device)?;
+            state.plugged.insert(path.clone(), Plugged { what, hub });
+        }
+        Ok(())
+    }
+
+    /// How many root ports there are.
+    fn roots(&self) -> usize {
+        self.host().ports().len()
     }
 
     /// Takes out what is plugged in somewhere, and with a hub all that is behind it. `false`: nothing is.
@@ -151,18 +180,16 @@ impl Devices {
     pub fn list(&self) -> Vec<(Path, String)> {
         let state = self.state();
         let plugged = state.plugged.iter();
-        plugged.map(|(path, plugged)| (path.clone(), plugged.text.portless())).collect()
+        plugged.map(|(path, plugged)| (path.clone(), plugged.what.clone())).collect()
     }
 }
 
 impl State {
     /// Where a device is to be, of so many root ports.
-    fn place(&self, text: &Text, roots: usize) -> Result<Path, DeviceError> {
-        let name = || text.whole.clone();
-        let Some(path) = text.port.clone() else {
+    fn place(&self, wanted: Option<Path>, roots: usize) -> Result<Path, PlaceError> {
+        let Some(path) = wanted else {
             let mut paths = (0..roots).map(Path::root_port);
-            let free = paths.find(|path| !self.plugged.contains_key(path));
-            return free.ok_or_else(|| DeviceError::Full(name()));
+            return paths.find(|path| !self.plugged.contains_key(path)).ok_or(PlaceError::Full);
         };
         let ports = match path.parent().map(|parent| self.plugged.get(&parent)) {
             Some(Some(Plugged { hub: Some((_, ports)), .. })) => *ports,
@@ -170,10 +197,9 @@ impl State {
             None => roots,
         };
         if path.last() >= ports || path.tiers() > TIERS.saturating_add(1) {
-            return Err(DeviceError::NoPort(name(), path));
+            return Err(PlaceError::NoPort(path));
         }
-        let taken = self.plugged.contains_key(&path);
-        if taken { Err(DeviceError::Taken(name(), path)) } else { Ok(path) }
+        if self.plugged.contains_key(&path) { Err(PlaceError::Taken(path)) } else { Ok(path) }
     }
 
     /// What is plugged into at a path. `None`: no hub is there.

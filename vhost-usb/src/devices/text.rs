@@ -64,6 +64,9 @@ impl fmt::Display for Path {
     }
 }
 
+/// What a port has to be.
+pub(super) const PORT: &str = "a port's number, as 2, or 2.1 behind a hub";
+
 /// A device's text.
 #[derive(Debug)]
 pub(super) struct Text {
@@ -88,8 +91,7 @@ impl Text {
             let (key, value) = part.split_once('=').unwrap_or((&part, "on"));
             match key {
                 "port" => {
-                    const WANTED: &str = "a port's number, as 2, or 2.1 behind a hub";
-                    let wrong = || DeviceError::Value(whole.clone(), "port", WANTED);
+                    let wrong = || DeviceError::Value(whole.clone(), "port", PORT);
                     port = Some(Path::parse(value).ok_or_else(wrong)?);
                 }
                 key => pairs.push((key.to_owned(), value.to_owned())),

@@ -98,6 +98,11 @@ pub struct Options {
     #[arg(long, value_name = "KIND[,…]", help_heading = group::USB)]
     pub usb: Vec<String>,
 
+    /// A port of that controller for a USB device that is elsewhere: unix:PATH or tcp:HOST:PORT[,key=value…] as
+    /// vhost-usb's --redirect
+    #[arg(long, value_name = "WHERE[,…]", help_heading = group::USB)]
+    pub usb_redirect: Vec<String>,
+
     /// Listen on this Unix socket for what USB devices are told, such as keys (QMP)
     #[arg(long, value_name = "PATH", requires = "usb", help_heading = group::USB)]
     pub usb_control: Option<PathBuf>,
@@ -152,7 +157,8 @@ impl Options {
     /// Whether there is something that firmware could boot from.
     #[must_use]
     pub fn has_disks(&self) -> bool {
-        let units = [&self.disk, &self.cdrom, &self.scsi_passthrough, &self.usb];
+        let units =
+            [&self.disk, &self.cdrom, &self.scsi_passthrough, &self.usb, &self.usb_redirect];
         units.iter().any(|units| !units.is_empty()) || !self.vhost_user.is_empty()
     }
 
@@ -187,6 +193,7 @@ impl Options {
 
     fn usb(&self) -> Option<Program> {
         let mut arguments: Vec<OsString> = each("--device", &self.usb).collect();
+        arguments.extend(each("--redirect", &self.usb_redirect));
         if arguments.is_empty() {
             return None;
         }

@@ -114,21 +114,17 @@ impl Control {
 
     /// Takes data; the request and what it means, once all are there.
     pub(super) fn take(&mut self, from: &dyn Source) -> (Answer, Option<(Setup, Meaning)>) {
-        let answer = match &mut self.stage {
-            Stage::Data { setup, data } => {
-                let wanted = usize::from(setup.length).saturating_sub(data.len());
-                if from.len() > wanted {
-                    self.refuse()
-                } else {
-                    data.extend(from.to_vec(wanted));
-                    let answer = Answer::moved(from.len());
-                    if from.len() < wanted {
-                        return (answer, None);
-                    }
-                    let (setup, data) = (*setup, std::mem::take(data));
-                    return (answer, Some((setup, meaning(setup, data))));
-                }
+        if let Stage::Data { setup, data } = &mut self.stage {
+            let wanted = usize::from(setup.length).saturating_sub(data.len());
+            if from.len() > wanted {
+                return (self.refuse(), None);
             }
+            data.extend(from.to_vec(wanted));
+            let is_whole = from.len() == wanted;
+            let whole = is_whole.then(|| (*setup, meaning(*setup, std::mem::take(data))));
+            return (Answer::moved(from.len()), whole);
+        }
+        let answer = match &self.stage {
             // The host may have seen enough before it has all, or before there is any.
             Stage::Reply { .. } if from.is_empty() => {
                 self.stage = Stage::Idle;
@@ -136,9 +132,7 @@ impl Control {
             }
             Stage::Asked { setup, .. } if is_in(*setup) && from.is_empty() => Answer::Nak,
             Stage::Failed(answer) => *answer,
-            Stage::Asked { .. } | Stage::Reply { .. } | Stage::Status { .. } | Stage::Idle => {
-                self.refuse()
-            }
+            _ => self.refuse(),
         };
         (answer, None)
     }

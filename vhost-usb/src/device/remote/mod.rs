@@ -88,6 +88,15 @@ impl<B: Backend> Remote<B> {
         &mut self.line.backend
     }
 
+    /// Another device is there, or none: whatever was under way is nobody's.
+    pub fn renew(&mut self) {
+        self.control.reset();
+        self.flows.clear();
+        self.address = 0;
+        self.remote_wakeup = false;
+        self.suspended = false;
+    }
+
     /// Sees what has happened.
     fn collect(&mut self) {
         while let Some(mut event) = self.line.backend.take() {

@@ -1,0 +1,301 @@
+//! The connection to a host: made here, and again when it has ended, or waited for.
+
+use std::fs::File;
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::{SocketAddr, TcpListener};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use rustix::io::Errno;
+use rustix::net::{
+    AddressFamily, SocketAddrUnix, SocketFlags, SocketType, accept_with, connect, socket_with,
+    sockopt,
+};
+use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
+use vmm_sys_util::timerfd::TimerFd;
+
+/// How long to wait before a host that was not there is tried again.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// Where a host is, or where it is waited for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// A Unix socket.
+    Unix(PathBuf),
+    /// A TCP port, by all addresses of its host.
+    Tcp(Vec<SocketAddr>),
+}
+
+/// What came of a look at the connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Look {
+    /// It is as it was.
+    Same,
+    /// A host has been connected.
+    Connected,
+}
+
+struct Stream {
+    file: File,
+    /// It is being connected.
+    pending: bool,
+    armed: EventSet,
+}
+
+/// The connection, or the way to it.
+pub struct Channel {
+    place: Place,
+    /// Readable when there is something to do.
+    epoll: Epoll,
+    listener: Option<OwnedFd>,
+    /// The listener is waited for.
+    listens: bool,
+    timer: TimerFd,
+    /// When to connect.
+    next: Instant,
+    /// How often that was tried: each address has its turn.
+    tries: usize,
+    stream: Option<Stream>,
+}
+
+/// A Unix socket that listens. One of that name on which nobody listens any more is replaced: a process that
+/// was killed has left it.
+fn listen(path: &Path) -> io::Result<UnixListener> {
+    match UnixListener::bind(path) {
+        Err(error) if error.kind() == ErrorKind::AddrInUse => {
+            match UnixStream::connect(path) {
+                Err(refused) if refused.kind() == ErrorKind::ConnectionRefused => {}
+                _ => return Err(error),
+            }
+            std::fs::remove_file(path)?;
+            UnixListener::bind(path)
+        }
+        other => other,
+    }
+}
+
+impl Channel {
+    /// A way to connect to that place, or to wait there.
+    ///
+    /// # Errors
+    /// It can't be waited there.
+    pub fn new(place: Place, serves: bool) -> io::Result<Self> {
+        let epoll = Epoll::new()?;
+        let mut timer = TimerFd::new().map_err(io::Error::from)?;
+        let listener: Option<OwnedFd> = match &place {
+            _ if !serves => None,
+            Place::Unix(path) => Some(listen(path)?.into()),
+            Place::Tcp(addresses) => Some(TcpListener::bind(addresses.as_slice())?.into()),
+        };
+        match &listener {
+            Some(listener) => rustix::io::ioctl_fionbio(listener, true)?,
+            None => {
+                let event = EpollEvent::new(EventSet::IN, 0);
+                epoll.ctl(ControlOperation::Add, timer.as_raw_fd(), event)?;
+                timer.reset(Duration::from_nanos(1), None).map_err(io::Error::from)?;
+            }
+        }
+        let mut this = Self {
+            place,
+            epoll,
+            listener,
+            listens: false,
+            timer,
+            next: Instant::now(),
+            tries: 0,
+            stream: None,
+        };
+        this.arm()?;
+        Ok(this)
+    }
+
+    pub(super) fn event(&self) -> RawFd {
+        self.epoll.as_raw_fd()
+    }
+
+    /// Connects, or sees whether somebody has.
+    pub(super) fn look(&mut self) -> io::Result<Look> {
+        match &mut self.stream {
+            Some(stream) if stream.pending => {
+                let mut events = [EpollEvent::default(); 2];
+                // It can only fail by being interrupted, and is then still readable.
+                let count = self.epoll.wait(0, &mut events).unwrap_or(0);
+                let fd = stream.file.as_raw_fd();
+                if !events.iter().take(count).any(|event| event.fd() == fd) {
+                    return Ok(Look::Same);
+                }
+                match sockopt::socket_error(&stream.file)? {
+                    Ok(()) => stream.pending = false,
+                    Err(error) => {
+                        log::debug!("redirection: no host yet: {error}");
+                        self.close();
+                        return Ok(Look::Same);
+                    }
+                }
+            }
+            Some(_) => return Ok(Look::Same),
+            None => self.open()?,
+        }
+        let connected = self.stream.as_ref().is_some_and(|stream| !stream.pending);
+        self.arm()?;
+        Ok(if connected { Look::Connected } else { Look::Same })
+    }
+
+    fn open(&mut self) -> io::Result<()> {
+        if let Some(listener) = &self.listener {
+            let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+            match accept_with(listener, flags) {
+                Ok(fd) => self.adopt(fd, false),
+                Err(Errno::AGAIN | Errno::INTR | Errno::CONNABORTED) => {}
+                Err(error) => return Err(error.into()),
+            }
+            return Ok(());
+        }
+        if Instant::now() < self.next {
+            return Ok(());
+        }
+        self.wait_to_connect();
+        self.tries = self.tries.wrapping_add(1);
+        match connect_to(&self.place, self.tries) {
+            Ok((fd, pending)) => self.adopt(fd, pending),
+            Err(error) => log::debug!("redirection: no host yet: {error}"),
+        }
+        Ok(())
+    }
+
+    fn adopt(&mut self, fd: OwnedFd, pending: bool) {
+        if let Place::Tcp(_) = self.place {
+            // Requests are small and are answered one by one; and a host may go without a word.
+            for result in
+                [sockopt::set_tcp_nodelay(&fd, true), sockopt::set_socket_keepalive(&fd, true)]
+            {
+                if let Err(error) = result {
+                    log::debug!("redirection: {error}");
+                }
+            }
+        }
+        self.stream = Some(Stream { file: fd.into(), pending, armed: EventSet::empty() });
+    }
+
+    fn wait_to_connect(&mut self) {
+        self.next = Instant::now().checked_add(PAUSE).unwrap_or(self.next);
+        if let Err(error) = self.timer.reset(PAUSE, None) {
+            log::error!("redirection: a timer cannot be set: {error}");
+        }
+    }
+
+    /// Somebody is connected.
+    pub(super) fn is_connected(&self) -> bool {
+        self.stream.as_ref().is_some_and(|stream| !stream.pending)
+    }
+
+    /// Reads what there is; 0: the host has closed the connection.
+    pub(super) fn read(&mut self, to: &mut [u8]) -> io::Result<usize> {
+        let Some(stream) = &mut self.stream else { return Err(ErrorKind::WouldBlock.into()) };
+        stream.file.read(to)
+    }
+
+    /// Writes as much as can be, and takes it out.
+    pub(super) fn write(&mut self, output: &mut Vec<u8>) -> io::Result<()> {
+        let Some(stream) = self.stream.as_mut().filter(|stream| !stream.pending) else {
+            return Ok(());
+        };
+        let mut done: usize = 0;
+        let result = loop {
+            let rest = output.get(done..).unwrap_or_default();
+            if rest.is_empty() {
+                break Ok(());
+            }
+            match stream.file.write(rest) {
+                Ok(0) => break Err(ErrorKind::WriteZero.into()),
+                Ok(count) => done = done.saturating_add(count),
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == ErrorKind::WouldBlock => break Ok(()),
+                Err(error) => break Err(error),
+            }
+        };
+        output.drain(..done.min(output.len()));
+        result?;
+        self.wait_for(!output.is_empty())
+    }
+
+    /// Ends the connection; there may be another one.
+    pub(super) fn close(&mut self) {
+        // It leaves the set with its last descriptor.
+        self.stream = None;
+        if self.listener.is_none() {
+            self.wait_to_connect();
+        }
+        if let Err(error) = self.arm() {
+            log::error!("redirection: nobody can connect any more: {error}");
+        }
+    }
+
+    fn arm(&mut self) -> io::Result<()> {
+        let wanted = self.stream.is_none();
+        if let Some(listener) = &self.listener
+            && wanted != self.listens
+        {
+            let event = EpollEvent::new(EventSet::IN, 0);
+            let operation = if wanted { ControlOperation::Add } else { ControlOperation::Delete };
+            self.epoll.ctl(operation, listener.as_raw_fd(), event)?;
+            self.listens = wanted;
+        }
+        if self.stream.is_some() && self.listener.is_none() {
+            self.timer.clear().map_err(io::Error::from)?;
+        }
+        self.wait_for(false)
+    }
+
+    /// Waits for what can be read, and for room if something is to be written.
+    fn wait_for(&mut self, room: bool) -> io::Result<()> {
+        let Some(stream) = &mut self.stream else { return Ok(()) };
+        let events = match (stream.pending, room) {
+            (true, _) => EventSet::OUT,
+            (false, true) => EventSet::IN | EventSet::OUT,
+            (false, false) => EventSet::IN,
+        };
+        if events == stream.armed {
+            return Ok(());
+        }
+        let operation = match stream.armed.is_empty() {
+            true => ControlOperation::Add,
+            false => ControlOperation::Modify,
+        };
+        let fd = stream.file.as_raw_fd();
+        let data = u64::try_from(fd).unwrap_or(0);
+        self.epoll.ctl(operation, fd, EpollEvent::new(events, data))?;
+        stream.armed = events;
+        Ok(())
+    }
+}
+
+/// A socket that is connected, or is being so.
+fn connect_to(place: &Place, tries: usize) -> io::Result<(OwnedFd, bool)> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let (fd, result) = match place {
+        Place::Unix(path) => {
+            let fd = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+            let result = connect(fd.as_fd(), &SocketAddrUnix::new(path.as_path())?);
+            (fd, result)
+        }
+        Place::Tcp(addresses) => {
+            let number = tries.checked_rem(addresses.len()).unwrap_or(0);
+            let address = addresses.get(number).ok_or(ErrorKind::AddrNotAvailable)?;
+            let family = match address {
+                SocketAddr::V4(_) => AddressFamily::INET,
+                SocketAddr::V6(_) => AddressFamily::INET6,
+            };
+            let fd = socket_with(family, SocketType::STREAM, flags, None)?;
+            let result = connect(fd.as_fd(), address);
+            (fd, result)
+        }
+    };
+    match result {
+        Ok(()) => Ok((fd, false)),
+        Err(Errno::INPROGRESS) => Ok((fd, true)),
+        Err(error) => Err(error.into()),
+    }
+}
