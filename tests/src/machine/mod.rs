@@ -8,6 +8,7 @@ mod packages;
 mod passt;
 mod qemu;
 mod root;
+mod usbredir;
 
 use std::env;
 use std::fs::{self, File};
@@ -78,6 +79,14 @@ impl Machine {
     /// A folder with passt, and its own loader and libraries, unpacked at its first use.
     pub fn passt() -> Result<PathBuf, Error> {
         Artefact { name: "passt", recipe: passt::recipe() }.ensure(passt::build)
+    }
+
+    /// The library that is usbredir's own parser, unpacked at its first use.
+    pub fn usbredir() -> Result<PathBuf, Error> {
+        let artefact = Artefact { name: "usbredir", recipe: usbredir::recipe() };
+        let libraries = format!("usr/lib/{}-linux-gnu", env::consts::ARCH);
+        let folder = artefact.ensure(usbredir::build)?.join(libraries);
+        Ok(folder.join("libusbredirparser.so.1"))
     }
 
     /// One of the versions of QEMU, unpacked at its first use.

@@ -190,6 +190,7 @@ impl Parser {
             }
             kind::INTERRUPT_RECEIVING_STATUS => {
                 let both = bytes.u8().zip(bytes.endpoint());
+                let both = both.filter(|(_, endpoint)| endpoint.direction() == Direction::In);
                 both.map(|(status, endpoint)| Packet::InterruptStatus { status, endpoint })
             }
             kind::BULK_STREAMS_STATUS | kind::BULK_RECEIVING_STATUS => Some(Packet::BulkStatus),

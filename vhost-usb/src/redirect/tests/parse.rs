@@ -111,6 +111,7 @@ fn what_no_host_may_say_ends_the_connection() {
     assert_eq!(one(kind::EP_INFO, &[4; 160]), Err(Value(5)));
     assert_eq!(one(kind::FILTER_FILTER, b"1,2"), Err(Value(23)));
     assert_eq!(one(kind::ISO_STREAM_STATUS, &[0, 0x11]), Err(Value(14)), "no endpoint");
+    assert_eq!(one(kind::INTERRUPT_RECEIVING_STATUS, &[0, 1]), Err(Value(17)), "none that sends");
     // Lengths that are not those of the data: more, fewer, or some where there are none.
     for body in [&[0x81, 0, 2, 0, 1][..], &[0x81, 0, 0, 0, 1], &[1, 0, 1, 0, 1]] {
         assert_eq!(one(kind::INTERRUPT_PACKET, body), Err(Value(103)));
