@@ -16,7 +16,8 @@ use rustix::net::{
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 use vmm_sys_util::timerfd::TimerFd;
 
-/// How long to wait before a host that was not there is tried again.
+/// How long to wait before a host that was not there is tried again, or another one is let in: guests are to
+/// see that a device was plugged out, and a host that says nonsense is not to fill the log with it.
 const PAUSE: Duration = Duration::from_secs(1);
 
 /// Where a host is, or where it is waited for.
@@ -53,7 +54,7 @@ pub struct Channel {
     /// The listener is waited for.
     listens: bool,
     timer: TimerFd,
-    /// When to connect.
+    /// When to connect, or let in.
     next: Instant,
     /// How often that was tried: each address has its turn.
     tries: usize,
@@ -89,15 +90,12 @@ impl Channel {
             Place::Unix(path) => Some(listen(path)?.into()),
             Place::Tcp(addresses) => Some(TcpListener::bind(addresses.as_slice())?.into()),
         };
-        match &listener {
-            Some(listener) => rustix::io::ioctl_fionbio(listener, true)?,
-            None => {
-                let event = EpollEvent::new(EventSet::IN, 0);
-                epoll.ctl(ControlOperation::Add, timer.as_raw_fd(), event)?;
-                timer.reset(Duration::from_nanos(1), None).map_err(io::Error::from)?;
-            }
+        if let Some(listener) = &listener {
+            rustix::io::ioctl_fionbio(listener, true)?;
         }
-        let mut this = Self {
+        epoll.ctl(ControlOperation::Add, timer.as_raw_fd(), EpollEvent::new(EventSet::IN, 0))?;
+        timer.reset(Duration::from_nanos(1), None).map_err(io::Error::from)?;
+        Ok(Self {
             place,
             epoll,
             listener,
@@ -106,9 +104,7 @@ impl Channel {
             next: Instant::now(),
             tries: 0,
             stream: None,
-        };
-        this.arm()?;
-        Ok(this)
+        })
     }
 
     pub(super) fn event(&self) -> RawFd {
@@ -144,6 +140,9 @@ impl Channel {
     }
 
     fn open(&mut self) -> io::Result<()> {
+        if !self.is_time() {
+            return Ok(());
+        }
         if let Some(listener) = &self.listener {
             let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
             match accept_with(listener, flags) {
@@ -153,10 +152,7 @@ impl Channel {
             }
             return Ok(());
         }
-        if Instant::now() < self.next {
-            return Ok(());
-        }
-        self.wait_to_connect();
+        self.pause();
         self.tries = self.tries.wrapping_add(1);
         match connect_to(&self.place, self.tries) {
             Ok((fd, pending)) => self.adopt(fd, pending),
@@ -179,7 +175,11 @@ impl Channel {
         self.stream = Some(Stream { file: fd.into(), pending, armed: EventSet::empty() });
     }
 
-    fn wait_to_connect(&mut self) {
+    fn is_time(&self) -> bool {
+        Instant::now() >= self.next
+    }
+
+    fn pause(&mut self) {
         self.next = Instant::now().checked_add(PAUSE).unwrap_or(self.next);
         if let Err(error) = self.timer.reset(PAUSE, None) {
             log::error!("redirection: a timer cannot be set: {error}");
@@ -225,16 +225,14 @@ impl Channel {
     pub(super) fn close(&mut self) {
         // It leaves the set with its last descriptor.
         self.stream = None;
-        if self.listener.is_none() {
-            self.wait_to_connect();
-        }
+        self.pause();
         if let Err(error) = self.arm() {
             log::error!("redirection: nobody can connect any more: {error}");
         }
     }
 
     fn arm(&mut self) -> io::Result<()> {
-        let wanted = self.stream.is_none();
+        let wanted = self.stream.is_none() && self.is_time();
         if let Some(listener) = &self.listener
             && wanted != self.listens
         {
@@ -243,7 +241,7 @@ impl Channel {
             self.epoll.ctl(operation, listener.as_raw_fd(), event)?;
             self.listens = wanted;
         }
-        if self.stream.is_some() && self.listener.is_none() {
+        if self.stream.is_some() || self.listens {
             self.timer.clear().map_err(io::Error::from)?;
         }
         self.wait_for(false)
