@@ -4,7 +4,7 @@ use std::fs;
 use std::io::Write;
 use std::time::Duration;
 
-use lab::{Error, Guest, Machine, Version, spawn};
+use lab::{Error, Guest, Machine, Version, spawn, usbtest};
 
 use crate::common::{Bench, FUNCTIONS, within};
 
@@ -63,6 +63,20 @@ fn a_guest_of_qemus_uses_a_stick_and_is_interrupted_by_messages() -> Result<(), 
 #[test]
 fn a_guest_of_qemus_uses_a_stick_and_is_interrupted_by_pins() -> Result<(), Error> {
     is_used("pci=nomsi", "IO-APIC")
+}
+
+#[test]
+fn the_kernels_usbtest_finds_nothing_wrong() -> Result<(), Error> {
+    let bench = Bench::new(&["--device", "gadget-zero,port=2"], |_| {});
+    let guest = Guest::builder().qemu(Version::Sid).args(bench.devices(&FUNCTIONS)).boot()?;
+    // Setting 1 has isochronous endpoints; neither has interrupt ones.
+    for (alternate, unsupported) in [(0, &[15, 16, 22, 23, 25, 26][..]), (1, &[25, 26])] {
+        let load = format!("rmmod usbtest; modprobe -a ehci-pci; modprobe usbtest alt={alternate}");
+        guest.run(&load)?.stdout_if_ok()?;
+        let said = guest.run_within(5 * MINUTE, &usbtest::script(30))?.stdout_if_ok()?;
+        usbtest::check(&said, unsupported);
+    }
+    Ok(())
 }
 
 /// Writes a text to the first serial port, and stops.
