@@ -10,7 +10,7 @@ use crate::error::Context;
 use crate::{Error, Step};
 
 /// Besides the kernel of [`STABLE_KERNEL`].
-const PACKAGES: [&str; 25] = [
+const PACKAGES: [&str; 26] = [
     // The backport.
     "linux-image-amd64",
     "busybox-static",
@@ -34,6 +34,7 @@ const PACKAGES: [&str; 25] = [
     // USB, likewise.
     "usbutils",
     "evtest",
+    "usbredirect",
     // Guests of the guest.
     "qemu-system-x86",
     "qemu-utils",

@@ -1,0 +1,81 @@
+//! A USB device that is elsewhere, in a guest's port: `usbredirect` has it, a gadget that Linux makes.
+
+use std::time::Duration;
+
+use lab::{Error, Host, Kernel, Shell, Task};
+
+const MINUTE: Duration = Duration::from_secs(60);
+
+/// A stick that is plugged into the host, with random data.
+const STICK: &str = "
+ip link set lo up
+dd if=/dev/urandom of=/tmp/stick.img bs=64k count=32 status=none
+modprobe -a dummy_hcd usb_f_mass_storage libcomposite || exit 1
+modprobe g_mass_storage file=/tmp/stick.img removable=1 idVendor=0x1209 idProduct=0x0001 || exit 1
+for i in $(seq 100); do lsusb -d 1209:0001 && exit 0; sleep 0.1; done
+dmesg | tail -20; exit 1";
+
+/// Loads the drivers.
+const DRIVERS: &str = "modprobe -a ehci-pci usb-storage sd_mod";
+
+/// Waits for the stick's disk, and reads all of it.
+const READ: &str = "
+for i in $(seq 600); do
+    disk=$(ls /sys/bus/usb/devices/?-PORT/*/host*/target*/*/block 2>/dev/null) && break
+    sleep 0.1
+done
+[ -b /dev/$disk ] || { dmesg | tail -30; exit 1; }
+cat /sys/bus/usb/devices/?-PORT/speed
+md5sum </dev/$disk";
+
+/// Writes where the reader does not look, and what is to be found there.
+const WRITE: &str = "
+disk=$(ls /sys/bus/usb/devices/?-1/*/host*/target*/*/block)
+dd if=/dev/urandom of=/tmp/new bs=64k count=4 status=none
+dd if=/tmp/new of=/dev/$disk bs=64k seek=16 oflag=direct conv=fsync status=none || exit 1
+md5sum </tmp/new";
+
+/// Reads without end.
+const USE: &str = "
+disk=$(ls /sys/bus/usb/devices/?-1/*/host*/target*/*/block)
+while dd if=/dev/$disk of=/dev/null bs=64k iflag=direct status=none; do :; done";
+
+/// Waits until the stick is gone.
+const GONE: &str = "
+for i in $(seq 300); do [ -e /sys/bus/usb/devices/?-PORT ] || exit 0; sleep 0.1; done
+dmesg | tail -30; exit 1";
+
+/// Has `usbredirect` share the stick. It never sleeps (0.13), so it is to have what others leave.
+fn redirect(host: &Host, how: &str) -> Result<Task, Error> {
+    host.guest().start(&format!("exec nice -n 19 usbredirect --device 1209:0001 {how}"))
+}
+
+#[test]
+fn a_stick_that_is_elsewhere_is_used_goes_and_comes_back() -> Result<(), Error> {
+    Host::test(|| {
+        let host = Host::boot(|builder| builder)?;
+        host.guest().run(STICK)?.stdout_if_ok()?;
+        let sum = host.guest().run("md5sum </tmp/stick.img")?.stdout_if_ok()?;
+        let first = redirect(&host, "--as 127.0.0.1:4000")?;
+        let arguments = "--usb-redirect tcp:127.0.0.1:4000";
+        let guest = host.boot_vmm_guest(Kernel::Backports, "", arguments)?;
+        guest.run(DRIVERS)?.stdout_if_ok()?;
+        let (read, gone) = (READ.replace("PORT", "1"), GONE.replace("PORT", "1"));
+        let found = guest.run_within(5 * MINUTE, &read)?.stdout_if_ok()?;
+        assert_eq!(found, format!("480\n{sum}"));
+        let written = guest.run_within(5 * MINUTE, WRITE)?.stdout_if_ok()?;
+        let there = "dd if=/tmp/stick.img bs=64k skip=16 count=4 status=none | md5sum";
+        assert_eq!(host.guest().run(there)?.stdout_if_ok()?, written);
+
+        // Plugged out while it is in use, and in again.
+        guest.run(&format!("({USE}) >/tmp/use 2>&1 &"))?;
+        host.guest().run("sleep 2; pkill -9 usbredirect")?;
+        first.wait(host.guest(), MINUTE)?;
+        guest.run(&gone)?.stdout_if_ok()?;
+        let sum = host.guest().run("md5sum </tmp/stick.img")?.stdout_if_ok()?;
+        let _second = redirect(&host, "--as 127.0.0.1:4000")?;
+        let found = guest.run_within(5 * MINUTE, &read)?.stdout_if_ok()?;
+        assert_eq!(found, format!("480\n{sum}"));
+        Ok(())
+    })
+}
