@@ -31,7 +31,7 @@ def code(value):
 
 with open(node(), "r+b", buffering=0) as device:
     for number in TESTS:
-        test = Test(number, int(sys.argv[1]), 1024, 512, 8)
+        test = Test(number, int(sys.argv[1]), 1024, 512, 32)
         ioctl = Ioctl(0, code(USBTEST_REQUEST), ctypes.addressof(test))
         try:
             fcntl.ioctl(device, USBDEVFS_IOCTL, ioctl)
