@@ -54,7 +54,7 @@ fn a_guest_has_the_hosts_devices_as_they_come_and_go() -> Result<(), Error> {
 
         let devices = format!("--usb host,match={STICK} --usb host,match=1-2");
         let guest = host.boot_vmm_guest(Kernel::Backports, "", &devices)?;
-        let in_guest = |script: &str| guest.run_within(3 * MINUTE, script)?.stdout_if_ok();
+        let in_guest = |script: &str| guest.run_within(5 * MINUTE, script)?.stdout_if_ok();
         in_guest("modprobe -a ehci-pci uhci-hcd usb-storage sd_mod usbhid hid-generic evdev")?;
         in_guest(&read)?;
         let listed = in_guest("lsusb; grep -c Tablet /proc/bus/input/devices")?;
