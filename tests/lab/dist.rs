@@ -9,10 +9,11 @@ use lab::{Error, program, workspace};
 use vhost_runtime::manual::{self, Shell};
 
 /// The files of a package that are written by hand, and where they go.
-const FILES: [(&str, &str); 3] = [
+const FILES: [(&str, &str); 4] = [
     ("vhost-scsi/dist/50-vhost-scsi.json", "usr/share/qemu/vhost-user"),
     ("vhost-scsi/dist/vhost-scsi@.service", "usr/lib/systemd/system"),
     ("vhost-scsi/dist/vhost-scsi@.socket", "usr/lib/systemd/system"),
+    ("vhost-usb/dist/vhost-usb@.service", "usr/lib/systemd/system"),
 ];
 
 /// A program's name, its command line, and what its manual says besides.
