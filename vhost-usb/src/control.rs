@@ -17,6 +17,7 @@ use vhost_runtime::control::{Arguments, Commands, ControlError, parse};
 use vhost_runtime::supervisor::Keeper;
 
 use crate::devices::inputs::Event;
+use crate::devices::passed::Passed;
 use crate::devices::{Devices, Path};
 use changes::Change;
 
@@ -63,7 +64,10 @@ impl Control {
     fn add(&self, Add { device }: Add, passed: Option<OwnedFd>) -> Result<Value, ControlError> {
         let copy = passed.as_ref().map(OwnedFd::try_clone).transpose();
         let copy = copy.map_err(ControlError::failed)?;
-        let path = self.devices.plug(&device, passed).map_err(ControlError::failed)?;
+        let path = self
+            .devices
+            .plug(&device, passed.map(Passed::Descriptor))
+            .map_err(ControlError::failed)?;
         let fds: Vec<_> = copy.iter().map(AsFd::as_fd).collect();
         self.keep(&path, &Change::Added(device), &fds);
         log::info!("port {path}: a device was plugged in");

@@ -2,7 +2,6 @@
 
 mod ctl;
 
-use std::os::fd::OwnedFd;
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex};
 
@@ -15,10 +14,12 @@ use vhost_scsi::confinement;
 use vhost_scsi::image::engine::EngineKind;
 use vhost_usb::control::Control;
 use vhost_usb::controller::host::Host;
+use vhost_usb::devices::passed::Passed;
 use vhost_usb::devices::redirections::{RedirectError, Redirection};
 use vhost_usb::devices::{self, DeviceError, Devices};
 use vhost_usb::options::{Options, Verb};
-use vhost_usb::physical::{self, Filter, broker};
+use vhost_usb::physical::broker::{self, Slot};
+use vhost_usb::physical::{self, Filter};
 use vhost_usb::redirect::channel::Place;
 use vhost_usb::serve::vfio_user;
 use vhost_usb::serve::vhost_user::Server;
@@ -119,12 +120,12 @@ fn plug(devices: &Devices, texts: &[String]) -> Result<(), Failure> {
     let mut slots = slots.into_iter();
     for (text, filter) in texts.iter().zip(&filters) {
         let slot = filter.as_ref().and_then(|_| slots.next());
-        devices.plug(text, slot)?;
+        devices.plug(text, slot.map(Passed::Slot))?;
     }
     Ok(())
 }
 
-fn start_broker(filters: &[Filter]) -> Result<Vec<OwnedFd>, Failure> {
+fn start_broker(filters: &[Filter]) -> Result<Vec<Slot>, Failure> {
     broker::start(filters).map_err(Failure::Broker)
 }
 

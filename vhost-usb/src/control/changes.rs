@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use vhost_runtime::supervisor::Kept;
 
 use super::Control;
+use crate::devices::passed::Passed;
 use crate::devices::{DeviceError, Path};
 
 /// Something that was done to a port.
@@ -53,6 +54,6 @@ impl Control {
 
     fn again(&self, path: &Path, text: &str, fds: Vec<OwnedFd>) -> Result<(), DeviceError> {
         let text = format!("{text},port={path}");
-        self.devices.plug(&text, fds.into_iter().next()).map(drop)
+        self.devices.plug(&text, fds.into_iter().next().map(Passed::Descriptor)).map(drop)
     }
 }

@@ -11,6 +11,7 @@ use vhost_scsi::scsi::target::Bus;
 use vhost_scsi::units::{Addresses, Kind, Unit};
 
 use super::inputs::Input;
+use super::passed::Passed;
 use super::text::Text;
 use super::{DeviceError, passed, speed};
 use crate::device::Device;
@@ -24,7 +25,6 @@ use crate::device::hub::{self, Hub, MOST_PORTS};
 use crate::device::remote::Remote;
 use crate::device::serial::Serial;
 use crate::device::storage::Storage;
-use crate::physical::broker::Slot;
 use crate::physical::{self, Filter, Physical};
 use crate::usb::Speed;
 
@@ -64,12 +64,26 @@ fn emulated<F: Function + 'static>(function: F, speed: Speed) -> Box<dyn Device>
 }
 
 /// Makes the device, on what is `passed` or on what it opens.
-pub(super) fn make(text: &Text, passed: Option<OwnedFd>) -> Result<Made, DeviceError> {
+pub(super) fn make(text: &Text, passed: Option<Passed>) -> Result<Made, DeviceError> {
     let speed = speed(text)?;
-    if passed.is_some() && !matches!(text.kind.as_str(), "storage" | "serial" | "host") {
-        return Err(DeviceError::Descriptor(text.whole.clone()));
-    }
     let failed = |error: io::Error| DeviceError::Host(text.whole.clone(), error);
+    if text.kind == "host" {
+        let physical = match passed {
+            Some(Passed::Slot(slot)) => Physical::in_slot(slot),
+            Some(Passed::Descriptor(fd)) => Physical::passed(fd.into()),
+            None => Physical::passed(physical::open(&filter(text)?).map_err(failed)?),
+        };
+        let broken = |error| DeviceError::Physical(text.whole.clone(), error);
+        let device = Box::new(Remote::new(physical.map_err(broken)?));
+        return Ok(Made { device, hub: None, input: None });
+    }
+    let passed = match passed {
+        None => None,
+        Some(Passed::Descriptor(fd)) if matches!(text.kind.as_str(), "storage" | "serial") => {
+            Some(fd)
+        }
+        Some(_) => return Err(DeviceError::Descriptor(text.whole.clone())),
+    };
     let alone = |device| Made { device, hub: None, input: None };
     Ok(match text.kind.as_str() {
         "storage" => alone(emulated(storage(text, passed)?, speed)),
@@ -111,16 +125,6 @@ pub(super) fn make(text: &Text, passed: Option<OwnedFd>) -> Result<Made, DeviceE
                 }
             };
             alone(emulated(GadgetZero::new(speed, mode).map_err(failed)?, speed))
-        }
-        "host" => {
-            let filter = filter(text)?;
-            let physical = match passed {
-                Some(fd) if passed::is_socket(&fd) => Physical::in_slot(Slot::new(fd)),
-                Some(fd) => Physical::passed(fd.into()),
-                None => Physical::passed(physical::open(&filter).map_err(failed)?),
-            };
-            let broken = |error| DeviceError::Physical(text.whole.clone(), error);
-            alone(Box::new(Remote::new(physical.map_err(broken)?)))
         }
         _ => return Err(DeviceError::Kind(text.whole.clone())),
     })

@@ -14,7 +14,6 @@ mod text;
 
 use std::collections::BTreeMap;
 use std::io;
-use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use vhost_scsi::units::UnitError;
@@ -27,6 +26,7 @@ use crate::usb::Speed;
 use inputs::{Event, InputError, Inputs};
 pub(crate) use kinds::KINDS;
 use kinds::Made;
+use passed::Passed;
 pub use text::Path;
 use text::Text;
 
@@ -118,7 +118,7 @@ impl Devices {
     ///
     /// # Errors
     /// See [`DeviceError`].
-    pub fn plug(&self, text: &str, passed: Option<OwnedFd>) -> Result<Path, DeviceError> {
+    pub fn plug(&self, text: &str, passed: Option<Passed>) -> Result<Path, DeviceError> {
         let text = Text::parse(text)?;
         let failed = |error| DeviceError::Place(text.whole.clone(), error);
         let mut state = self.state();
@@ -236,6 +236,8 @@ fn speed(text: &Text) -> Result<Speed, DeviceError> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::fd::OwnedFd;
+
     use super::*;
     use crate::controller::host::Kind;
 
@@ -288,21 +290,29 @@ mod tests {
         assert_eq!(missing, "--device kbd,port=2.1: there is no port 2.1");
     }
 
+    #[allow(clippy::unnecessary_wraps)]
+    fn descriptor(fd: impl Into<OwnedFd>) -> Option<Passed> {
+        Some(Passed::Descriptor(fd.into()))
+    }
+
     #[test]
     fn descriptors_are_for_those_who_need_them() {
         let (devices, _) = plugged(&[]);
         let (ours, theirs) = std::os::unix::net::UnixStream::pair().unwrap();
         let kept = theirs.try_clone().unwrap();
-        devices.plug("serial,unix=/nowhere", Some(theirs.into())).unwrap();
-        let error = devices.plug("kbd", Some(kept.into())).unwrap_err().to_string();
+        devices.plug("serial,unix=/nowhere", descriptor(theirs)).unwrap();
+        let error = devices.plug("kbd", descriptor(kept)).unwrap_err().to_string();
         assert_eq!(error, "--device kbd: it takes no descriptor");
         let file = tempfile::tempfile().unwrap();
-        let error = devices.plug("serial,unix=/nowhere", Some(file.into())).unwrap_err();
+        let error = devices.plug("serial,unix=/nowhere", descriptor(file)).unwrap_err();
         let said = "--device serial,unix=/nowhere: what is passed is no stream socket";
         assert_eq!(error.to_string(), said);
         let file = tempfile::tempfile().unwrap();
         file.set_len(1 << 20).unwrap();
-        devices.plug("storage,file=/any,,where", Some(file.into())).unwrap();
+        let (socket, _other) = std::os::unix::net::UnixStream::pair().unwrap();
+        let error = devices.plug("host,match=1234:5678", descriptor(socket)).unwrap_err();
+        assert!(matches!(error, DeviceError::Physical(..)), "{error}");
+        devices.plug("storage,file=/any,,where", descriptor(file)).unwrap();
         drop(ours);
     }
 

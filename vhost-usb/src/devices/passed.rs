@@ -10,6 +10,16 @@ use rustix::net::sockopt::socket_type;
 use super::text::Text;
 use super::{DeviceError, kinds};
 use crate::physical;
+use crate::physical::broker::Slot;
+
+/// What a device stands on, opened by another process.
+#[derive(Debug)]
+pub enum Passed {
+    /// A file, a socket, or a device of the host's.
+    Descriptor(OwnedFd),
+    /// Devices of the host's, as they come and go.
+    Slot(Slot),
+}
 
 /// Opens what a device stands on, where it does; and its text, as another process understands it.
 ///
@@ -54,10 +64,6 @@ pub(super) fn check_stream(fd: &impl AsFd) -> io::Result<()> {
         Ok(SocketType::STREAM) => Ok(()),
         _ => Err(io::Error::other("what is passed is no stream socket")),
     }
-}
-
-pub(super) fn is_socket(fd: &impl AsFd) -> bool {
-    socket_type(fd).is_ok()
 }
 
 #[cfg(test)]

@@ -40,12 +40,6 @@ const PAUSE: Timespec = Timespec { tv_sec: 0, tv_nsec: 250_000_000 };
 pub struct Slot(OwnedFd);
 
 impl Slot {
-    /// The other end of what [`start`] has given.
-    #[must_use]
-    pub fn new(fd: OwnedFd) -> Self {
-        Self(fd)
-    }
-
     /// Whether there is a device to begin with.
     pub(super) fn first(&self) -> io::Result<Option<File>> {
         Ok(self.receive(RecvFlags::CMSG_CLOEXEC)?)
@@ -91,18 +85,18 @@ impl AsFd for Slot {
     }
 }
 
-/// Starts the process, before any thread is started, and returns a slot's end for each filter, in their
+/// Starts the process, before any thread is started, and returns a slot for each filter, in their
 /// order. It ends when all of them are closed.
 ///
 /// # Errors
 /// The host refuses.
-pub fn start(filters: &[Filter]) -> io::Result<Vec<OwnedFd>> {
+pub fn start(filters: &[Filter]) -> io::Result<Vec<Slot>> {
     let events = watch()?;
     let (mut slots, mut theirs) = (Vec::new(), Vec::new());
     for filter in filters {
         let (kind, flags) = (SocketType::SEQPACKET, SocketFlags::CLOEXEC);
         let (ours, other) = socketpair(AddressFamily::UNIX, kind, flags, None)?;
-        theirs.push(ours);
+        theirs.push(Slot(ours));
         slots.push(Entry {
             filter: filter.clone(),
             socket: other,
