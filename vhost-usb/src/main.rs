@@ -20,7 +20,6 @@ use vhost_usb::devices::{self, DeviceError, Devices};
 use vhost_usb::options::{Options, Verb};
 use vhost_usb::physical::broker::{self, Slot};
 use vhost_usb::physical::{self, Filter};
-use vhost_usb::redirect::channel::Place;
 use vhost_usb::serve::vfio_user;
 use vhost_usb::serve::vhost_user::Server;
 
@@ -86,7 +85,7 @@ fn run(options: &Options) -> Result<ExitCode, Failure> {
     plug(&devices, &options.devices())?;
     let redirections = options.redirect.iter().map(|text| Redirection::parse(text));
     for redirection in redirections.collect::<Result<Vec<_>, _>>()? {
-        connects(&mut sandbox, &redirection);
+        redirection.connects_to().into_iter().for_each(|place| place.allow(&mut sandbox));
         devices.redirect(redirection)?;
     }
     let control = Arc::new(Control::new(devices, link.keeper()));
@@ -127,17 +126,6 @@ fn plug(devices: &Devices, texts: &[String]) -> Result<(), Failure> {
 
 fn start_broker(filters: &[Filter]) -> Result<Vec<Slot>, Failure> {
     broker::start(filters).map_err(Failure::Broker)
-}
-
-/// A host that comes back is connected to again, from within the sandbox.
-fn connects(sandbox: &mut Sandbox, redirection: &Redirection) {
-    match redirection.connects_to() {
-        Some(Place::Unix(_)) => sandbox.connects(),
-        Some(Place::Tcp(addresses)) => {
-            addresses.iter().for_each(|address| sandbox.connects_tcp(address.port()));
-        }
-        None => {}
-    }
 }
 
 /// Units and devices are all that it has of the host: units on threads, which need no io_uring.

@@ -1,20 +1,19 @@
 //! Ports for devices that are elsewhere: `--redirect`.
 
 use std::io;
-use std::net::ToSocketAddrs;
 
 use super::text::{PORT, Path};
 use super::{Devices, PlaceError};
-use crate::redirect::channel::{Channel, Place};
+use crate::redirect::channel::{self, Channel, Place};
 use crate::redirect::device::Redirect;
 use crate::redirect::filter::{Filter, FilterError};
 
 /// Why there is no such port.
 #[derive(Debug, thiserror::Error)]
 pub enum RedirectError {
-    /// It does not say where the host is.
-    #[error("--redirect {0}: it must begin with unix:PATH or tcp:HOST:PORT")]
-    Where(String),
+    /// It does not say where the host is, or that is unknown.
+    #[error("--redirect {0}: {1}")]
+    Where(String, channel::PlaceError),
     /// It has no such key.
     #[error("--redirect {0}: {1} is unknown to it; there are server, filter=RULES and port=N")]
     Key(String, String),
@@ -27,7 +26,7 @@ pub enum RedirectError {
     /// There is no place for it.
     #[error("--redirect {0}: {1}")]
     Place(String, PlaceError),
-    /// The host's name is unknown, or it can't be waited there.
+    /// The host can't be waited for there.
     #[error("--redirect {0}: {1}")]
     Host(String, io::Error),
 }
@@ -43,20 +42,6 @@ pub struct Redirection {
     port: Option<Path>,
 }
 
-/// Where that is. Names are looked up now: later there is nobody to ask.
-fn place(whole: &str, text: &str) -> Result<Place, RedirectError> {
-    let wrong = || RedirectError::Where(whole.to_owned());
-    match text.split_once(':') {
-        Some(("unix", path)) if !path.is_empty() => Ok(Place::Unix(path.into())),
-        Some(("tcp", address)) => {
-            address.rsplit_once(':').ok_or_else(wrong)?;
-            let failed = |error| RedirectError::Host(whole.to_owned(), error);
-            Ok(Place::Tcp(address.to_socket_addrs().map_err(failed)?.collect()))
-        }
-        _ => Err(wrong()),
-    }
-}
-
 impl Redirection {
     /// From `unix:PATH` or `tcp:HOST:PORT`, and keys.
     ///
@@ -65,7 +50,8 @@ impl Redirection {
     pub fn parse(text: &str) -> Result<Self, RedirectError> {
         let whole = text.to_owned();
         let mut parts = text.split(',');
-        let place = place(text, parts.next().unwrap_or_default())?;
+        let place = Place::parse(parts.next().unwrap_or_default());
+        let place = place.map_err(|error| RedirectError::Where(whole.clone(), error))?;
         let mut this = Self { whole, place, serves: false, filter: None, port: None };
         let name = || text.to_owned();
         for part in parts {

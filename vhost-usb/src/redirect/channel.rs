@@ -1,18 +1,20 @@
-//! The connection to a host: made here, and again when it has ended, or waited for.
+//! The connection to the other side of a redirection: made here, and again when it has ended, or waited for.
 
 use std::fs::File;
 use std::io::{self, ErrorKind, Read, Write};
-use std::net::{SocketAddr, TcpListener};
+use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::{
     AddressFamily, SocketAddrUnix, SocketFlags, SocketType, accept_with, connect, socket_with,
     sockopt,
 };
+use vhost_runtime::sandbox::Sandbox;
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 use vmm_sys_util::timerfd::TimerFd;
 
@@ -20,7 +22,7 @@ use vmm_sys_util::timerfd::TimerFd;
 /// see that a device was plugged out, and a host that says nonsense is not to fill the log with it.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// Where a host is, or where it is waited for.
+/// Where the other side is, or where it is waited for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Place {
     /// A Unix socket.
@@ -29,12 +31,49 @@ pub enum Place {
     Tcp(Vec<SocketAddr>),
 }
 
+/// Why there is no such place.
+#[derive(Debug, thiserror::Error)]
+pub enum PlaceError {
+    /// It does not say where.
+    #[error("it must begin with unix:PATH or tcp:HOST:PORT")]
+    Where,
+    /// The host's name is unknown.
+    #[error(transparent)]
+    Host(#[from] io::Error),
+}
+
+impl Place {
+    /// From `unix:PATH` or `tcp:HOST:PORT`. Names are looked up now: later there is nobody to ask.
+    ///
+    /// # Errors
+    /// See [`PlaceError`].
+    pub fn parse(text: &str) -> Result<Self, PlaceError> {
+        match text.split_once(':') {
+            Some(("unix", path)) if !path.is_empty() => Ok(Self::Unix(path.into())),
+            Some(("tcp", address)) if address.contains(':') => {
+                Ok(Self::Tcp(address.to_socket_addrs()?.collect()))
+            }
+            _ => Err(PlaceError::Where),
+        }
+    }
+
+    /// Lets a program connect there again and again, from within its sandbox.
+    pub fn allow(&self, sandbox: &mut Sandbox) {
+        match self {
+            Self::Unix(_) => sandbox.connects(),
+            Self::Tcp(addresses) => {
+                addresses.iter().for_each(|address| sandbox.connects_tcp(address.port()));
+            }
+        }
+    }
+}
+
 /// What came of a look at the connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Look {
+pub enum Look {
     /// It is as it was.
     Same,
-    /// A host has been connected.
+    /// It has been made.
     Connected,
 }
 
@@ -42,6 +81,10 @@ struct Stream {
     file: File,
     /// It is being connected.
     pending: bool,
+    /// What the other side says is waited for.
+    reading: bool,
+    /// Room for what is to be said is waited for.
+    full: bool,
     armed: EventSet,
 }
 
@@ -59,6 +102,12 @@ pub struct Channel {
     /// How often that was tried: each address has its turn.
     tries: usize,
     stream: Option<Stream>,
+}
+
+/// Whoever was connected there has gone while nobody looked.
+fn has_left(fd: &OwnedFd) -> bool {
+    let mut fds = [PollFd::new(fd, PollFlags::RDHUP)];
+    poll(&mut fds, Some(&Timespec::default())) == Ok(1)
 }
 
 /// A Unix socket that listens. One of that name on which nobody listens any more is replaced: a process that
@@ -107,12 +156,17 @@ impl Channel {
         })
     }
 
-    pub(super) fn event(&self) -> RawFd {
+    /// Readable when there is something to do.
+    #[must_use]
+    pub fn event(&self) -> RawFd {
         self.epoll.as_raw_fd()
     }
 
     /// Connects, or sees whether somebody has.
-    pub(super) fn look(&mut self) -> io::Result<Look> {
+    ///
+    /// # Errors
+    /// The connection is of no more use.
+    pub fn look(&mut self) -> io::Result<Look> {
         match &mut self.stream {
             Some(stream) if stream.pending => {
                 let mut events = [EpollEvent::default(); 2];
@@ -125,7 +179,7 @@ impl Channel {
                 match sockopt::socket_error(&stream.file)? {
                     Ok(()) => stream.pending = false,
                     Err(error) => {
-                        log::debug!("redirection: no host yet: {error}");
+                        log::debug!("redirection: nobody is there yet: {error}");
                         self.close();
                         return Ok(Look::Same);
                     }
@@ -145,18 +199,23 @@ impl Channel {
         }
         if let Some(listener) = &self.listener {
             let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-            match accept_with(listener, flags) {
-                Ok(fd) => self.adopt(fd, false),
-                Err(Errno::AGAIN | Errno::INTR | Errno::CONNABORTED) => {}
-                Err(error) => return Err(error.into()),
-            }
-            return Ok(());
+            return loop {
+                match accept_with(listener, flags) {
+                    Ok(fd) if has_left(&fd) => {}
+                    Ok(fd) => {
+                        self.adopt(fd, false);
+                        break Ok(());
+                    }
+                    Err(Errno::AGAIN | Errno::INTR | Errno::CONNABORTED) => break Ok(()),
+                    Err(error) => break Err(error.into()),
+                }
+            };
         }
         self.pause();
         self.tries = self.tries.wrapping_add(1);
         match connect_to(&self.place, self.tries) {
             Ok((fd, pending)) => self.adopt(fd, pending),
-            Err(error) => log::debug!("redirection: no host yet: {error}"),
+            Err(error) => log::debug!("redirection: nobody is there yet: {error}"),
         }
         Ok(())
     }
@@ -172,7 +231,13 @@ impl Channel {
                 }
             }
         }
-        self.stream = Some(Stream { file: fd.into(), pending, armed: EventSet::empty() });
+        self.stream = Some(Stream {
+            file: fd.into(),
+            pending,
+            reading: true,
+            full: false,
+            armed: EventSet::empty(),
+        });
     }
 
     fn is_time(&self) -> bool {
@@ -187,42 +252,67 @@ impl Channel {
     }
 
     /// Somebody is connected.
-    pub(super) fn is_connected(&self) -> bool {
+    #[must_use]
+    pub fn is_connected(&self) -> bool {
         self.stream.as_ref().is_some_and(|stream| !stream.pending)
     }
 
-    /// Reads what there is; 0: the host has closed the connection.
-    pub(super) fn read(&mut self, to: &mut [u8]) -> io::Result<usize> {
-        let Some(stream) = &mut self.stream else { return Err(ErrorKind::WouldBlock.into()) };
-        stream.file.read(to)
+    fn connected(&mut self) -> Option<&mut Stream> {
+        self.stream.as_mut().filter(|stream| !stream.pending)
+    }
+
+    /// Whether what has been said is waited for; at first it is.
+    ///
+    /// # Errors
+    /// The host refuses.
+    pub fn set_reading(&mut self, reading: bool) -> io::Result<()> {
+        let Some(stream) = &mut self.stream else { return Ok(()) };
+        stream.reading = reading;
+        self.arm_stream()
+    }
+
+    /// Reads what there is; 0: the other side has closed the connection.
+    ///
+    /// # Errors
+    /// There is nothing yet, or the connection is of no more use.
+    pub fn read(&mut self, to: &mut [u8]) -> io::Result<usize> {
+        self.connected().ok_or(ErrorKind::WouldBlock)?.file.read(to)
+    }
+
+    /// Writes as much as can be, and waits for room for the rest.
+    ///
+    /// # Errors
+    /// The connection is of no more use.
+    pub fn send(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let Some(stream) = self.connected() else { return Ok(0) };
+        let mut done: usize = 0;
+        loop {
+            let rest = bytes.get(done..).unwrap_or_default();
+            if rest.is_empty() {
+                break;
+            }
+            match stream.file.write(rest) {
+                Ok(0) => return Err(ErrorKind::WriteZero.into()),
+                Ok(count) => done = done.saturating_add(count),
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                Err(error) => return Err(error),
+            }
+        }
+        stream.full = done < bytes.len();
+        self.arm_stream()?;
+        Ok(done)
     }
 
     /// Writes as much as can be, and takes it out.
     pub(super) fn write(&mut self, output: &mut Vec<u8>) -> io::Result<()> {
-        let Some(stream) = self.stream.as_mut().filter(|stream| !stream.pending) else {
-            return Ok(());
-        };
-        let mut done: usize = 0;
-        let result = loop {
-            let rest = output.get(done..).unwrap_or_default();
-            if rest.is_empty() {
-                break Ok(());
-            }
-            match stream.file.write(rest) {
-                Ok(0) => break Err(ErrorKind::WriteZero.into()),
-                Ok(count) => done = done.saturating_add(count),
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) if error.kind() == ErrorKind::WouldBlock => break Ok(()),
-                Err(error) => break Err(error),
-            }
-        };
+        let done = self.send(output)?;
         output.drain(..done.min(output.len()));
-        result?;
-        self.wait_for(!output.is_empty())
+        Ok(())
     }
 
     /// Ends the connection; there may be another one.
-    pub(super) fn close(&mut self) {
+    pub fn close(&mut self) {
         // It leaves the set with its last descriptor.
         self.stream = None;
         self.pause();
@@ -244,23 +334,22 @@ impl Channel {
         if self.stream.is_some() || self.listens {
             self.timer.clear().map_err(io::Error::from)?;
         }
-        self.wait_for(false)
+        self.arm_stream()
     }
 
-    /// Waits for what can be read, and for room if something is to be written.
-    fn wait_for(&mut self, room: bool) -> io::Result<()> {
+    fn arm_stream(&mut self) -> io::Result<()> {
         let Some(stream) = &mut self.stream else { return Ok(()) };
-        let events = match (stream.pending, room) {
-            (true, _) => EventSet::OUT,
-            (false, true) => EventSet::IN | EventSet::OUT,
-            (false, false) => EventSet::IN,
-        };
+        let mut events = EventSet::empty();
+        events.set(EventSet::IN, stream.reading && !stream.pending);
+        events.set(EventSet::OUT, stream.full || stream.pending);
         if events == stream.armed {
             return Ok(());
         }
-        let operation = match stream.armed.is_empty() {
-            true => ControlOperation::Add,
-            false => ControlOperation::Modify,
+        let operation = match (stream.armed.is_empty(), events.is_empty()) {
+            (true, _) => ControlOperation::Add,
+            // Otherwise it would tell, again and again, that the other side has gone.
+            (false, true) => ControlOperation::Delete,
+            (false, false) => ControlOperation::Modify,
         };
         let fd = stream.file.as_raw_fd();
         let data = u64::try_from(fd).unwrap_or(0);
