@@ -7,21 +7,24 @@ use std::path::{Path, PathBuf};
 use clap::{Command, CommandFactory};
 use lab::{Error, program, workspace};
 use vhost_runtime::manual::{self, Shell};
+use vhost_usb::spice;
 
 /// The files of a package that are written by hand, and where they go.
-const FILES: [(&str, &str); 4] = [
+const FILES: [(&str, &str); 5] = [
     ("vhost-scsi/dist/50-vhost-scsi.json", "usr/share/qemu/vhost-user"),
     ("vhost-scsi/dist/vhost-scsi@.service", "usr/lib/systemd/system"),
     ("vhost-scsi/dist/vhost-scsi@.socket", "usr/lib/systemd/system"),
     ("vhost-usb/dist/vhost-usb@.service", "usr/lib/systemd/system"),
+    ("vhost-usb/dist/vhost-usb-spice@.service", "usr/lib/systemd/system"),
 ];
 
 /// A program's name, its command line, and what its manual says besides.
 type Documented = (&'static str, fn() -> Command, &'static str);
 
-const PROGRAMS: [Documented; 3] = [
+const PROGRAMS: [Documented; 4] = [
     ("vhost-scsi", vhost_scsi::options::Options::command, vhost_scsi::manual::SECTIONS),
     ("vhost-usb", vhost_usb::options::Options::command, vhost_usb::manual::SECTIONS),
+    ("vhost-usb-spice", spice::options::Options::command, spice::manual::SECTIONS),
     ("vmm-frontend", vmm_frontend::options::Options::command, vmm_frontend::manual::SECTIONS),
 ];
 

@@ -43,13 +43,18 @@ pub fn program(name: &str) -> Result<PathBuf, Error> {
         return Ok(binary);
     }
     let mut build = cargo();
-    build.args(["build", "--release", "--package", name]);
+    build.args(["build", "--release", "--package", package(name)]);
     // It may be the first thing that is built there.
     let lab = Machine::dir();
     fs::create_dir_all(&lab).context(|| format!("cannot make the folder {}", lab.display()))?;
     Step::new(format!("building {name}"), lab.join("build.log")).run(build)?;
     built.insert(name.to_owned());
     Ok(binary)
+}
+
+/// The package that has a program: most are called as theirs is.
+fn package(program: &str) -> &str {
+    program.strip_suffix("-spice").unwrap_or(program)
 }
 
 /// Cargo, at the workspace's root.

@@ -7,6 +7,7 @@
 //! - [`controller`]: host controllers, and the ports that they share;
 //! - [`serve`]: how a VMM reaches them;
 //! - [`devices`], [`control`]: devices as the command line and control clients name them;
+//! - [`spice`]: a program beside it, by which SPICE clients redirect devices;
 //! - [`options`], [`manual`]: the program's command line, and what its manual says besides.
 
 #![cfg_attr(
@@ -31,4 +32,5 @@ pub mod options;
 pub mod physical;
 pub mod redirect;
 pub mod serve;
+pub mod spice;
 pub mod usb;
