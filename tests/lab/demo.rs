@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Instant;
 
-use lab::{Error, Guest, Machine, Shell, Step, Tool, Version, VhostUserScsi, VmmGuest};
-use lab::{during, ensure_tools, program, spawn_listening};
+use lab::{Error, Guest, Machine, Shell, Step, Version, VhostUserScsi, VmmGuest};
+use lab::{during, make_cd, program, spawn_listening};
 
 use crate::words;
 
@@ -29,15 +29,14 @@ pub(crate) fn run() -> Result<(), Error> {
     let folder = Machine::dir().join("demo");
     make_folder(&folder)?;
     let log = folder.join("log");
-    let xorriso = Tool { program: "xorriso", package: "xorriso" };
-    ensure_tools(&[xorriso], &log)?;
     for name in ["vhost-scsi", "vmm-frontend"] {
         program(name)?;
     }
     Machine::ensure()?;
     Machine::qemu(Version::Backports)?;
 
-    let (disk, cd) = (make_disk(&folder, &log)?, make_cd(&folder, &log)?);
+    let (disk, cd) = (make_disk(&folder, &log)?, folder.join("cd.iso"));
+    make_cd(&folder.join("cd"), &cd, &log)?;
     match during("trying whether KVM boots a stock kernel", VmmGuest::can_boot)? {
         true => by_vmm_frontend(&disk, &cd)?,
         false => by_qemu(&folder.join("scsi.sock"), &disk, &cd)?,
@@ -106,12 +105,4 @@ fn make_disk(folder: &Path, log: &Path) -> Result<PathBuf, Error> {
     make.args(["-q", "-t", "ext4", "-d"]).arg(folder.join("disk")).arg(&disk).arg("256M");
     Step::new("making a disk", log).run(make)?;
     Ok(disk)
-}
-
-fn make_cd(folder: &Path, log: &Path) -> Result<PathBuf, Error> {
-    let cd = folder.join("cd.iso");
-    let mut make = Command::new("xorriso");
-    make.args(["-as", "mkisofs", "-J", "-r", "-V", "LAB", "-o"]).arg(&cd).arg(folder.join("cd"));
-    Step::new("making a CD", log).run(make)?;
-    Ok(cd)
 }

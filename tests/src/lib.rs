@@ -11,6 +11,7 @@
 //! mmdebstrap when something first needs it, and kept under [`Machine::dir`].
 
 mod bench;
+mod cd;
 mod conformance;
 pub mod driver;
 mod error;
@@ -26,13 +27,14 @@ pub mod tiny;
 pub mod usbtest;
 
 pub use bench::{benchmark, wanted};
+pub use cd::make_cd;
 pub use conformance::Conformance;
 pub use error::Error;
 pub use guest::{
     Builder, Guest, Host, Nested, Output, Qmp, Root, Shell, Task, VhostUserScsi, VmmGuest,
 };
 pub use host::{Tool, cargo, ensure_tools, program, workspace};
-pub use machine::{Kernel, Machine, Qemu, Version};
+pub use machine::{Kernel, Machine, Qemu, Spice, Version};
 pub use process::{Process, memory, serving, spawn, spawn_listening};
 pub use progress::{Step, during};
 pub use python::python;

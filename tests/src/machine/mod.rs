@@ -8,6 +8,7 @@ mod packages;
 mod passt;
 mod qemu;
 mod root;
+mod spice;
 mod usbredir;
 
 use std::env;
@@ -21,6 +22,7 @@ use crate::{Error, Step, Tool, ensure_tools};
 
 pub use kernel::Kernel;
 pub use qemu::{Qemu, Version};
+pub use spice::Spice;
 
 const TOOLS: [Tool; 3] = [
     Tool { program: "mmdebstrap", package: "mmdebstrap" },
@@ -87,6 +89,12 @@ impl Machine {
         let libraries = format!("usr/lib/{}-linux-gnu", env::consts::ARCH);
         let folder = artefact.ensure(usbredir::build)?.join(libraries);
         Ok(folder.join("libusbredirparser.so.1"))
+    }
+
+    /// SPICE's server library and a client, unpacked at their first use.
+    pub fn spice() -> Result<Spice, Error> {
+        let artefact = Artefact { name: "spice", recipe: spice::recipe() };
+        Spice::start(artefact.ensure(spice::build)?)
     }
 
     /// One of the versions of QEMU, unpacked at its first use.

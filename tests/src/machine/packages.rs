@@ -55,6 +55,20 @@ pub(super) fn mmdebstrap(
     command
 }
 
+/// The command that starts a program with the loader and the libraries that are unpacked in a folder.
+pub(super) fn unpacked(dir: &Path, program: &Path) -> Command {
+    let lib = |prefix: &str| dir.join(prefix).join("lib/x86_64-linux-gnu");
+    // libc is in /lib before sid, in /usr/lib from then on.
+    let libs = [lib(""), lib("usr"), lib("usr").join("pulseaudio")];
+    let mut loaders = libs.iter().map(|dir| dir.join("ld-linux-x86-64.so.2"));
+    let loader = loaders.find(|path| path.is_file()).unwrap_or_default();
+    let path: Vec<_> = libs.iter().map(|dir| dir.as_os_str()).collect();
+
+    let mut command = Command::new(loader);
+    command.arg("--library-path").arg(path.join(":".as_ref())).arg(program);
+    command
+}
+
 /// The mirror that this host is set up with.
 fn mirror() -> Option<String> {
     let listed = Command::new("apt-get")

@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use super::packages::{PIN, Variant, mmdebstrap};
+use super::packages::{PIN, Variant, mmdebstrap, unpacked};
 use crate::{Error, Step};
 
 /// A version of QEMU, by the Debian suite that has it.
@@ -71,17 +71,8 @@ impl Qemu {
 
     /// The command that starts one of its programs: `qemu-img`, `qemu-storage-daemon`.
     pub fn program(&self, name: &str) -> Command {
-        let lib = |prefix: &str| self.dir.join(prefix).join("lib/x86_64-linux-gnu");
-        // libc is in /lib before sid, in /usr/lib from then on.
-        let libs = [lib(""), lib("usr"), lib("usr").join("pulseaudio")];
-        let mut loaders = libs.iter().map(|dir| dir.join("ld-linux-x86-64.so.2"));
-        let loader = loaders.find(|path| path.is_file()).unwrap_or_default();
-        let path: Vec<_> = libs.iter().map(|dir| dir.as_os_str()).collect();
-
-        let mut command = Command::new(loader);
-        command.arg("--library-path").arg(path.join(":".as_ref()));
-        command.arg(self.dir.join("usr/bin").join(name));
-        command.env("QEMU_MODULE_DIR", lib("usr").join("qemu"));
+        let mut command = unpacked(&self.dir, &self.dir.join("usr/bin").join(name));
+        command.env("QEMU_MODULE_DIR", self.dir.join("usr/lib/x86_64-linux-gnu/qemu"));
         command
     }
 }
