@@ -57,7 +57,7 @@ fn a_stick_that_is_elsewhere_is_used_goes_and_comes_back() -> Result<(), Error> 
         host.guest().run(STICK)?.stdout_if_ok()?;
         let sum = host.guest().run("md5sum </tmp/stick.img")?.stdout_if_ok()?;
         let first = redirect(&host, "--as 127.0.0.1:4000")?;
-        let arguments = "--usb-redirect tcp:127.0.0.1:4000";
+        let arguments = "--usb-redirect tcp:127.0.0.1:4000 --usb-control /run/usb.ctl";
         let guest = host.boot_vmm_guest(Kernel::Backports, "", arguments)?;
         guest.run(DRIVERS)?.stdout_if_ok()?;
         let (read, gone) = (READ.replace("PORT", "1"), GONE.replace("PORT", "1"));
@@ -73,7 +73,21 @@ fn a_stick_that_is_elsewhere_is_used_goes_and_comes_back() -> Result<(), Error> 
         first.wait(host.guest(), MINUTE)?;
         guest.run(&gone)?.stdout_if_ok()?;
         let sum = host.guest().run("md5sum </tmp/stick.img")?.stdout_if_ok()?;
-        let _second = redirect(&host, "--as 127.0.0.1:4000")?;
+        let second = redirect(&host, "--as 127.0.0.1:4000")?;
+        let found = guest.run_within(5 * MINUTE, &read)?.stdout_if_ok()?;
+        assert_eq!(found, format!("480\n{sum}"));
+
+        // A port that comes while the guest runs, and waits for whoever connects: its socket outlives the
+        // process.
+        host.guest().run("pkill -9 usbredirect")?;
+        second.wait(host.guest(), MINUTE)?;
+        guest.run(&gone)?.stdout_if_ok()?;
+        let redirection = "tcp:127.0.0.1:4001,server,port=3";
+        let ctl = format!("/job/vhost-usb ctl --control /run/usb.ctl redirect {redirection}");
+        assert_eq!(host.guest().run(&ctl)?.stdout_if_ok()?, "3\n");
+        host.guest().run("pkill -9 vhost-usb")?;
+        let _third = redirect(&host, "--to 127.0.0.1:4001")?;
+        let read = READ.replace("PORT", "3");
         let found = guest.run_within(5 * MINUTE, &read)?.stdout_if_ok()?;
         assert_eq!(found, format!("480\n{sum}"));
         Ok(())

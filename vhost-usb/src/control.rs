@@ -3,6 +3,8 @@
 //! | command | what it does |
 //! |---|---|
 //! | `device-add` | plugs a device in; one that stands on a file may be passed its descriptor |
+//! | `redirect-add` | plugs in a port for a device that is elsewhere, with the connection or the socket
+//! |                | that listens |
 //! | `device-remove` | takes a device out, and with a hub all that is behind it |
 //! | `query-devices` | what is plugged in, and where |
 //! | `input-send-event` | keys, buttons and motions, as QEMU's |
@@ -18,6 +20,7 @@ use vhost_runtime::supervisor::Keeper;
 
 use crate::devices::inputs::Event;
 use crate::devices::passed::Passed;
+use crate::devices::redirections::Redirection;
 use crate::devices::{Devices, Path};
 use changes::Change;
 
@@ -27,14 +30,21 @@ pub struct Control {
     keeper: Keeper,
 }
 
-pub(crate) const NAMES: [&str; 4] =
-    ["device-add", "device-remove", "query-devices", "input-send-event"];
+pub(crate) const NAMES: [&str; 5] =
+    ["device-add", "redirect-add", "device-remove", "query-devices", "input-send-event"];
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Add {
     /// As on the command line.
     device: String,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Redirect {
+    /// As on the command line.
+    redirect: String,
 }
 
 #[derive(Deserialize)]
@@ -74,6 +84,22 @@ impl Control {
         Ok(json!({ "port": path.to_string() }))
     }
 
+    fn redirect(
+        &self,
+        Redirect { redirect }: Redirect,
+        passed: Option<OwnedFd>,
+    ) -> Result<Value, ControlError> {
+        let missing = || ControlError::Message("redirect-add takes one descriptor".into());
+        let passed = passed.ok_or_else(missing)?;
+        let copy = passed.try_clone().map_err(ControlError::failed)?;
+        let redirection = Redirection::parse(&redirect).map_err(ControlError::failed)?;
+        let path =
+            self.devices.redirect(redirection, Some(passed)).map_err(ControlError::failed)?;
+        self.keep(&path, &Change::Redirected(redirect), &[copy.as_fd()]);
+        log::info!("port {path}: a port for a device that is elsewhere was plugged in");
+        Ok(json!({ "port": path.to_string() }))
+    }
+
     fn remove(&self, Remove { port }: Remove) -> Result<Value, ControlError> {
         let missing = || ControlError::NotFound(format!("port {port}: nothing is plugged in"));
         let path = Path::parse(&port).ok_or_else(missing)?;
@@ -105,13 +131,14 @@ impl Commands for Control {
         arguments: Arguments,
         mut fds: Vec<OwnedFd>,
     ) -> Result<Value, ControlError> {
-        let most = usize::from(name == "device-add");
+        let most = usize::from(matches!(name, "device-add" | "redirect-add"));
         if fds.len() > most {
             let what = format!("{name} takes at most {most} descriptors");
             return Err(ControlError::Message(what));
         }
         match name {
             "device-add" => self.add(parse(arguments)?, fds.pop()),
+            "redirect-add" => self.redirect(parse(arguments)?, fds.pop()),
             "device-remove" => self.remove(parse(arguments)?),
             "query-devices" => parse(arguments).map(|Nothing {}| self.list()),
             "input-send-event" => {

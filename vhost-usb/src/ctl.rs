@@ -5,6 +5,7 @@ use std::os::fd::AsFd;
 use serde_json::{Value, json};
 use vhost_runtime::control::client::{Client, ClientError};
 use vhost_runtime::control::table;
+use vhost_usb::devices::redirections::{RedirectError, Redirection};
 use vhost_usb::devices::{DeviceError, passed};
 use vhost_usb::options::{CtlArgs, CtlCommand};
 
@@ -14,6 +15,8 @@ pub(crate) enum CtlError {
     Client(#[from] ClientError),
     #[error(transparent)]
     Device(#[from] DeviceError),
+    #[error(transparent)]
+    Redirect(#[from] RedirectError),
     #[error("the process gave an answer that is none of this version's")]
     Answer,
 }
@@ -31,6 +34,16 @@ pub(crate) fn run(args: &CtlArgs) -> Result<(), CtlError> {
             table::print(&["PORT", "DEVICE"], devices.iter().map(row));
         }
         CtlCommand::Add { devices } => add(&mut client, devices, args.json)?,
+        CtlCommand::Redirect { redirection } => {
+            let opened = Redirection::parse(redirection)?.open()?;
+            let arguments = json!({ "redirect": redirection });
+            let answer = client.execute("redirect-add", arguments, &[opened.as_fd()])?;
+            if args.json {
+                println!("{answer}");
+            } else {
+                println!("{}", word(&answer, "port"));
+            }
+        }
         CtlCommand::Remove { port } => {
             client.execute("device-remove", json!({ "port": port }), &[])?;
         }

@@ -86,7 +86,7 @@ fn run(options: &Options) -> Result<ExitCode, Failure> {
     let redirections = options.redirect.iter().map(|text| Redirection::parse(text));
     for redirection in redirections.collect::<Result<Vec<_>, _>>()? {
         redirection.connects_to().into_iter().for_each(|place| place.allow(&mut sandbox));
-        devices.redirect(redirection)?;
+        devices.redirect(redirection, None)?;
     }
     let control = Arc::new(Control::new(devices, link.keeper()));
     if options.program.sandbox == Confinement::On {

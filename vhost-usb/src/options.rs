@@ -87,6 +87,13 @@ pub enum CtlCommand {
         #[arg(required = true, value_name = "KIND[,…]")]
         devices: Vec<String>,
     },
+    /// Plug in a port for a USB device that is elsewhere, as --redirect has it; prints where. What this
+    /// connects to is not connected to again when it ends
+    Redirect {
+        /// Where the device's host is, or is waited for
+        #[arg(value_name = "WHERE[,…]")]
+        redirection: String,
+    },
     /// Take a device out, and with a hub all that is behind it
     Remove {
         /// Where it is

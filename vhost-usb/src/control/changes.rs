@@ -8,6 +8,7 @@ use vhost_runtime::supervisor::Kept;
 
 use super::Control;
 use crate::devices::passed::Passed;
+use crate::devices::redirections::{RedirectError, Redirection};
 use crate::devices::{DeviceError, Path};
 
 /// Something that was done to a port.
@@ -15,6 +16,8 @@ use crate::devices::{DeviceError, Path};
 pub(super) enum Change {
     /// This was plugged in; what it stands on comes along.
     Added(String),
+    /// This waits for a device that is elsewhere, on what comes along.
+    Redirected(String),
     /// It was taken out, whether the command line has it or not.
     Removed,
 }
@@ -44,16 +47,26 @@ impl Control {
         changes.sort_by(|(one, ..), (other, ..)| one.cmp(other));
         for (path, change, fds) in changes {
             self.devices.unplug(&path);
-            if let Change::Added(text) = change
-                && let Err(error) = self.again(&path, &text, fds)
-            {
+            let fd = fds.into_iter().next();
+            let at = |text| format!("{text},port={path}");
+            let again = match change {
+                Change::Added(text) => self.plug_again(&at(text), fd).map_err(|it| it.to_string()),
+                Change::Redirected(text) => {
+                    self.redirect_again(&at(text), fd).map_err(|it| it.to_string())
+                }
+                Change::Removed => Ok(()),
+            };
+            if let Err(error) = again {
                 log::error!("port {path} is not as it was: {error}");
             }
         }
     }
 
-    fn again(&self, path: &Path, text: &str, fds: Vec<OwnedFd>) -> Result<(), DeviceError> {
-        let text = format!("{text},port={path}");
-        self.devices.plug(&text, fds.into_iter().next().map(Passed::Descriptor)).map(drop)
+    fn plug_again(&self, text: &str, passed: Option<OwnedFd>) -> Result<(), DeviceError> {
+        self.devices.plug(text, passed.map(Passed::Descriptor)).map(drop)
+    }
+
+    fn redirect_again(&self, text: &str, passed: Option<OwnedFd>) -> Result<(), RedirectError> {
+        self.devices.redirect(Redirection::parse(text)?, passed).map(drop)
     }
 }

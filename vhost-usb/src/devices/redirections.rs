@@ -1,6 +1,7 @@
 //! Ports for devices that are elsewhere: `--redirect`.
 
 use std::io;
+use std::os::fd::OwnedFd;
 
 use super::text::{PORT, Path};
 use super::{Devices, PlaceError};
@@ -71,6 +72,15 @@ impl Redirection {
         Ok(this)
     }
 
+    /// Makes its connection, or the socket where it is waited for, for a process that may not.
+    ///
+    /// # Errors
+    /// Nobody is there, or it can't be waited there.
+    pub fn open(&self) -> Result<OwnedFd, RedirectError> {
+        let opened = if self.serves { self.place.listen() } else { self.place.connect() };
+        opened.map_err(|error| RedirectError::Host(self.whole.clone(), error))
+    }
+
     /// Where it connects to, again and again.
     #[must_use]
     pub fn connects_to(&self) -> Option<&Place> {
@@ -79,17 +89,26 @@ impl Redirection {
 }
 
 impl Devices {
-    /// Plugs in what waits for a device that is elsewhere.
+    /// Plugs in what waits for a device that is elsewhere, on what was [opened](Redirection::open) by another
+    /// process if that is `passed`.
     ///
     /// # Errors
     /// See [`RedirectError`].
-    pub fn redirect(&self, redirection: Redirection) -> Result<Path, RedirectError> {
+    pub fn redirect(
+        &self,
+        redirection: Redirection,
+        passed: Option<OwnedFd>,
+    ) -> Result<Path, RedirectError> {
         let Redirection { whole, place, serves, filter, port } = redirection;
         let mut state = self.state();
         let path = state.place(port, self.roots());
         let path = path.map_err(|error| RedirectError::Place(whole.clone(), error))?;
         let failed = |error| RedirectError::Host(whole.clone(), error);
-        let channel = Channel::new(place, serves).map_err(failed)?;
+        let channel = match passed {
+            Some(fd) => Channel::passed(fd),
+            None => Channel::new(place, serves),
+        };
+        let channel = channel.map_err(failed)?;
         let what = format!("redirect {whole}");
         let device = Box::new(Redirect::new(whole.clone(), channel, filter));
         self.put(&mut state, &path, what, device, None).map_err(failed)?;
@@ -112,7 +131,7 @@ mod tests {
         let devices = devices();
         let mut all = texts.iter();
         let result = all.try_for_each(|text| {
-            Redirection::parse(text).and_then(|it| devices.redirect(it)).map(drop)
+            Redirection::parse(text).and_then(|it| devices.redirect(it, None)).map(drop)
         });
         result.err().map(|error| error.to_string()).unwrap_or_default()
     }
@@ -127,7 +146,7 @@ mod tests {
             "tcp:127.0.0.1:4000",
             "tcp:[::1]:4000",
         ] {
-            devices.redirect(Redirection::parse(text).unwrap()).unwrap();
+            devices.redirect(Redirection::parse(text).unwrap(), None).unwrap();
         }
         let mut host = devices.host();
         let taken: Vec<bool> = (0..5).map(|port| host.ports().is_taken(port)).collect();

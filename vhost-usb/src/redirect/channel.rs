@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, ErrorKind, Read, Write};
-use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
+use std::net::{SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
@@ -57,6 +57,28 @@ impl Place {
         }
     }
 
+    /// A socket that listens there.
+    ///
+    /// # Errors
+    /// It can't.
+    pub fn listen(&self) -> io::Result<OwnedFd> {
+        match self {
+            Self::Unix(path) => listen(path).map(OwnedFd::from),
+            Self::Tcp(addresses) => TcpListener::bind(addresses.as_slice()).map(OwnedFd::from),
+        }
+    }
+
+    /// A socket that is connected to there.
+    ///
+    /// # Errors
+    /// Nobody is there.
+    pub fn connect(&self) -> io::Result<OwnedFd> {
+        match self {
+            Self::Unix(path) => UnixStream::connect(path).map(OwnedFd::from),
+            Self::Tcp(addresses) => TcpStream::connect(addresses.as_slice()).map(OwnedFd::from),
+        }
+    }
+
     /// Lets a program connect there again and again, from within its sandbox.
     pub fn allow(&self, sandbox: &mut Sandbox) {
         match self {
@@ -88,12 +110,19 @@ struct Stream {
     armed: EventSet,
 }
 
+/// How there comes to be a connection.
+enum Way {
+    Connect(Place),
+    Listen(OwnedFd),
+    /// There was one; there is to be no other.
+    Nothing,
+}
+
 /// The connection, or the way to it.
 pub struct Channel {
-    place: Place,
+    way: Way,
     /// Readable when there is something to do.
     epoll: Epoll,
-    listener: Option<OwnedFd>,
     /// The listener is waited for.
     listens: bool,
     timer: TimerFd,
@@ -108,6 +137,10 @@ pub struct Channel {
 fn has_left(fd: &OwnedFd) -> bool {
     let mut fds = [PollFd::new(fd, PollFlags::RDHUP)];
     poll(&mut fds, Some(&Timespec::default())) == Ok(1)
+}
+
+fn is_tcp(fd: &OwnedFd) -> bool {
+    matches!(sockopt::socket_domain(fd), Ok(AddressFamily::INET | AddressFamily::INET6))
 }
 
 /// A Unix socket that listens. One of that name on which nobody listens any more is replaced: a process that
@@ -132,28 +165,38 @@ impl Channel {
     /// # Errors
     /// It can't be waited there.
     pub fn new(place: Place, serves: bool) -> io::Result<Self> {
+        Self::by(if serves { Way::Listen(place.listen()?) } else { Way::Connect(place) })
+    }
+
+    /// The connection that another process has made, and no other after that; or one after the other, if it
+    /// is a socket that listens.
+    ///
+    /// # Errors
+    /// It is no such socket.
+    pub fn passed(fd: OwnedFd) -> io::Result<Self> {
+        if sockopt::socket_type(&fd)? != SocketType::STREAM {
+            return Err(io::Error::other("what is passed is no stream socket"));
+        }
+        if sockopt::socket_acceptconn(&fd)? {
+            return Self::by(Way::Listen(fd));
+        }
+        rustix::io::ioctl_fionbio(&fd, true)?;
+        let mut this = Self::by(Way::Nothing)?;
+        // Whether it is connected is seen at the first look, as with one that is made here.
+        this.adopt(fd, true);
+        this.arm()?;
+        Ok(this)
+    }
+
+    fn by(way: Way) -> io::Result<Self> {
         let epoll = Epoll::new()?;
         let mut timer = TimerFd::new().map_err(io::Error::from)?;
-        let listener: Option<OwnedFd> = match &place {
-            _ if !serves => None,
-            Place::Unix(path) => Some(listen(path)?.into()),
-            Place::Tcp(addresses) => Some(TcpListener::bind(addresses.as_slice())?.into()),
-        };
-        if let Some(listener) = &listener {
+        if let Way::Listen(listener) = &way {
             rustix::io::ioctl_fionbio(listener, true)?;
         }
         epoll.ctl(ControlOperation::Add, timer.as_raw_fd(), EpollEvent::new(EventSet::IN, 0))?;
         timer.reset(Duration::from_nanos(1), None).map_err(io::Error::from)?;
-        Ok(Self {
-            place,
-            epoll,
-            listener,
-            listens: false,
-            timer,
-            next: Instant::now(),
-            tries: 0,
-            stream: None,
-        })
+        Ok(Self { way, epoll, listens: false, timer, next: Instant::now(), tries: 0, stream: None })
     }
 
     /// Readable when there is something to do.
@@ -197,7 +240,7 @@ impl Channel {
         if !self.is_time() {
             return Ok(());
         }
-        if let Some(listener) = &self.listener {
+        if let Way::Listen(listener) = &self.way {
             let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
             return loop {
                 match accept_with(listener, flags) {
@@ -212,8 +255,9 @@ impl Channel {
             };
         }
         self.pause();
+        let Way::Connect(place) = &self.way else { return Ok(()) };
         self.tries = self.tries.wrapping_add(1);
-        match connect_to(&self.place, self.tries) {
+        match connect_to(place, self.tries) {
             Ok((fd, pending)) => self.adopt(fd, pending),
             Err(error) => log::debug!("redirection: nobody is there yet: {error}"),
         }
@@ -221,7 +265,7 @@ impl Channel {
     }
 
     fn adopt(&mut self, fd: OwnedFd, pending: bool) {
-        if let Place::Tcp(_) = self.place {
+        if is_tcp(&fd) {
             // Requests are small and are answered one by one; and a host may go without a word.
             for result in
                 [sockopt::set_tcp_nodelay(&fd, true), sockopt::set_socket_keepalive(&fd, true)]
@@ -323,7 +367,7 @@ impl Channel {
 
     fn arm(&mut self) -> io::Result<()> {
         let wanted = self.stream.is_none() && self.is_time();
-        if let Some(listener) = &self.listener
+        if let Way::Listen(listener) = &self.way
             && wanted != self.listens
         {
             let event = EpollEvent::new(EventSet::IN, 0);
@@ -331,7 +375,7 @@ impl Channel {
             self.epoll.ctl(operation, listener.as_raw_fd(), event)?;
             self.listens = wanted;
         }
-        if self.stream.is_some() || self.listens {
+        if self.stream.is_some() || self.listens || matches!(self.way, Way::Nothing) {
             self.timer.clear().map_err(io::Error::from)?;
         }
         self.arm_stream()

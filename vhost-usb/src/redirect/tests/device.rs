@@ -1,6 +1,7 @@
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 use std::time::{Duration, Instant};
 
 use super::*;
@@ -122,6 +123,40 @@ fn a_network_leads_there_too() {
     host.write_all(&stick()).unwrap();
     until(&mut device, |device| device.is_present());
     greeted(&mut host);
+}
+
+#[test]
+fn what_another_process_has_made_is_used_as_it_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("usb");
+    let listener = UnixListener::bind(&path).unwrap();
+    let mut device = passed(listener.into());
+    for _ in 0..2 {
+        let mut host = UnixStream::connect(&path).unwrap();
+        host.write_all(&stick()).unwrap();
+        until(&mut device, |device| device.is_present());
+        greeted(&mut host);
+        drop(host);
+        until(&mut device, |device| !device.is_present());
+    }
+
+    let (ours, mut host) = UnixStream::pair().unwrap();
+    let mut device = passed(ours.into());
+    host.write_all(&stick()).unwrap();
+    until(&mut device, |device| device.is_present());
+    greeted(&mut host);
+    drop(host);
+    // There is no other after that, and nothing to wake up for.
+    until(&mut device, |device| !device.is_present());
+    std::thread::sleep(Duration::from_millis(1200));
+    assert!(!is_ready(&device));
+
+    assert!(Channel::passed(tempfile::tempfile().unwrap().into()).is_err());
+    assert!(Channel::passed(UnixDatagram::unbound().unwrap().into()).is_err());
+}
+
+fn passed(fd: OwnedFd) -> Redirect {
+    Redirect::new("test".into(), Channel::passed(fd).unwrap(), None)
 }
 
 #[test]
