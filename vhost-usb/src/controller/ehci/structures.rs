@@ -174,6 +174,7 @@ impl Qh {
     pub(super) fn fetch(memory: &dyn Memory, address: u32) -> Option<Self> {
         let words: [u32; 12] = read_words(memory, address)?;
         let [link, characteristics, capabilities, current, overlay @ ..] = words;
+        let current = current & !0x1f;
         let overlay = Qtd::of(overlay);
         Some(Self { address, link, characteristics, capabilities, current, overlay })
     }

@@ -570,6 +570,21 @@ fn ports_are_the_companions_until_the_driver_configures() {
 }
 
 #[test]
+fn a_current_pointer_that_the_driver_made_up_is_of_a_transfer() {
+    let mut host = Host::new();
+    host.configure();
+    // An active overlay for a device that is not there, and reserved bits in what it is said to be of.
+    let characteristics = 64 << 16 | 1 << 15 | 2 << 12 | 9;
+    host.ram
+        .put(0x20, &[0x22, characteristics, 1 << 30, 0x295, 1, 1, 8 << 16 | 1 << 10 | IN | 0x80]);
+    host.set(register::ASYNC_LIST, 0x20);
+    host.set(register::COMMAND, command::RUN | command::ASYNCHRONOUS);
+    host.run();
+    let token = host.ram.load(0x280 + 8).unwrap();
+    assert_eq!((host.ram.load(0x2c), token & 0xc0), (Some(0x280), 0x40), "{token:#x}");
+}
+
+#[test]
 fn a_reset_of_the_controller_forgets_everything() {
     let mut host = Host::new();
     host.configure();
