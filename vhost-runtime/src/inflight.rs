@@ -16,6 +16,7 @@ const HEADER: usize = 16;
 const ENTRY: usize = 16;
 /// Each queue's region begins at a multiple of this.
 const ALIGN: usize = 64;
+const PAGE: usize = 4096;
 const VERSION: u16 = 1;
 
 /// What can be wrong with a region from the frontend.
@@ -49,7 +50,8 @@ pub struct Shape {
     pub queues: u16,
     /// Descriptors of each, at most.
     pub size: u16,
-    /// Doublewords behind the queues' records, where a device keeps its [registers](crate::registers).
+    /// Doublewords behind the queues' records, from the next page on, where a device keeps its
+    /// [registers](crate::registers).
     pub words: usize,
 }
 
@@ -66,7 +68,8 @@ impl Shape {
         if queues == 0 || size == 0 {
             return Err(InflightError::Layout { queues, size });
         }
-        Ok(stride(size).saturating_mul(usize::from(queues)))
+        let records = stride(size).saturating_mul(usize::from(queues));
+        Ok(if self.words == 0 { records } else { records.next_multiple_of(PAGE) })
     }
 
     fn bytes(self) -> Result<usize, InflightError> {
@@ -428,7 +431,7 @@ mod tests {
         let (one, other) =
             (Region::map(&file, shape, bytes, 0), Region::map(&file, shape, bytes, 0));
         let (one, other) = (one.unwrap(), other.unwrap());
-        assert_eq!((one.words().len(), bytes), (100, 3 * 192 + 400));
+        assert_eq!((one.words().len(), bytes), (100, 4096 + 400));
         let mut record = one.queue(2, 8).unwrap();
         record.recover(0);
         record.begin(7);

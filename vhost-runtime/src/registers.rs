@@ -9,6 +9,8 @@
 //! - What registers hold now is in the in-flight region, behind the queues' records: [`WORDS`] doublewords
 //!   for each function, which the frontend reads without a message once all accesses are done. One
 //!   doubleword may change at any time, and is read by an access.
+//! - The first page of these is registers alone, so that the frontend can let the guest read it. While it
+//!   does, as the doubleword [`WATCHED`] says, the one that changes at any time is kept fresh there.
 //! - A process that takes another's place finds there how the registers were.
 //!
 //! An interrupt request is raised as long as a function's doubleword [`PENDING`] is not 0. The call event
@@ -17,15 +19,21 @@
 use crate::pci::{self, Bar, Config, Identity};
 
 /// The protocol's version, the first doubleword of the configuration space.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 /// Doublewords of each function in the region.
-pub const WORDS: usize = 256;
-/// Bytes of registers that they hold, from the first on.
-pub const BYTES: usize = 512;
+pub const WORDS: usize = 2048;
+/// Bytes of registers that they hold, from the first on: a page. Behind the last register they are 0.
+pub const BYTES: usize = 4096;
 /// The doubleword that is not 0 while the function requests an interrupt.
-pub const PENDING: usize = 128;
-/// The doubleword behind it is not 0 once the registers are those of a device that has run.
-pub const VALID: usize = 129;
+pub const PENDING: usize = 1024;
+/// The doubleword that is not 0 once the registers are those of a device that has run.
+pub const VALID: usize = 1025;
+/// The doubleword that the frontend writes: not 0 while the guest reads registers by itself. The one that
+/// changes at any time is to be no older than a millisecond then.
+pub const WATCHED: usize = 1026;
+/// The last function's doubleword from which on is what the device notes for the process that takes its
+/// place.
+pub const NOTES: usize = 1027;
 /// Functions of a device.
 pub const MOST_FUNCTIONS: usize = 8;
 /// Bytes of an [`Access`].
@@ -246,7 +254,7 @@ mod tests {
         let config = config(&[UHCI, EHCI]);
         assert_eq!(config.len(), 8 + 32);
         assert_eq!(functions(&config).unwrap(), [UHCI, EHCI]);
-        for (place, wrong) in [(0, 2), (4, 0), (4, 3), (8, 7), (8, 8), (16, 6), (19, 1)] {
+        for (place, wrong) in [(0, 1), (4, 0), (4, 3), (8, 7), (8, 8), (16, 6), (19, 1)] {
             let mut config = config.clone();
             config[place] = wrong;
             assert_eq!(functions(&config), None, "byte {place}: {wrong}");

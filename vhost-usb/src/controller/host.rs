@@ -3,7 +3,7 @@
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 
-use vhost_runtime::registers::{self, Access, Function, Space};
+use vhost_runtime::registers::{Access, Function, Space};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use super::ehci::{self, Ehci};
@@ -17,8 +17,8 @@ use crate::device::hub::sockets::Sockets;
 const PORTS: usize = 6;
 /// Companions that share them.
 const COMPANIONS: usize = 3;
-/// Bytes of its registers: as those of Intel's.
-const EHCI_SIZE: u16 = 0x400;
+/// Bytes of its registers: a page, so that a VMM can let its guest read it.
+const EHCI_SIZE: u16 = 0x1000;
 /// Bytes of UHCI's.
 const UHCI_SIZE: u16 = 0x20;
 /// Intel's ICH9, which every driver knows: EHCI, and the first UHCI of three.
@@ -365,12 +365,13 @@ impl Host {
         self.controllers.get(function).map_or(0, |controller| controller.model.word(offset, now))
     }
 
-    /// How many doublewords of a function's registers are shown without being asked for: behind its
-    /// registers there are none.
+    /// How many doublewords of registers a function has; those behind them are 0.
     #[must_use]
-    pub fn shown(&self, function: usize) -> usize {
-        let size = self.controllers.get(function).map_or(0, |it| usize::from(it.function.size));
-        size.min(registers::BYTES) / 4
+    pub fn registers(&self, function: usize) -> usize {
+        self.controllers.get(function).map_or(0, |controller| match &controller.model {
+            Model::Ehci(ehci) => ehci.registers(),
+            Model::Uhci(_) => usize::from(UHCI_SIZE) / 4,
+        })
     }
 
     /// A function's interrupt request.

@@ -18,8 +18,8 @@ use vhost_runtime::state::StateError;
 
 use super::guest::Guest;
 use super::run::{Runner, now};
-use crate::controller::Time;
 use crate::controller::host::Host;
+use crate::controller::{Next, Time};
 
 /// Accesses that a queue holds.
 const QUEUE_SIZE: u16 = 64;
@@ -28,8 +28,8 @@ const WRITTEN: u32 = {
     assert!(ANSWER == 4);
     4
 };
-/// The last function's doubleword from which on is what was noted of devices.
-const NOTES: usize = registers::VALID + 1;
+/// Nanoseconds after which registers that a guest reads by itself are shown again.
+const FRESH: u64 = 1_000_000;
 
 /// The controllers, as the runtime serves them.
 pub struct Server {
@@ -65,7 +65,7 @@ fn words(region: &Region, function: usize) -> &[AtomicU32] {
 /// Shows what a function's registers hold.
 fn show(host: &Host, region: &Region, function: usize, now: Time) {
     let words = words(region, function);
-    for (offset, word) in (0u32..).step_by(4).zip(words.iter().take(host.shown(function))) {
+    for (offset, word) in (0u32..).step_by(4).zip(words.iter().take(host.registers(function))) {
         let value = host.register(function, offset, now).to_le();
         if word.load(Ordering::Relaxed) != value {
             word.store(value, Ordering::Release);
@@ -82,10 +82,16 @@ fn show(host: &Host, region: &Region, function: usize, now: Time) {
     }
 }
 
+/// The guest reads them by itself.
+fn is_watched(region: &Region, function: usize) -> bool {
+    let word = words(region, function).get(registers::WATCHED);
+    word.is_some_and(|word| word.load(Ordering::Relaxed) != 0)
+}
+
 /// Notes what another process has to know of the devices, with a word behind it that means nothing. What
 /// there is no room for is not known there.
 fn note(host: &Host, words: &[AtomicU32]) {
-    let mut places = words.iter().skip(NOTES);
+    let mut places = words.iter().skip(registers::NOTES);
     let mut put = |value: u32| {
         if let Some(word) = places.next()
             && word.load(Ordering::Relaxed) != value.to_le()
@@ -165,7 +171,7 @@ impl Device for Server {
                 word(function, usize::try_from(offset / 4).unwrap_or(usize::MAX))
             };
             let last = host.count().saturating_sub(1);
-            let mut noted = (NOTES..registers::WORDS).map(|place| word(last, place));
+            let mut noted = (registers::NOTES..registers::WORDS).map(|place| word(last, place));
             host.restore(&read, &mut noted, now);
         }
         // What was told may not have been heard: the first turn tells it again.
@@ -254,11 +260,14 @@ impl QueueWorker for Worker {
         let server = Arc::clone(&self.server);
         let (Some(region), Some(memory)) = (self.region.clone(), memory(queues)) else { return };
         self.runner.run(&mut server.host(), |host, now| {
-            let next = host.run(now, &Guest(&memory));
+            let mut next = host.run(now, &Guest(&memory));
             for queue in queues.iter_mut() {
                 show(host, &region, queue.index(), now);
                 if host.take_interrupt(queue.index()) {
                     queue.interrupt();
+                }
+                if is_watched(&region, queue.index()) {
+                    next = next.min(Next::At(now.after(FRESH)));
                 }
             }
             next

@@ -42,6 +42,12 @@ impl Interrupts {
         Self { vm, routes: Arc::default() }
     }
 
+    /// The machine.
+    #[must_use]
+    pub fn vm(&self) -> &Arc<Vm> {
+        &self.vm
+    }
+
     fn routes(&self) -> MutexGuard<'_, BTreeMap<u32, Message>> {
         lock(&self.routes)
     }

@@ -1,7 +1,7 @@
 //! The machine: what KVM has, and the rest of a PC that a guest needs.
 //!
 //! - [`layout`]: where things are;
-//! - [`vm`], [`vcpu`], [`irq`]: what KVM has of it; [`stats`]: what it counts;
+//! - [`vm`], [`vcpu`], [`irq`], [`page`]: what KVM has of it; [`stats`]: what it counts;
 //! - [`bus`]: who answers where; [`line`]: interrupt lines;
 //! - [`rtc`], [`power`], [`reset`], [`serial`], [`debug_port`]: the devices of a PC's board;
 //! - [`fw_cfg`]: what firmware is told;
@@ -15,11 +15,12 @@ pub mod irq;
 pub mod layout;
 pub mod line;
 pub mod linked;
+pub mod page;
 pub mod power;
 pub mod reset;
 pub mod rtc;
 pub mod serial;
 pub mod stats;
-mod timer;
+pub(crate) mod timer;
 pub mod vcpu;
 pub mod vm;

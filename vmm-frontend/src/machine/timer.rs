@@ -9,14 +9,14 @@ use rustix::time::{
 };
 
 /// A point in time of one of the host's clocks, or how long: in nanoseconds, never narrow.
-pub(super) type Nanoseconds = i128;
+pub(crate) type Nanoseconds = i128;
 
 /// Nanoseconds of a second.
-pub(super) const SECOND: Nanoseconds = 1_000_000_000;
+pub(crate) const SECOND: Nanoseconds = 1_000_000_000;
 
 /// A timer that goes off once. Its descriptor becomes readable then.
 #[derive(Debug)]
-pub(super) struct Timer {
+pub(crate) struct Timer {
     fd: OwnedFd,
     clock: ClockId,
     flags: TimerfdTimerFlags,
@@ -25,13 +25,13 @@ pub(super) struct Timer {
 
 impl Timer {
     /// One by the time of day. It goes off too when somebody sets the host's clock.
-    pub(super) fn of_day() -> io::Result<Self> {
+    pub(crate) fn of_day() -> io::Result<Self> {
         let flags = TimerfdTimerFlags::ABSTIME | TimerfdTimerFlags::CANCEL_ON_SET;
         Self::new(ClockId::Realtime, TimerfdClockId::Realtime, flags)
     }
 
     /// One by the time since the host was started.
-    pub(super) fn monotonic() -> io::Result<Self> {
+    pub(crate) fn monotonic() -> io::Result<Self> {
         Self::new(ClockId::Monotonic, TimerfdClockId::Monotonic, TimerfdTimerFlags::ABSTIME)
     }
 
@@ -41,13 +41,13 @@ impl Timer {
     }
 
     /// What its clock says.
-    pub(super) fn now(&self) -> Nanoseconds {
+    pub(crate) fn now(&self) -> Nanoseconds {
         let now = clock_gettime(self.clock);
         Nanoseconds::from(now.tv_sec) * SECOND + Nanoseconds::from(now.tv_nsec)
     }
 
     /// Goes off at a time, or not.
-    pub(super) fn set(&mut self, at: Option<Nanoseconds>) {
+    pub(crate) fn set(&mut self, at: Option<Nanoseconds>) {
         if self.set == at {
             return;
         }
@@ -61,7 +61,7 @@ impl Timer {
     }
 
     /// It has gone off, and is set no more.
-    pub(super) fn take(&mut self) {
+    pub(crate) fn take(&mut self) {
         self.set = None;
         let mut times = [0; 8];
         // ECANCELED: somebody has set the clock.

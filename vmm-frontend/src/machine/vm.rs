@@ -1,6 +1,7 @@
 //! What KVM has of the machine: processors' table, memory, the interrupt controllers and the PIT.
 
 use std::io::ErrorKind;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use kvm_bindings::{
     KVM_MEM_READONLY, KVM_PIT_SPEAKER_DUMMY, kvm_irqchip, kvm_pit_config, kvm_pit_state2,
@@ -77,6 +78,8 @@ pub struct Vm {
     fd: VmFd,
     memory: Memory,
     rom: Option<MmapRegion>,
+    /// Slots of memory that KVM was told of.
+    slots: AtomicU32,
 }
 
 impl Vm {
@@ -106,7 +109,8 @@ impl Vm {
             unsafe { fd.set_user_memory_region(region) }
                 .map_err(kvm("KVM_SET_USER_MEMORY_REGION"))?;
         }
-        Ok(Self { fd, memory, rom: None })
+        let slots = u32::try_from(memory.space().num_regions()).unwrap_or(u32::MAX);
+        Ok(Self { fd, memory, rom: None, slots: slots.into() })
     }
 
     /// Adds memory that a guest can't write to, and that device processes don't get: whole pages,
@@ -123,7 +127,7 @@ impl Vm {
         rom.as_volatile_slice().copy_from(content);
         let size = content.len() as u64;
         let region = kvm_userspace_memory_region {
-            slot: u32::try_from(self.memory.space().num_regions()).unwrap_or(u32::MAX),
+            slot: self.slot(),
             flags: KVM_MEM_READONLY,
             guest_phys_addr: layout::ABOVE.saturating_sub(size),
             memory_size: size,
@@ -134,6 +138,11 @@ impl Vm {
             .map_err(kvm("KVM_SET_USER_MEMORY_REGION"))?;
         self.rom = Some(rom);
         Ok(())
+    }
+
+    /// A number for memory that is not the machine's.
+    pub(super) fn slot(&self) -> u32 {
+        self.slots.fetch_add(1, Ordering::Relaxed)
     }
 
     /// Its descriptor.

@@ -2,9 +2,10 @@
 
 use std::sync::{Arc, Mutex};
 
-use vhost_runtime::registers::Access;
+use vhost_runtime::registers::{Access, Space};
 
 use super::UsbHost;
+use super::window::Window;
 use crate::lock::lock;
 use crate::machine::irq::Interrupts;
 use crate::pci::Function;
@@ -20,6 +21,10 @@ pub struct UsbFunction {
     /// Which of the process's functions.
     number: usize,
     bar: usize,
+    /// For registers in memory.
+    window: Option<Arc<Window>>,
+    /// Offset of the register that changes at any time.
+    live: Option<u16>,
     state: Mutex<State>,
 }
 
@@ -59,7 +64,12 @@ impl UsbFunction {
         let request = Request::new(interrupts, reactor, input.into(), event, pending)?;
         let state = Mutex::new(State { config, msi, request });
         let bar = described.bar.into();
-        Ok(Arc::new(Self { host: Arc::clone(host), number, bar, state }))
+        let window = match described.space {
+            Space::Memory => Some(Window::new(host, number, interrupts.vm(), reactor)?),
+            Space::Io => None,
+        };
+        let (host, live) = (Arc::clone(host), described.live);
+        Ok(Arc::new(Self { host, number, bar, window, live, state }))
     }
 }
 
@@ -109,6 +119,11 @@ impl Function for UsbFunction {
                 _ => self.host.read(self.number, aligned).to_le_bytes(),
             };
             word = Some((aligned, bytes));
+            if place == aligned
+                && let Some(window) = &self.window
+            {
+                window.was_read(self.live == Some(aligned));
+            }
             *byte = bytes.get(usize::from(place % 4)).copied().unwrap_or(0);
         }
     }
@@ -121,9 +136,18 @@ impl Function for UsbFunction {
         for access in Access::writes(offset, data) {
             self.host.send(self.number, access);
         }
+        if let Some(window) = &self.window {
+            window.was_written();
+        }
     }
 
-    fn moved(&self, _bar: usize, _address: Option<u64>) {}
+    fn moved(&self, bar: usize, address: Option<u64>) {
+        if bar == self.bar
+            && let Some(window) = &self.window
+        {
+            window.moved(address);
+        }
+    }
 
     fn reset(&self) {
         self.host.send(self.number, Access::Reset);

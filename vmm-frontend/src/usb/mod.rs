@@ -3,10 +3,12 @@
 //!
 //! - [`UsbHost`]: the process, and what it has of the machine's memory;
 //! - [`accesses`]: a function's queue of accesses to its registers;
-//! - [`function`]: a controller as a PCI function.
+//! - [`function`]: a controller as a PCI function;
+//! - [`window`]: its registers, as the guest reads them by itself.
 
 mod accesses;
 pub mod function;
+mod window;
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
@@ -21,6 +23,8 @@ use crate::frontend::memory::{Allocator, Memory, MemoryError, Pages};
 use crate::frontend::ring::RingError;
 use crate::frontend::{FrontendError, Link, QueueSetup};
 use crate::lock::lock;
+use crate::machine::page::Page;
+use crate::machine::vm::Vm;
 use accesses::Accesses;
 
 /// Memory for the queues of accesses, in bytes: no guest reaches it.
@@ -125,6 +129,29 @@ impl UsbHost {
     /// Whether a function requests an interrupt.
     fn is_pending(&self, function: usize) -> bool {
         word(&self.region, function, registers::PENDING) != 0
+    }
+
+    /// Says whether the guest reads a function's registers by itself. All that was sent before is done then,
+    /// or the process is gone (`false`).
+    fn set_watched(&self, function: usize, watched: bool) -> bool {
+        if let Some(word) =
+            self.region.words().get(function * registers::WORDS + registers::WATCHED)
+        {
+            word.store(u32::from(watched).to_le(), Ordering::SeqCst);
+        }
+        // The process may be asleep, and hears of an access.
+        let access = Access::Read { offset: 0, width: 4 };
+        !watched || self.accesses(function).is_some_and(|mut it| it.ask(access).is_some())
+    }
+
+    /// Waits until all is done that was sent. `false`: the process is gone.
+    fn settle(&self, function: usize) -> bool {
+        self.accesses(function).is_some_and(|mut accesses| accesses.settle())
+    }
+
+    /// A function's page of registers in the region.
+    fn page(&self, vm: &Arc<Vm>, function: usize) -> Option<Page> {
+        Page::new(vm, &self.region, function * registers::WORDS)
     }
 
     /// The guest writes a register, or the machine is reset. The process does it before it is read next.

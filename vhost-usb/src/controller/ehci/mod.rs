@@ -219,6 +219,13 @@ impl Ehci {
         ports | each << 8 | companions << 12
     }
 
+    /// How many doublewords of registers it has, with those before them that are reserved.
+    #[must_use]
+    pub fn registers(&self) -> usize {
+        let before = usize::try_from(register::PORTS / 4).unwrap_or(0);
+        before.saturating_add(self.ports.len())
+    }
+
     /// The driver reads a register: 4 bytes at a multiple of 4.
     #[must_use]
     pub fn read(&self, offset: u32, now: Time) -> u32 {
