@@ -116,10 +116,19 @@ const EVENTS: &str = "sleep 5; pkill evtest; cat /tmp/event* | grep -E '^Event: 
 
 #[test]
 fn every_kind_is_found_where_it_is_plugged_in_and_used() -> Result<(), Error> {
+    every_kind_is_used(Kernel::Backports)
+}
+
+#[test]
+fn every_kind_is_found_and_used_by_linux_6_1_too() -> Result<(), Error> {
+    every_kind_is_used(Kernel::Stable)
+}
+
+fn every_kind_is_used(kernel: Kernel) -> Result<(), Error> {
     Host::test(|| {
         let host = Host::boot(|builder| builder)?;
         host.guest().run("truncate -s 64M /tmp/stick.img")?.stdout_if_ok()?;
-        let guest = host.boot_vmm_guest(Kernel::Backports, "", EVERYTHING)?;
+        let guest = host.boot_vmm_guest(kernel, "", EVERYTHING)?;
         let tree = guest.run_within(10 * MINUTE, TREE)?.stdout_if_ok()?;
         eprintln!("{tree}");
         for (port, driver, speed) in [

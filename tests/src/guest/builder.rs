@@ -56,6 +56,7 @@ impl VhostUserScsi {
 #[derive(Debug, Clone)]
 pub struct Builder {
     version: Version,
+    kernel: Kernel,
     memory: u32,
     cpus: u32,
     root: Root,
@@ -71,6 +72,7 @@ impl Default for Builder {
     fn default() -> Builder {
         Builder {
             version: Version::Backports,
+            kernel: Kernel::Backports,
             memory: 1024,
             cpus: 2,
             root: Root::VirtioBlk,
@@ -88,6 +90,12 @@ impl Builder {
     /// Which QEMU runs it.
     pub fn qemu(mut self, version: Version) -> Builder {
         self.version = version;
+        self
+    }
+
+    /// Which kernel it boots.
+    pub fn kernel(mut self, kernel: Kernel) -> Builder {
+        self.kernel = kernel;
         self
     }
 
@@ -207,8 +215,8 @@ impl Builder {
             let options = "mount_tag=job,security_model=none";
             command.arg("-virtfs").arg(option("local,path=", folder, options));
         }
-        command.arg("-kernel").arg(machine.kernel(Kernel::Backports));
-        command.arg("-initrd").arg(machine.initrd(Kernel::Backports));
+        command.arg("-kernel").arg(machine.kernel(self.kernel));
+        command.arg("-initrd").arg(machine.initrd(self.kernel));
         command.arg("-append").arg(append);
         if self.root == Root::VirtioBlk {
             let options = "format=raw,if=virtio,snapshot=on";

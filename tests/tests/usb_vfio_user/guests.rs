@@ -4,7 +4,7 @@ use std::fs;
 use std::io::Write;
 use std::time::Duration;
 
-use lab::{Error, Guest, Machine, Version, spawn, usbtest};
+use lab::{Error, Guest, Kernel, Machine, Version, spawn, usbtest};
 
 use crate::common::{Bench, FUNCTIONS, within};
 
@@ -26,7 +26,7 @@ dmesg | grep -E 'I/O error|USB disconnect|nobody cared' && exit 1
 grep -E 'ehci|uhci' /proc/interrupts";
 
 /// A guest of QEMU's finds and uses what is plugged in.
-fn is_used(append: &str, interrupts: &str) -> Result<(), Error> {
+fn is_used(kernel: Kernel, append: &str, interrupts: &str) -> Result<(), Error> {
     let bench = Bench::new(&["--device", "kbd,port=2,speed=full"], |stick| {
         fs::File::options()
             .write(true)
@@ -35,8 +35,8 @@ fn is_used(append: &str, interrupts: &str) -> Result<(), Error> {
             .write_all(b"read from a stick")
             .unwrap();
     });
-    let guest = Guest::builder().qemu(Version::Sid).append(append).args(bench.devices(&FUNCTIONS));
-    let guest = guest.boot()?;
+    let guest = Guest::builder().qemu(Version::Sid).kernel(kernel).append(append);
+    let guest = guest.args(bench.devices(&FUNCTIONS)).boot()?;
     let found = guest.run_within(5 * MINUTE, USE)?.stdout_if_ok()?;
     eprintln!("{found}");
     let has = |words: &[&str]| found.lines().any(|line| words.iter().all(|it| line.contains(it)));
@@ -57,12 +57,12 @@ fn is_used(append: &str, interrupts: &str) -> Result<(), Error> {
 
 #[test]
 fn a_guest_of_qemus_uses_a_stick_and_is_interrupted_by_messages() -> Result<(), Error> {
-    is_used("", "PCI-MSI")
+    is_used(Kernel::Backports, "", "PCI-MSI")
 }
 
 #[test]
 fn a_guest_of_qemus_uses_a_stick_and_is_interrupted_by_pins() -> Result<(), Error> {
-    is_used("pci=nomsi", "IO-APIC")
+    is_used(Kernel::Stable, "pci=nomsi", "IO-APIC")
 }
 
 #[test]
