@@ -10,6 +10,7 @@
 //! - [`session`]: one frontend's connection, from its first message to its last;
 //! - [`arguments`], [`manual`], [`program`]: what every device program does alike;
 //! - [`control`]: the control interface of every device program;
+//! - [`pty`]: pseudo-terminals of the host's, which serial ports and consoles are connected to;
 //! - [`sandbox`], [`supervisor`]: what a program gives up before it serves, and who starts it again;
 //! - [`state`]: a device's state on its way to another process.
 
@@ -33,6 +34,7 @@ pub mod manual;
 pub mod memory;
 pub mod pci;
 pub mod program;
+pub mod pty;
 pub mod queue;
 pub mod registers;
 pub mod sandbox;

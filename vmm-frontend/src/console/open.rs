@@ -1,16 +1,14 @@
 //! Opening what an option says, before the machine is started.
 
 use std::io::{self, IsTerminal};
-use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::symlink;
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use rustix::fs::{FileType, Mode, OFlags, fcntl_setfl, fstat, open};
-use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+use rustix::fs::{FileType, Mode, OFlags, fstat, open};
 use rustix::termios::{OptionalActions, tcgetattr, tcsetattr};
 use vhost_runtime::program::{ProgramError, Socket};
+use vhost_runtime::pty::{self, LinkError};
 
 use super::end::End;
 use super::endpoint::{Endpoint, Kind, Link};
@@ -50,20 +48,15 @@ pub enum OpenError {
         error: io::Error,
     },
     /// The link can't be made.
-    #[error("{option} pty:{path}: the link cannot be made there: {error}")]
+    #[error("{option} pty:{path}: {error}")]
     Link {
         /// Which option.
         option: &'static str,
         /// Where.
         path: PathBuf,
-        /// What the host said.
-        error: io::Error,
+        /// Why.
+        error: LinkError,
     },
-    /// What is there is not a link.
-    #[error(
-        "{0} pty:{1}: there is a file that is not a symbolic link, remove it or choose another path"
-    )]
-    NotALink(&'static str, PathBuf),
     /// Nobody could connect.
     #[error(transparent)]
     Socket(#[from] ProgramError),
@@ -175,33 +168,12 @@ fn device(path: &Path) -> io::Result<(End, End)> {
 
 /// Both ends of the host's side, and the name of the other.
 fn pty() -> io::Result<(End, End, PathBuf)> {
-    let host = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC)?;
-    grantpt(&host)?;
-    unlockpt(&host)?;
-    let name = ptsname(&host, Vec::new())?;
-    let path = Path::new(std::ffi::OsStr::from_bytes(name.to_bytes())).to_owned();
-    // It is as a serial line until its user wants it otherwise. Who has opened and closed it has
-    // made it one that nobody has open, which is not so at first.
-    let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC;
-    let user: OwnedFd = open(&path, flags, Mode::empty())?;
-    let mut modes = tcgetattr(&user)?;
-    modes.make_raw();
-    tcsetattr(&user, OptionalActions::Now, &modes)?;
-    fcntl_setfl(&host, OFlags::RDWR | OFlags::NONBLOCK)?;
-    Ok((End::own(host.try_clone()?)?, End::own(host)?, path))
+    let (host, name) = pty::new()?;
+    Ok((End::own(host.try_clone()?)?, End::own(host)?, name))
 }
 
-/// Makes a symbolic link, or one that was left behind new.
 fn link(option: &'static str, path: &Path, to: &Path) -> Result<Link, OpenError> {
     let failed = |error| OpenError::Link { option, path: path.to_owned(), error };
-    match std::fs::symlink_metadata(path) {
-        Ok(found) if !found.is_symlink() => {
-            return Err(OpenError::NotALink(option, path.to_owned()));
-        }
-        Ok(_) => std::fs::remove_file(path).map_err(failed)?,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-        Err(error) => return Err(failed(error)),
-    }
-    symlink(to, path).map_err(failed)?;
+    pty::link(path, to).map_err(failed)?;
     Ok(Link(path.to_owned()))
 }

@@ -317,5 +317,6 @@ fn a_link_replaces_a_link_and_no_file() {
     drop(opened(Spec::Pty(Some(path.clone()))).unwrap());
     std::fs::write(&path, "precious").unwrap();
     let error = opened(Spec::Pty(Some(path.clone()))).unwrap_err();
-    assert!(matches!(error, OpenError::NotALink("--serial", _)), "{error}");
+    let said = "there is a file that is not a symbolic link, remove it or choose another path";
+    assert_eq!(error.to_string(), format!("--serial pty:{}: {said}", path.display()));
 }
