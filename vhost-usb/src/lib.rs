@@ -4,6 +4,7 @@
 //! - [`usb`]: USB's own terms: speeds, requests, descriptors, data on their way;
 //! - [`device`]: what can be plugged into a port;
 //! - [`redirect`]: devices that are elsewhere in the network;
+//! - [`channel`]: connections that are made again and again;
 //! - [`controller`]: host controllers, and the ports that they share;
 //! - [`serve`]: how a VMM reaches them;
 //! - [`devices`], [`control`]: devices as the command line and control clients name them;
@@ -23,6 +24,7 @@
     )
 )]
 
+pub mod channel;
 pub mod control;
 pub mod controller;
 pub mod device;

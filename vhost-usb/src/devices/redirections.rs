@@ -5,7 +5,8 @@ use std::os::fd::OwnedFd;
 
 use super::text::{PORT, Path};
 use super::{Devices, PlaceError};
-use crate::redirect::channel::{self, Channel, Place};
+use crate::channel::Channel;
+use crate::channel::place::{self, Place};
 use crate::redirect::device::Redirect;
 use crate::redirect::filter::{Filter, FilterError};
 
@@ -14,7 +15,7 @@ use crate::redirect::filter::{Filter, FilterError};
 pub enum RedirectError {
     /// It does not say where the host is, or that is unknown.
     #[error("--redirect {0}: {1}")]
-    Where(String, channel::PlaceError),
+    Where(String, place::PlaceError),
     /// It has no such key.
     #[error("--redirect {0}: {1} is unknown to it; there are server, filter=RULES and port=N")]
     Key(String, String),
@@ -77,7 +78,7 @@ impl Redirection {
     /// # Errors
     /// Nobody is there, or it can't be waited there.
     pub fn open(&self) -> Result<OwnedFd, RedirectError> {
-        let opened = if self.serves { self.place.listen() } else { self.place.connect() };
+        let opened = if self.serves { self.place.listen() } else { self.place.connected() };
         opened.map_err(|error| RedirectError::Host(self.whole.clone(), error))
     }
 

@@ -3,9 +3,9 @@
 use std::io::{self, ErrorKind};
 use std::os::fd::RawFd;
 
-use super::channel::{Channel, Look};
 use super::filter::Filter;
 use super::session::Session;
+use crate::channel::{Channel, Look};
 use crate::device::Device;
 use crate::device::remote::Remote;
 use crate::usb::data::{Sink, Source};

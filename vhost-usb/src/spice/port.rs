@@ -7,7 +7,8 @@ use std::io::{self, ErrorKind};
 use std::os::fd::RawFd;
 use std::time::{Duration, Instant};
 
-use crate::redirect::channel::{Channel, Look, Place, PlaceError};
+use crate::channel::place::{Place, PlaceError};
+use crate::channel::{Channel, Look};
 
 /// How long a channel is not there that has lost one of its sides. A client that has its devices redirected
 /// when they come must have seen that the old channel is closed, before it hears of the new one.

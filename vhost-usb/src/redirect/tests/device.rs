@@ -5,9 +5,10 @@ use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 use std::time::{Duration, Instant};
 
 use super::*;
+use crate::channel::Channel;
+use crate::channel::place::Place;
 use crate::device::Device;
 use crate::device::host::is_ready;
-use crate::redirect::channel::{Channel, Place};
 use crate::redirect::device::Redirect;
 
 const HELLO: usize = 12 + 64 + 4;
