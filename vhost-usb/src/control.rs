@@ -2,7 +2,7 @@
 //!
 //! | command | what it does |
 //! |---|---|
-//! | `device-add` | plugs a device in; one that stands on a file may be passed its descriptor |
+//! | `device-add` | plugs a device in; one that stands on a file or a socket may be passed its descriptor |
 //! | `redirect-add` | plugs in a port for a device that is elsewhere, with the connection or the socket
 //! |                | that listens |
 //! | `device-remove` | takes a device out, and with a hub all that is behind it |

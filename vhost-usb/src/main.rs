@@ -77,7 +77,13 @@ fn run(options: &Options) -> Result<ExitCode, Failure> {
     sockets.extend(clients.as_mut().map(control::Listener::socket));
     let link = match supervisor::start(&mut sockets, &shutdown, options.program.sandbox)? {
         Role::Serve(link) => link,
-        Role::Ended(code) => return Ok(ExitCode::from(code)),
+        Role::Ended(code) => {
+            if code == 0 {
+                // The process that served may not, in its sandbox.
+                options.devices().iter().for_each(|text| devices::clean_up(text));
+            }
+            return Ok(ExitCode::from(code));
+        }
     };
 
     let host = Arc::new(Mutex::new(host));
@@ -107,6 +113,10 @@ fn run(options: &Options) -> Result<ExitCode, Failure> {
         }
         _ => vfio_user::serve(&vmms, &shutdown, &events, &link, &host)?,
     }
+    if options.program.sandbox == Confinement::Off {
+        // Nobody else is there to do it.
+        options.devices().iter().for_each(|text| devices::clean_up(text));
+    }
     Ok(ExitCode::SUCCESS)
 }
 
@@ -132,6 +142,8 @@ fn start_broker(filters: &[Filter]) -> Result<Vec<Slot>, Failure> {
 fn confine(mut sandbox: Sandbox, options: &Options) -> Result<(), ProgramError> {
     let texts = options.devices();
     let pass_through = texts.iter().any(|text| devices::is_pass_through(text));
+    let places = texts.iter().filter_map(|text| devices::connects_to(text));
+    places.for_each(|place| place.allow(&mut sandbox));
     let control = options.program.control.is_some();
     confinement::allow(&mut sandbox, EngineKind::Threads, pass_through, control);
     if control || texts.iter().any(|text| matches!(devices::of_host(text), Ok(Some(_)))) {

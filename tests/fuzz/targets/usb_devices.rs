@@ -22,6 +22,7 @@ use vhost_usb::device::hid::mouse::Mouse;
 use vhost_usb::device::hid::tablet::Tablet;
 use vhost_usb::device::hub::Hub;
 use vhost_usb::device::serial::Serial;
+use vhost_usb::device::serial::peer::Peer;
 use vhost_usb::device::storage::Storage;
 use vhost_usb::usb::data::{Buffer, Sink};
 use vhost_usb::usb::setup::{Setup, request};
@@ -60,7 +61,7 @@ fn device(input: &mut Unstructured<'_>, most: u8) -> Result<Box<dyn Device>> {
         2 => emulated(Tablet::new(speed), speed),
         3 => emulated(GadgetZero::new(speed, Mode::SourceSink(Pattern::Mod63)), speed),
         4 => emulated(GadgetZero::new(speed, Mode::Loopback), speed),
-        5 => emulated(Serial::new(speed), speed),
+        5 => emulated(Serial::new(speed, Peer::Stream(None)), speed),
         6 => {
             let bus = Bus::default();
             let image = Arc::new(Ram::new(1 << 20, false));

@@ -13,7 +13,7 @@ use vhost_scsi::units::{Addresses, Kind, Unit};
 use super::inputs::Input;
 use super::passed::Passed;
 use super::text::Text;
-use super::{DeviceError, passed, speed};
+use super::{DeviceError, lines, speed};
 use crate::device::Device;
 use crate::device::emulated::{Emulated, Function};
 use crate::device::gadget_zero::{GadgetZero, Mode, Pattern};
@@ -44,7 +44,7 @@ pub(super) fn keys(kind: &str) -> Option<&'static str> {
     match kind {
         "storage" => None,
         "hub" => Some("port, speed, ports"),
-        "serial" => Some("port, speed, unix"),
+        "serial" => Some("port, speed, pty, unix, server"),
         "gadget-zero" => Some("port, speed, mode"),
         "host" => Some("port, match"),
         _ => Some("port, speed"),
@@ -109,10 +109,7 @@ pub(super) fn make(text: &Text, passed: Option<Passed>) -> Result<Made, DeviceEr
             Made { hub: sockets, ..alone(emulated(hub, speed)) }
         }
         "serial" => {
-            let stream = passed.map_or_else(|| passed::connect(text).map(OwnedFd::from), Ok)?;
-            passed::check_stream(&stream).map_err(failed)?;
-            let serial = Serial::new(speed).map_err(failed)?;
-            serial.line().connect(stream).map_err(failed)?;
+            let serial = Serial::new(speed, lines::peer(text, passed)?).map_err(failed)?;
             alone(emulated(serial, speed))
         }
         "gadget-zero" => {

@@ -2,12 +2,14 @@
 //!
 //! - [`text`]: how a device is written;
 //! - [`kinds`]: what each kind is made of;
+//! - [`lines`]: what a serial port is connected to;
 //! - [`passed`]: what a kind stands on, opened for a process that may not;
 //! - [`inputs`]: where events for keyboards and pointers come in;
 //! - [`redirections`]: devices that are elsewhere.
 
 pub mod inputs;
 mod kinds;
+mod lines;
 pub mod passed;
 pub mod redirections;
 mod text;
@@ -16,8 +18,10 @@ use std::collections::BTreeMap;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use vhost_runtime::pty::LinkError;
 use vhost_scsi::units::UnitError;
 
+use crate::channel::place::Place;
 use crate::controller::host::{Host, Socket};
 use crate::device::Device;
 use crate::device::hub::sockets::Sockets;
@@ -54,6 +58,12 @@ pub enum DeviceError {
     /// A device of the host's can't be used.
     #[error("--device {0}: {1}")]
     Physical(String, PhysicalError),
+    /// A serial port leads nowhere, or to two places.
+    #[error("--device {0}: it must have one of pty=LINK and unix=PATH")]
+    Line(String),
+    /// The link to its pseudo-terminal can't be made.
+    #[error("--device {0}: pty=: {1}")]
+    Link(String, LinkError),
     /// A descriptor is passed that it has no use for.
     #[error("--device {0}: it takes no descriptor")]
     Descriptor(String),
@@ -225,6 +235,22 @@ pub fn is_pass_through(text: &str) -> bool {
     Text::parse(text).is_ok_and(|text| text.get("media") == Some(kinds::PASS_THROUGH))
 }
 
+/// Where a device's program connects to, whenever nobody is connected.
+#[must_use]
+pub fn connects_to(text: &str) -> Option<Place> {
+    let text = Text::parse(text).ok().filter(|text| text.kind == "serial")?;
+    lines::connects_to(&text)
+}
+
+/// Removes what a device has left in the host's file system, at the end of its program.
+pub fn clean_up(text: &str) {
+    if let Ok(text) = Text::parse(text)
+        && text.kind == "serial"
+    {
+        lines::clean_up(&text);
+    }
+}
+
 /// The fastest that a device may signal, as its key `speed` says.
 fn speed(text: &Text) -> Result<Speed, DeviceError> {
     match text.get("speed") {
@@ -235,151 +261,4 @@ fn speed(text: &Text) -> Result<Speed, DeviceError> {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::os::fd::OwnedFd;
-
-    use super::*;
-    use crate::controller::host::Kind;
-
-    fn plugged(texts: &[&str]) -> (Devices, Result<(), String>) {
-        let host = Host::new(Kind::default()).unwrap();
-        let devices = Devices::new(Arc::new(Mutex::new(host)));
-        let mut all = texts.iter();
-        let result = all.try_for_each(|text| devices.plug(text, None).map(drop));
-        (devices, result.map_err(|error| error.to_string()))
-    }
-
-    fn said(texts: &[&str]) -> String {
-        plugged(texts).1.err().unwrap_or_default()
-    }
-
-    fn ports(devices: &Devices) -> Vec<String> {
-        devices.list().iter().map(|(path, _)| path.to_string()).collect()
-    }
-
-    #[test]
-    fn devices_get_ports_in_order_or_as_they_want() {
-        let texts =
-            ["kbd", "mouse,port=3", "tablet", "hub,ports=2", "kbd,port=4.2", "hub,port=4.1"];
-        let (devices, result) = plugged(&texts);
-        assert_eq!(result, Ok(()));
-        let taken: Vec<bool> =
-            (0..6).map(|port| devices.host().ports().device(port).is_some()).collect();
-        assert_eq!(taken, [true, true, true, true, false, false]);
-        assert_eq!(ports(&devices), ["1", "2", "3", "4", "4.1", "4.2"]);
-        assert_eq!(devices.list()[3].1, "hub,ports=2");
-    }
-
-    #[test]
-    fn what_is_behind_a_hub_goes_with_it() {
-        let (devices, result) =
-            plugged(&["kbd", "hub", "kbd,port=2.2", "hub,port=2.1", "mouse,port=2.1.4"]);
-        assert_eq!(result, Ok(()));
-        let motion = [Event::Rel { axis: inputs::Axis::X, value: 1 }];
-        assert_eq!(devices.send(&motion), Ok(()));
-        let at = |text| Path::parse(text).unwrap();
-        assert!(!devices.unplug(&at("2.3")) && !devices.unplug(&at("5")));
-        assert!(devices.unplug(&at("2.1")));
-        assert_eq!(ports(&devices), ["1", "2", "2.2"]);
-        assert_eq!(devices.send(&motion), Err(InputError::Nobody("mouse")));
-        assert!(devices.unplug(&at("2")));
-        assert_eq!(ports(&devices), ["1"]);
-        assert!(devices.host().ports().device(1).is_none());
-        assert_eq!(devices.plug("tablet", None).unwrap(), at("2"));
-        let missing = devices.plug("kbd,port=2.1", None).unwrap_err().to_string();
-        assert_eq!(missing, "--device kbd,port=2.1: there is no port 2.1");
-    }
-
-    #[allow(clippy::unnecessary_wraps)]
-    fn descriptor(fd: impl Into<OwnedFd>) -> Option<Passed> {
-        Some(Passed::Descriptor(fd.into()))
-    }
-
-    #[test]
-    fn descriptors_are_for_those_who_need_them() {
-        let (devices, _) = plugged(&[]);
-        let (ours, theirs) = std::os::unix::net::UnixStream::pair().unwrap();
-        let kept = theirs.try_clone().unwrap();
-        devices.plug("serial,unix=/nowhere", descriptor(theirs)).unwrap();
-        let error = devices.plug("kbd", descriptor(kept)).unwrap_err().to_string();
-        assert_eq!(error, "--device kbd: it takes no descriptor");
-        let file = tempfile::tempfile().unwrap();
-        let error = devices.plug("serial,unix=/nowhere", descriptor(file)).unwrap_err();
-        let said = "--device serial,unix=/nowhere: what is passed is no stream socket";
-        assert_eq!(error.to_string(), said);
-        let file = tempfile::tempfile().unwrap();
-        file.set_len(1 << 20).unwrap();
-        let (socket, _other) = std::os::unix::net::UnixStream::pair().unwrap();
-        let error = devices.plug("host,match=1234:5678", descriptor(socket)).unwrap_err();
-        assert!(matches!(error, DeviceError::Physical(..)), "{error}");
-        devices.plug("storage,file=/any,,where", descriptor(file)).unwrap();
-        drop(ours);
-    }
-
-    #[test]
-    fn what_cannot_be_is_said() {
-        let missing = "--device storage nowhere: cannot be opened for writing: No such file or \
-                       directory (os error 2)";
-        for (text, sentence) in [
-            (
-                "stick",
-                "--device stick: there is no such kind, only storage, kbd, mouse, tablet, hub, \
-                 serial, gadget-zero, host",
-            ),
-            (
-                "kbd,colour=red",
-                "--device kbd,colour=red: colour= is unknown to it; there are port, speed",
-            ),
-            ("kbd,speed=super", "--device kbd,speed=super: speed= must be full or high"),
-            (
-                "storage,file=x,media=tape",
-                "--device storage,file=x,media=tape: media= must be disk, cdrom or passthrough",
-            ),
-            (
-                "storage,file=x,media=passthrough",
-                "--device storage x: cannot be opened: No such file or directory (os error 2)",
-            ),
-            ("storage,file=nowhere", missing),
-            ("hub,ports=9", "--device hub,ports=9: ports= must be a number from 1 to 8"),
-            ("kbd,port=7", "--device kbd,port=7: there is no port 7"),
-            ("kbd,port=1.1", "--device kbd,port=1.1: there is no port 1.1"),
-            (
-                "kbd,port=0",
-                "--device kbd,port=0: port= must be a port's number, as 2, or 2.1 behind a hub",
-            ),
-            (
-                "gadget-zero,mode=x",
-                "--device gadget-zero,mode=x: mode= must be source-sink or loopback",
-            ),
-            (
-                "host,match=1",
-                "--device host,match=1: match= must be VENDOR:PRODUCT in hexadecimal digits, \
-                 BUS.ADDRESS, BUS-PORT[.PORT…], or class=CLASS in hexadecimal digits",
-            ),
-            ("serial", "--device serial: unix= must be the path of a socket that listens"),
-            (
-                "serial,unix=/nowhere",
-                "--device serial,unix=/nowhere: No such file or directory (os error 2)",
-            ),
-        ] {
-            assert_eq!(said(&[text]), sentence);
-        }
-        assert_eq!(said(&["kbd", "mouse,port=1"]), "--device mouse,port=1: port 1 is taken");
-        assert_eq!(
-            said(&["hub", "kbd,port=1.4", "kbd,port=1.4"]),
-            "--device kbd,port=1.4: port 1.4 is taken"
-        );
-        assert_eq!(
-            said(&["kbd"; 7]),
-            "--device kbd: all ports are taken, plug a hub into one: --device hub"
-        );
-        let hubs =
-            ["hub", "hub,port=1.1", "hub,port=1.1.1", "hub,port=1.1.1.1", "hub,port=1.1.1.1.1"];
-        assert_eq!(said(&hubs), "");
-        let deep = "hub,port=1.1.1.1.1.1.1";
-        assert_eq!(
-            said(&[&hubs[..], &["hub,port=1.1.1.1.1.1", deep]].concat()),
-            format!("--device {deep}: there is no port 1.1.1.1.1.1.1")
-        );
-    }
-}
+mod tests;

@@ -1,21 +1,16 @@
 //! What a device stands on is opened by who may, and passed to a process in its sandbox.
 
-use std::io;
-use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::net::UnixStream;
-
-use rustix::net::SocketType;
-use rustix::net::sockopt::socket_type;
+use std::os::fd::OwnedFd;
 
 use super::text::Text;
-use super::{DeviceError, kinds};
+use super::{DeviceError, kinds, lines};
 use crate::physical;
 use crate::physical::broker::Slot;
 
 /// What a device stands on, opened by another process.
 #[derive(Debug)]
 pub enum Passed {
-    /// A file, a socket, or a device of the host's.
+    /// A file, a socket, a pseudo-terminal's master, or a device of the host's.
     Descriptor(OwnedFd),
     /// Devices of the host's, as they come and go.
     Slot(Slot),
@@ -38,8 +33,8 @@ pub fn open(text: &str) -> Result<(String, Option<OwnedFd>), DeviceError> {
             Ok((parts.collect::<Vec<_>>().join(","), file.map(OwnedFd::from)))
         }
         "serial" => {
-            let stream = connect(&text)?;
-            Ok((text.whole, Some(stream.into())))
+            let fd = lines::open(&text)?;
+            Ok((text.whole, Some(fd)))
         }
         "host" => {
             let file = physical::open(&kinds::filter(&text)?);
@@ -47,22 +42,6 @@ pub fn open(text: &str) -> Result<(String, Option<OwnedFd>), DeviceError> {
             Ok((text.whole, Some(file.into())))
         }
         _ => Ok((text.whole, None)),
-    }
-}
-
-/// Connects to the socket that a serial port's text names.
-pub(super) fn connect(text: &Text) -> Result<UnixStream, DeviceError> {
-    const WANTED: &str = "the path of a socket that listens";
-    let whole = || text.whole.clone();
-    let path = text.get("unix").ok_or_else(|| DeviceError::Value(whole(), "unix", WANTED))?;
-    UnixStream::connect(path).map_err(|error| DeviceError::Host(whole(), error))
-}
-
-/// Whatever was passed by somebody else.
-pub(super) fn check_stream(fd: &impl AsFd) -> io::Result<()> {
-    match socket_type(fd) {
-        Ok(SocketType::STREAM) => Ok(()),
-        _ => Err(io::Error::other("what is passed is no stream socket")),
     }
 }
 
@@ -81,6 +60,6 @@ mod tests {
         assert_eq!(text, format!("storage,port=2.1,speed=full,file={path},readonly=on"));
         let (text, opened) = open("kbd,port=1").unwrap();
         assert_eq!((text.as_str(), opened.is_none()), ("kbd,port=1", true));
-        assert!(matches!(open("serial"), Err(DeviceError::Value(..))));
+        assert!(matches!(open("serial"), Err(DeviceError::Line(_))));
     }
 }

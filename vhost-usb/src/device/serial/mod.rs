@@ -2,17 +2,20 @@
 //! of the host's.
 //!
 //! - [`Serial`]: the class's requests and endpoints;
-//! - [`line`]: how the guest has set the line, and where the host's side connects;
-//! - [`stream`]: the host's side, and the bytes that wait.
+//! - [`line`]: how the guest has set the line;
+//! - [`peer`]: who is at the host's side, and how they come there;
+//! - [`stream`]: the bytes that wait for them, or for the guest.
 
 pub mod line;
+pub mod peer;
 mod stream;
 #[cfg(test)]
 mod tests;
 
 use std::io;
-use std::os::fd::RawFd;
-use std::sync::Arc;
+use std::os::fd::{AsRawFd, RawFd};
+
+use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use super::emulated::Function;
 use crate::usb::data::{Sink, Source};
@@ -20,6 +23,7 @@ use crate::usb::descriptor::{Configuration, Descriptors, EndpointInfo, Interface
 use crate::usb::setup::{Kind, Recipient, Setup};
 use crate::usb::{Answer, Direction, Endpoint, Speed};
 use line::{Coding, Line};
+use peer::Peer;
 use stream::Stream;
 
 /// The interfaces: one for control, one for data.
@@ -47,8 +51,10 @@ const TRANSMIT_CARRIER: u16 = 1 << 1;
 /// A serial port.
 pub struct Serial {
     descriptors: Descriptors,
-    line: Arc<Line>,
+    line: Line,
     stream: Stream,
+    /// Readable when the carrier has changed while the guest asked for something else.
+    wake: EventFd,
     speed: Speed,
     /// The line's state, as the guest was told.
     told: Option<u16>,
@@ -57,25 +63,42 @@ pub struct Serial {
 }
 
 impl Serial {
-    /// One that can be so fast, with nothing at the host's side yet.
+    /// One that can be so fast, for whoever is at the host's side.
     ///
     /// # Errors
     /// No descriptor can be had.
-    pub fn new(fastest: Speed) -> io::Result<Self> {
+    pub fn new(fastest: Speed, peer: Peer) -> io::Result<Self> {
         Ok(Self {
             descriptors: descriptors(fastest),
-            line: Arc::new(Line::new()?),
-            stream: Stream::new()?,
+            line: Line::default(),
+            stream: Stream::new(peer)?,
+            wake: EventFd::new(EFD_NONBLOCK)?,
             speed: fastest,
             told: None,
             owes_end: false,
         })
     }
 
-    /// How the guest has set the line, and where the host's side connects.
-    #[must_use]
-    pub fn line(&self) -> Arc<Line> {
-        Arc::clone(&self.line)
+    /// How the guest has set the line.
+    pub fn line(&mut self) -> &mut Line {
+        &mut self.line
+    }
+
+    /// Does something by which the carrier may change, and has the guest told.
+    fn with_stream<T>(&mut self, act: impl FnOnce(&mut Stream) -> T) -> T {
+        let had_carrier = self.stream.has_carrier();
+        let result = act(&mut self.stream);
+        if had_carrier != self.stream.has_carrier() {
+            // A counter that is full is readable as well.
+            let _ = self.wake.write(1);
+        }
+        result
+    }
+
+    fn set_control(&mut self, value: u16) {
+        self.line.set_control(value);
+        let is_ready = self.line.is_ready();
+        self.with_stream(|stream| stream.set_wanted(is_ready));
     }
 
     fn packet(&self) -> usize {
@@ -102,11 +125,7 @@ impl Serial {
     }
 
     fn send(&mut self, to: &mut dyn Sink) -> Answer {
-        let had_carrier = self.stream.has_carrier();
-        let bytes = self.stream.send(to);
-        if had_carrier != self.stream.has_carrier() {
-            self.line.wake();
-        }
+        let bytes = self.with_stream(|stream| stream.send(to));
         if bytes == 0 {
             if to.room() == 0 {
                 return Answer::moved(0);
@@ -136,7 +155,8 @@ impl Function for Serial {
 
     fn reset(&mut self) {
         // What waits at the host's side, or for it, is not the guest's alone: it stays.
-        self.line.reset();
+        self.line = Line::default();
+        self.set_control(0);
     }
 
     fn speed_set(&mut self, speed: Speed) {
@@ -161,7 +181,7 @@ impl Function for Serial {
                 Some(())
             }
             SET_CONTROL_LINE_STATE => {
-                self.line.set_control(setup.value);
+                self.set_control(setup.value);
                 Some(())
             }
             SEND_BREAK => {
@@ -177,23 +197,17 @@ impl Function for Serial {
     }
 
     fn data_out(&mut self, _endpoint: u8, from: &dyn Source) -> Answer {
-        let had_carrier = self.stream.has_carrier();
         let packet = self.packet();
-        let bytes = self.stream.take(from, packet);
-        if had_carrier != self.stream.has_carrier() {
-            self.line.wake();
-        }
+        let bytes = self.with_stream(|stream| stream.take(from, packet));
         if bytes == 0 && !from.is_empty() { Answer::Nak } else { Answer::moved(bytes) }
     }
 
     fn events(&self) -> Vec<RawFd> {
-        vec![self.line.event(), self.stream.event()]
+        vec![self.wake.as_raw_fd(), self.stream.event()]
     }
 
     fn turn(&mut self) {
-        if let Some(connection) = self.line.take_connection() {
-            self.stream.connect(connection);
-        }
+        let _ = self.wake.read(); // however often it was written
         self.stream.turn();
     }
 

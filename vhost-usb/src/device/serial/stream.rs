@@ -1,4 +1,4 @@
-//! The host's side of a line, and the bytes that wait for it or for the guest.
+//! The bytes that wait for the host's side of a line, or for the guest.
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -7,17 +7,23 @@ use std::os::fd::{AsRawFd, RawFd};
 
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 
+use super::peer::Peer;
 use crate::usb::data::{Sink, Source};
 
 /// Bytes that wait in each direction.
 const MOST: usize = 16 << 10;
 /// Bytes that are read at once.
 const PIECE: usize = 4096;
+/// Of whom an event tells.
+const PEER: u64 = 0;
+const FILE: u64 = 1;
 
 /// The host's side.
 pub(super) struct Stream {
+    peer: Peer,
+    /// Where the peer is, while it is there.
     file: Option<File>,
-    /// Readable when the file is as it is waited for.
+    /// Readable when somebody may have come, or the file is as it is waited for.
     epoll: Epoll,
     /// What of the file is waited for, if it is.
     armed: Option<EventSet>,
@@ -32,16 +38,24 @@ pub(super) struct Stream {
 }
 
 impl Stream {
-    pub(super) fn new() -> io::Result<Self> {
-        Ok(Self {
+    pub(super) fn new(peer: Peer) -> io::Result<Self> {
+        let epoll = Epoll::new()?;
+        if let Some(event) = peer.event() {
+            epoll.ctl(ControlOperation::Add, event, EpollEvent::new(EventSet::IN, PEER))?;
+        }
+        let mut stream = Self {
+            peer,
             file: None,
-            epoll: Epoll::new()?,
+            epoll,
             armed: None,
             hung_up: false,
             input: VecDeque::new(),
             is_asked: false,
             output: VecDeque::new(),
-        })
+        };
+        stream.look();
+        stream.arm();
+        Ok(stream)
     }
 
     pub(super) fn event(&self) -> RawFd {
@@ -57,33 +71,54 @@ impl Stream {
         !self.input.is_empty()
     }
 
-    /// From now on that is the host's side.
-    pub(super) fn connect(&mut self, file: Option<File>) {
-        self.close();
-        self.input.clear();
-        self.file = file;
-        self.arm();
+    /// Whether the guest has the port open.
+    pub(super) fn set_wanted(&mut self, wanted: bool) {
+        self.peer.set_wanted(wanted);
+        if wanted {
+            self.look();
+            self.arm();
+        }
+    }
+
+    /// Sees whether somebody has come, if nobody is there.
+    fn look(&mut self) {
+        if self.file.is_some() {
+            return;
+        }
+        match self.peer.look() {
+            Ok(file) => self.file = file,
+            Err(error) => {
+                log::warn!("a serial port: somebody cannot be connected: {error}");
+                self.peer.has_gone();
+            }
+        }
     }
 
     fn close(&mut self) {
         self.wait_for(None);
-        self.file = None;
+        self.leave();
+    }
+
+    fn leave(&mut self) {
+        if self.file.take().is_some() {
+            self.peer.has_gone();
+        }
         self.output.clear();
         self.hung_up = false;
     }
 
-    /// The file may be as it was waited for.
+    /// Somebody may have come, or the file may be as it was waited for.
     pub(super) fn turn(&mut self) {
-        let mut events = [EpollEvent::default()];
+        let mut events = [EpollEvent::default(); 2];
         // It can only fail by being interrupted, and is then still readable.
         let count = self.epoll.wait(0, &mut events).unwrap_or(0);
-        if count > 0 {
-            let [event] = &events;
+        if let Some(event) = events.iter().take(count).find(|event| event.data() == FILE) {
             let over = EventSet::HANG_UP | EventSet::READ_HANG_UP | EventSet::ERROR;
             self.hung_up |= event.event_set().intersects(over);
             self.flush();
             self.fill();
         }
+        self.look();
         self.arm();
     }
 
@@ -109,6 +144,7 @@ impl Stream {
     /// Takes what the guest sends, as many whole packets of `packet` bytes as there is room for, or the
     /// rest: all, if nobody is there to get it.
     pub(super) fn take(&mut self, from: &dyn Source, packet: usize) -> usize {
+        self.look();
         let mut bytes: usize = 0;
         while bytes < from.len() {
             if self.file.is_none() || self.hung_up {
@@ -197,13 +233,13 @@ impl Stream {
             (Some(_), Some(_)) => ControlOperation::Modify,
             (Some(_), None) => ControlOperation::Delete,
         };
-        let event = EpollEvent::new(events.unwrap_or(EventSet::empty()), 0);
+        let event = EpollEvent::new(events.unwrap_or(EventSet::empty()), FILE);
         match self.epoll.ctl(operation, file.as_raw_fd(), event) {
             Ok(()) => self.armed = events,
             Err(error) => {
                 log::warn!("a serial port's stream can't be waited for, and is closed: {error}");
-                self.file = None;
-                self.output.clear();
+                self.armed = None;
+                self.leave();
             }
         }
     }
