@@ -61,16 +61,16 @@ fn a_guest_goes_on_when_the_process_is_killed_20_times() -> Result<(), Error> {
 }
 
 /// Where devices are plugged in: storage; a hub with a keyboard, a hub with a mouse, a tablet that is
-/// full-speed; a full-speed keyboard alone.
+/// full-speed; a full-speed keyboard alone; a serial port.
 const EVERYTHING: &str = "--usb storage,file=/tmp/stick.img --usb hub,port=2 --usb kbd,port=2.1 \
     --usb hub,port=2.2 --usb mouse,port=2.2.1 --usb tablet,port=2.3,speed=full --usb kbd,port=3,speed=full \
-    --usb gadget-zero,port=5 --usb-control /run/usb.ctl";
+    --usb serial,port=4,pty=/run/usb-serial --usb gadget-zero,port=5 --usb-control /run/usb.ctl";
 
 /// What `lsusb -t` is to say, each device by its way, driver and speed.
 const TREE: &str = r"
-modprobe -a ehci-pci uhci-hcd usb-storage usbhid hid-generic evdev || exit 1
+modprobe -a ehci-pci uhci-hcd usb-storage usbhid hid-generic evdev cdc-acm || exit 1
 for i in $(seq 300); do
-    [ $(lsusb | grep -vc 'Linux Foundation') = 8 ] && [ $(ls /dev/input/event* | wc -l) -ge 4 ] && break
+    [ $(lsusb | grep -vc 'Linux Foundation') = 9 ] && [ $(ls /dev/input/event* | wc -l) -ge 4 ] && break
     sleep 0.2
 done
 lsusb -t
@@ -114,6 +114,19 @@ END"#;
 const EVENTS: &str = "sleep 5; pkill evtest; cat /tmp/event* | grep -E '^Event: time .*(KEY|BTN|REL|ABS)_' \
     | sed 's/.*(\\([A-Z_]*\\)), value/\\1/'";
 
+/// The host's end of the serial port answers the first line. It is opened in a process that leads no session,
+/// whose terminal it would become; so is the guest's.
+const ANSWER: &str = "(exec 3<>/run/usb-serial; timeout 100 head -n 1 <&3; echo down >&3) | cat";
+
+/// The guest speaks until it is answered: nobody may have been there.
+const SPEAK: &str = "
+(exec 3<>/dev/ttyACM0
+stty raw -echo <&3
+for i in $(seq 60); do
+    echo up >&3
+    read -r -t 1 line <&3 && echo $line && break
+done) | cat";
+
 #[test]
 fn every_kind_is_found_where_it_is_plugged_in_and_used() -> Result<(), Error> {
     every_kind_is_used(Kernel::Backports)
@@ -138,6 +151,7 @@ fn every_kind_is_used(kernel: Kernel) -> Result<(), Error> {
             ("Port 1", "usbhid", "480M"),
             ("Port 3", "usbhid", "12M"),
             ("Port 1", "usbhid", "12M"),
+            ("Port 4", "cdc_acm", "480M"),
         ] {
             let is_it = |line: &&str| {
                 line.contains(port)
@@ -147,6 +161,11 @@ fn every_kind_is_used(kernel: Kernel) -> Result<(), Error> {
             assert!(tree.lines().any(|line| is_it(&line)), "{port} {driver} {speed}: {tree}");
         }
         assert!(tree.contains("MSI"), "{tree}");
+        for _ in 0..2 {
+            let answer = host.guest().start(ANSWER)?;
+            assert_eq!(guest.run(SPEAK)?.stdout_if_ok()?, "down\n");
+            assert_eq!(answer.wait(host.guest(), 2 * MINUTE)?.stdout_if_ok()?, "up\n");
+        }
         guest.run(READ_EVENTS)?.stdout_if_ok()?;
         host.guest().run(SEND_EVENTS)?.stdout_if_ok()?;
         let events = guest.run(EVENTS)?.stdout();

@@ -1,7 +1,8 @@
 //! Clients that break the rules, and such that come and go.
 
+use std::fs;
 use std::io::{Read, Write};
-use std::os::unix::net::UnixStream;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::process::{Output, Stdio};
 use std::time::Duration;
 
@@ -121,12 +122,42 @@ fn a_process_that_was_killed_is_followed_by_one_that_serves() {
     let bench = Bench::start();
     let _client = bench.client(EHCI);
     let before = serving(bench.process.id()).unwrap();
-    // SAFETY: it takes two integers.
-    assert_eq!(unsafe { libc::kill(before.cast_signed(), libc::SIGKILL) }, 0);
+    send(libc::SIGKILL, before);
     assert!(soon(|| {
         Client::new(&bench.socket(EHCI)).is_ok_and(|mut client| read_size(&mut client) == 0x20)
     }));
     assert_ne!(serving(bench.process.id()), Some(before));
+}
+
+fn send(signal: i32, process: u32) {
+    // SAFETY: it takes two integers.
+    assert_eq!(unsafe { libc::kill(process.cast_signed(), signal) }, 0);
+}
+
+#[test]
+fn serial_ports_outlive_their_peers_and_their_process() {
+    let folder = tempfile::tempdir().unwrap();
+    let (link, path) = (folder.path().join("pty"), folder.path().join("peer"));
+    let serials = [("pty", &link), ("unix", &path)];
+    let serials = serials.map(|(key, path)| format!("serial,{key}={}", path.display()));
+    let [terminal, socket] = &serials;
+    let bench = Bench::new(&["--device", terminal, "--device", socket], |_| ());
+    let open = || fs::File::options().read(true).write(true).open(&link);
+    for _ in 0..2 {
+        let _client = bench.client(EHCI);
+        drop(open().unwrap());
+        // From within the sandbox.
+        let listener = UnixListener::bind(&path).unwrap();
+        listener.set_nonblocking(true).unwrap();
+        assert!(soon(|| listener.accept().is_ok()));
+        fs::remove_file(&path).unwrap();
+        let before = serving(bench.process.id()).unwrap();
+        send(libc::SIGKILL, before);
+        assert!(soon(|| serving(bench.process.id()).is_some_and(|now| now != before)));
+        assert!(soon(|| open().is_ok()));
+    }
+    send(libc::SIGTERM, bench.process.id());
+    assert!(soon(|| !link.is_symlink()));
 }
 
 /// How the program ends that was told this.
