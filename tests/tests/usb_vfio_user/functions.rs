@@ -47,7 +47,7 @@ fn functions_are_what_vmm_frontend_presents() {
         assert_eq!(config[0xc0..0xc2], [0, 0]);
         let bar = if function == EHCI { BAR_0 } else { BAR_4 };
         let sizes: Vec<u64> = (0..9).map(|region| client.region(region).unwrap().size).collect();
-        let size: u32 = if function == EHCI { 0x400 } else { 0x20 };
+        let size: u32 = if function == EHCI { 0x1000 } else { 0x20 };
         assert_eq!(sizes[bar as usize], u64::from(size));
         assert_eq!(sizes.iter().sum::<u64>(), u64::from(size) + 256);
         // A BAR is as large as what can't be written of it says.

@@ -103,8 +103,9 @@ pub struct Options {
     #[arg(long, value_name = "WHERE[,…]", help_heading = group::USB)]
     pub usb_redirect: Vec<String>,
 
-    /// Listen on this Unix socket for what USB devices are told, such as keys (QMP)
-    #[arg(long, value_name = "PATH", requires = "usb", help_heading = group::USB)]
+    /// Listen on this Unix socket for USB devices that come and go, and for what they are told, such as keys
+    /// (QMP; vhost-usb ctl)
+    #[arg(long, value_name = "PATH", help_heading = group::USB)]
     pub usb_control: Option<PathBuf>,
 
     /// A device of a process that runs already: type=scsi|net|blk|sound,socket=PATH[,key=value…], or
@@ -194,11 +195,12 @@ impl Options {
     fn usb(&self) -> Option<Program> {
         let mut arguments: Vec<OsString> = each("--device", &self.usb).collect();
         arguments.extend(each("--redirect", &self.usb_redirect));
-        if arguments.is_empty() {
-            return None;
-        }
+        // With nothing plugged in so far, perhaps.
         if let Some(path) = &self.usb_control {
             arguments.extend(["--control".into(), path.into()]);
+        }
+        if arguments.is_empty() {
+            return None;
         }
         Some(Program { name: VHOST_USB, arguments })
     }
