@@ -4,6 +4,10 @@ import ctypes, errno, fcntl, glob, sys, time
 USBDEVFS_IOCTL = 0xC0105512
 USBTEST_REQUEST = 0xC0285564
 TESTS = range(30)
+# A guest that has no processor for a while brings packets too late, and they are lost: each of these tests fails
+# when a tenth is. A controller that loses them does so each time.
+ISOCHRONOUS = (15, 16, 22, 23)
+TRIES = 4
 
 
 class Test(ctypes.Structure):
@@ -29,13 +33,20 @@ def code(value):
     return ctypes.c_int(value).value
 
 
+def run(device, number):
+    test = Test(number, int(sys.argv[1]), 1024, 512, 32)
+    ioctl = Ioctl(0, code(USBTEST_REQUEST), ctypes.addressof(test))
+    try:
+        fcntl.ioctl(device, USBDEVFS_IOCTL, ioctl)
+        return "ok"
+    except OSError as error:
+        return errno.errorcode[error.errno]
+
+
 with open(node(), "r+b", buffering=0) as device:
     for number in TESTS:
-        test = Test(number, int(sys.argv[1]), 1024, 512, 32)
-        ioctl = Ioctl(0, code(USBTEST_REQUEST), ctypes.addressof(test))
-        try:
-            fcntl.ioctl(device, USBDEVFS_IOCTL, ioctl)
-            said = "ok"
-        except OSError as error:
-            said = errno.errorcode[error.errno]
+        for _ in range(TRIES if number in ISOCHRONOUS else 1):
+            said = run(device, number)
+            if said != "EIO":
+                break
         print(number, said, flush=True)
