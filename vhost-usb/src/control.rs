@@ -12,7 +12,9 @@
 mod changes;
 
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use rustix::net::sockopt::socket_acceptconn;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use vhost_runtime::control::{Arguments, Commands, ControlError, parse};
@@ -21,13 +23,15 @@ use vhost_runtime::supervisor::Keeper;
 use crate::devices::inputs::Event;
 use crate::devices::passed::Passed;
 use crate::devices::redirections::Redirection;
-use crate::devices::{Devices, Path};
+use crate::devices::{self, Devices, Path};
 use changes::Change;
 
 /// The commands.
 pub struct Control {
     devices: Devices,
     keeper: Keeper,
+    /// Whoever changes something has it kept before another changes it again.
+    changing: Mutex<()>,
 }
 
 pub(crate) const NAMES: [&str; 5] =
@@ -68,10 +72,20 @@ impl Control {
     /// Those of these devices. What clients change is kept by `keeper`.
     #[must_use]
     pub fn new(devices: Devices, keeper: Keeper) -> Self {
-        Self { devices, keeper }
+        Self { devices, keeper, changing: Mutex::default() }
+    }
+
+    fn changing(&self) -> MutexGuard<'_, ()> {
+        self.changing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn add(&self, Add { device }: Add, passed: Option<OwnedFd>) -> Result<Value, ControlError> {
+        if passed.is_none() && devices::needs_descriptor(&device) {
+            let what =
+                "device-add takes a descriptor for a serial port, as vhost-usb ctl add passes";
+            return Err(ControlError::Message(what.into()));
+        }
+        let _one_by_one = self.changing();
         let copy = passed.as_ref().map(OwnedFd::try_clone).transpose();
         let copy = copy.map_err(ControlError::failed)?;
         let path = self
@@ -89,18 +103,24 @@ impl Control {
         Redirect { redirect }: Redirect,
         passed: Option<OwnedFd>,
     ) -> Result<Value, ControlError> {
+        let _one_by_one = self.changing();
         let missing = || ControlError::Message("redirect-add takes one descriptor".into());
         let passed = passed.ok_or_else(missing)?;
-        let copy = passed.try_clone().map_err(ControlError::failed)?;
+        // What was said by a connection so far another process would not know: it ends with this one.
+        let listens = socket_acceptconn(&passed).unwrap_or(false);
+        let copy = listens.then(|| passed.try_clone()).transpose().map_err(ControlError::failed)?;
         let redirection = Redirection::parse(&redirect).map_err(ControlError::failed)?;
         let path =
             self.devices.redirect(redirection, Some(passed)).map_err(ControlError::failed)?;
-        self.keep(&path, &Change::Redirected(redirect), &[copy.as_fd()]);
+        if let Some(copy) = copy {
+            self.keep(&path, &Change::Redirected(redirect), &[copy.as_fd()]);
+        }
         log::info!("port {path}: a port for a device that is elsewhere was plugged in");
         Ok(json!({ "port": path.to_string() }))
     }
 
     fn remove(&self, Remove { port }: Remove) -> Result<Value, ControlError> {
+        let _one_by_one = self.changing();
         let missing = || ControlError::NotFound(format!("port {port}: nothing is plugged in"));
         let path = Path::parse(&port).ok_or_else(missing)?;
         let before = self.devices.list();

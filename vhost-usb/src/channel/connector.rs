@@ -16,6 +16,9 @@ use super::place::{Place, prepare};
 /// see that a device was plugged out, and a host that says nonsense is not to fill the log with it.
 const PAUSE: Duration = Duration::from_secs(1);
 
+/// How many that have come and gone are passed over before others have their turn.
+const GONE: usize = 16;
+
 enum Way {
     /// To connect there.
     To(Place),
@@ -149,18 +152,19 @@ impl Connector {
         let place = match &self.way {
             Way::From(listener) => {
                 let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-                return loop {
+                for _ in 0..GONE {
                     match accept_with(listener, flags) {
                         // It went while nobody looked.
                         Ok(fd) if is_so(&fd, PollFlags::RDHUP) => {}
                         Ok(fd) => {
                             prepare(&fd);
-                            break Ok(Some(fd));
+                            return Ok(Some(fd));
                         }
-                        Err(Errno::AGAIN | Errno::INTR | Errno::CONNABORTED) => break Ok(None),
-                        Err(error) => break Err(error.into()),
+                        Err(Errno::AGAIN | Errno::INTR | Errno::CONNABORTED) => return Ok(None),
+                        Err(error) => return Err(error.into()),
                     }
-                };
+                }
+                return Ok(None);
             }
             Way::To(place) => place,
             Way::Given => return Ok(None),
@@ -182,7 +186,9 @@ impl Connector {
 
     /// The connection has ended; there may be another one.
     pub fn again(&mut self) {
-        self.pending = None; // it leaves the set with its last descriptor
+        if let Some(fd) = self.pending.take() {
+            let _ = self.epoll.ctl(ControlOperation::Delete, fd.as_raw_fd(), EpollEvent::default());
+        }
         self.connected = false;
         self.pause();
         if let Err(error) = self.arm() {

@@ -11,7 +11,7 @@ use std::fs::File;
 use std::io::{self, ErrorKind, Read, Write};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 
-use rustix::net::{SocketType, sockopt};
+use rustix::net::{Shutdown, SocketType, shutdown, sockopt};
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 
 use connector::Connector;
@@ -150,8 +150,14 @@ impl Channel {
 
     /// Ends the connection; there may be another one.
     pub fn close(&mut self) {
-        // It leaves the set with its last descriptor.
-        self.stream = None;
+        if let Some(stream) = self.stream.take() {
+            // Another process may have a descriptor of it: neither the set nor the other side would notice.
+            if !stream.armed.is_empty() {
+                let fd = stream.file.as_raw_fd();
+                let _ = self.epoll.ctl(ControlOperation::Delete, fd, EpollEvent::default());
+            }
+            let _ = shutdown(&stream.file, Shutdown::Both); // it may have ended by itself
+        }
         self.connector.again();
     }
 

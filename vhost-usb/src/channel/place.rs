@@ -3,6 +3,7 @@
 use std::io::{self, ErrorKind};
 use std::net::{SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
@@ -126,8 +127,10 @@ pub(super) fn prepare(fd: &OwnedFd) {
 fn listen(path: &Path) -> io::Result<UnixListener> {
     match UnixListener::bind(path) {
         Err(error) if error.kind() == ErrorKind::AddrInUse => {
+            // Anything else that has that name refuses connections too.
+            let is_socket = std::fs::symlink_metadata(path)?.file_type().is_socket();
             match UnixStream::connect(path) {
-                Err(refused) if refused.kind() == ErrorKind::ConnectionRefused => {}
+                Err(refused) if refused.kind() == ErrorKind::ConnectionRefused && is_socket => {}
                 _ => return Err(error),
             }
             std::fs::remove_file(path)?;

@@ -229,6 +229,13 @@ pub fn of_host(text: &str) -> Result<Option<Filter>, DeviceError> {
     (text.kind == "host").then(|| kinds::filter(&text)).transpose()
 }
 
+/// Whether a device is plugged in at run time on what a client passes alone: who opens it here would open it
+/// for whoever can connect.
+#[must_use]
+pub fn needs_descriptor(text: &str) -> bool {
+    Text::parse(text).is_ok_and(|text| text.kind == "serial")
+}
+
 /// Whether a device's text names a physical unit, which needs more of the host than images do.
 #[must_use]
 pub fn is_pass_through(text: &str) -> bool {

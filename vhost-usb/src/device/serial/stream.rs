@@ -117,6 +117,10 @@ impl Stream {
             self.hung_up |= event.event_set().intersects(over);
             self.flush();
             self.fill();
+            if self.hung_up && self.input.len() >= MOST {
+                // The rest is lost: the guest may never read, and others are to have their turn.
+                self.close();
+            }
         }
         self.look();
         self.arm();

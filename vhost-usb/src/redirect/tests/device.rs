@@ -70,6 +70,10 @@ fn nobody_else_is_disturbed() {
     let path = folder.path().join("usb");
     let _first = Channel::new(Place::Unix(path.clone()), true).unwrap();
     assert!(Channel::new(Place::Unix(path), true).is_err());
+    let file = folder.path().join("disk.img");
+    std::fs::write(&file, "precious").unwrap();
+    assert!(Channel::new(Place::Unix(file.clone()), true).is_err());
+    assert_eq!(std::fs::read(file).unwrap(), b"precious");
 }
 
 #[test]
@@ -142,6 +146,8 @@ fn what_another_process_has_made_is_used_as_it_is() {
     }
 
     let (ours, mut host) = UnixStream::pair().unwrap();
+    // As the process that has passed it, perhaps.
+    let _copy = ours.try_clone().unwrap();
     let mut device = passed(ours.into());
     host.write_all(&stick()).unwrap();
     until(&mut device, |device| device.is_present());
@@ -151,6 +157,15 @@ fn what_another_process_has_made_is_used_as_it_is() {
     until(&mut device, |device| !device.is_present());
     std::thread::sleep(Duration::from_millis(1200));
     assert!(!is_ready(&device));
+
+    let (ours, mut host) = UnixStream::pair().unwrap();
+    let _copy = ours.try_clone().unwrap();
+    let mut device = passed(ours.into());
+    host.write_all(&said(99, 0, &[])).unwrap();
+    until(&mut device, |_| host.set_nonblocking(true).is_ok());
+    assert!(!is_ready(&device));
+    host.set_nonblocking(false).unwrap();
+    host.read_to_end(&mut Vec::new()).expect("it is told that this is the end");
 
     assert!(Channel::passed(tempfile::tempfile().unwrap().into()).is_err());
     assert!(Channel::passed(UnixDatagram::unbound().unwrap().into()).is_err());
