@@ -85,7 +85,7 @@ fn a_stick_that_is_elsewhere_is_used_goes_and_comes_back() -> Result<(), Error> 
         let redirection = "tcp:127.0.0.1:4001,server,port=3";
         let ctl = format!("/job/vhost-usb ctl --control /run/usb.ctl redirect {redirection}");
         assert_eq!(host.guest().run(&ctl)?.stdout_if_ok()?, "3\n");
-        host.guest().run("pkill -9 vhost-usb")?;
+        host.guest().run("pkill -9 --newest --exact vhost-usb")?;
         let _third = redirect(&host, "--to 127.0.0.1:4001")?;
         let read = READ.replace("PORT", "3");
         let found = guest.run_within(5 * MINUTE, &read)?.stdout_if_ok()?;

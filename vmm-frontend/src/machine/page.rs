@@ -1,6 +1,7 @@
 //! A page that a device process shares, and that a guest may read without leaving itself.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use kvm_bindings::{KVM_MEM_READONLY, kvm_userspace_memory_region};
 use kvm_ioctls::Cap;
@@ -18,6 +19,8 @@ pub struct Page {
     region: Arc<Region>,
     /// Its first doubleword.
     first: usize,
+    /// The guest can read it.
+    shown: AtomicBool,
 }
 
 impl Page {
@@ -31,6 +34,7 @@ impl Page {
             slot: vm.slot(),
             region: Arc::clone(region),
             first,
+            shown: AtomicBool::new(false),
         })
     }
 
@@ -45,18 +49,31 @@ impl Page {
             flags: KVM_MEM_READONLY,
             guest_phys_addr: address.unwrap_or(0),
             memory_size: if address.is_some() { SIZE as u64 } else { 0 },
-            userspace_addr: words.as_ptr().addr() as u64,
+            userspace_addr: words.as_ptr().expose_provenance() as u64,
         };
-        // SAFETY: the region is mapped for as long as this is, which hides the page when it is dropped, and as
-        // much of it from there on (`new`). The guest can only read it, and everybody's accesses are atomic.
+        // SAFETY: as much of the region from there on is mapped (`new`), for as long as this shows it: when it
+        // is dropped it hides the page, or leaves the region mapped for ever. The guest can only read it, and
+        // everybody's accesses are atomic.
         unsafe { self.vm.fd().set_user_memory_region(region) }
-            .map_err(kvm("KVM_SET_USER_MEMORY_REGION"))
+            .map_err(kvm("KVM_SET_USER_MEMORY_REGION"))?;
+        self.shown.store(address.is_some(), Ordering::SeqCst);
+        Ok(())
+    }
+
+    /// Whether the guest can read it.
+    #[must_use]
+    pub fn is_shown(&self) -> bool {
+        self.shown.load(Ordering::SeqCst)
     }
 }
 
 impl Drop for Page {
     fn drop(&mut self) {
-        // It fails if it was not shown.
-        let _ = self.show(None);
+        if self.is_shown()
+            && let Err(error) = self.show(None)
+        {
+            log::error!("a page cannot be hidden from the guest: {error}");
+            std::mem::forget(Arc::clone(&self.region));
+        }
     }
 }

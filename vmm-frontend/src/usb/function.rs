@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex};
 
-use vhost_runtime::registers::{Access, Space};
+use vhost_runtime::registers::{self, Access, Space};
 
 use super::UsbHost;
 use super::window::Window;
@@ -64,9 +64,10 @@ impl UsbFunction {
         let request = Request::new(interrupts, reactor, input.into(), event, pending)?;
         let state = Mutex::new(State { config, msi, request });
         let bar = described.bar.into();
+        let is_page = usize::from(described.size) == registers::BYTES;
         let window = match described.space {
-            Space::Memory => Some(Window::new(host, number, interrupts.vm(), reactor)?),
-            Space::Io => None,
+            Space::Memory if is_page => Some(Window::new(host, number, interrupts.vm(), reactor)?),
+            _ => None,
         };
         let (host, live) = (Arc::clone(host), described.live);
         Ok(Arc::new(Self { host, number, bar, window, live, state }))
@@ -150,6 +151,9 @@ impl Function for UsbFunction {
     }
 
     fn reset(&self) {
+        if let Some(window) = &self.window {
+            window.hide();
+        }
         self.host.send(self.number, Access::Reset);
     }
 

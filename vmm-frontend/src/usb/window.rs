@@ -17,10 +17,11 @@ use crate::machine::vm::Vm;
 use crate::reactor::{Events, Reactor, Watch};
 
 /// How many reads in a row, each not longer than that after the one before, are often.
-const OFTEN: u32 = 32;
+const OFTEN: u32 = 256;
 const SOON: Duration = Duration::from_millis(20);
-/// In tenths of a second: when nothing was written for so long, the driver is not busy.
-const TENTH: i128 = SECOND / 10;
+/// When nothing was written for so long, the driver is not busy. To hide a page costs KVM much: it forgets what
+/// it knows of all of the guest's memory.
+const IDLE: i128 = 3 * SECOND;
 
 /// The page, and whether it is shown.
 pub(super) struct Window {
@@ -40,7 +41,8 @@ pub(super) struct Window {
 struct State {
     /// Where the registers are.
     address: Option<u64>,
-    shown: bool,
+    /// How often it was closed.
+    closed: u64,
     timer: Timer,
     watch: Option<Watch>,
 }
@@ -83,7 +85,7 @@ impl Window {
         vm: &Arc<Vm>,
         reactor: &Reactor,
     ) -> io::Result<Arc<Self>> {
-        let state = State { address: None, shown: false, timer: Timer::monotonic()?, watch: None };
+        let state = State { address: None, closed: 0, timer: Timer::monotonic()?, watch: None };
         let this = Arc::new(Self {
             host: Arc::clone(host),
             number,
@@ -108,18 +110,16 @@ impl Window {
     /// The guest has read a register, by an exit: the one that has to be fresh (`live`), or another.
     pub(super) fn was_read(&self, live: bool) {
         let often = lock(&self.reads).count(Instant::now(), live);
-        if often && self.page.is_some() && !self.open.swap(true, Ordering::SeqCst) {
+        // A driver that only looks has nothing to do.
+        if often && self.written.load(Ordering::Relaxed) && self.page.is_some() {
             self.open();
         }
     }
 
     /// The guest has written a register, which is under way.
     pub(super) fn was_written(&self) {
-        if !self.open.load(Ordering::SeqCst) {
-            return;
-        }
         self.written.store(true, Ordering::Relaxed);
-        if !self.host.settle(self.number) {
+        if self.open.load(Ordering::SeqCst) && !self.host.settle(self.number) {
             self.close(&mut lock(&self.state));
         }
     }
@@ -131,52 +131,68 @@ impl Window {
         state.address = address;
     }
 
+    /// What the registers hold is about to change by another way than the guest's.
+    pub(super) fn hide(&self) {
+        self.close(&mut lock(&self.state));
+    }
+
     fn open(&self) {
+        let closed = {
+            let state = lock(&self.state);
+            if state.address.is_none() || self.open.swap(true, Ordering::SeqCst) {
+                return;
+            }
+            state.closed
+        };
         // Who has not seen that it is open has written before, which is done when this returns.
         let answers = self.host.set_watched(self.number, true);
         let mut state = lock(&self.state);
-        // It may have been closed meanwhile.
-        let is_open = self.open.load(Ordering::SeqCst);
-        let (true, Some(page), Some(address)) = (answers && is_open, &self.page, state.address)
-        else {
+        if state.closed != closed {
+            // If another opens it now, what this has waited for is not enough.
+            return;
+        }
+        let (true, Some(page), Some(address)) = (answers, &self.page, state.address) else {
             return self.close(&mut state);
         };
         match page.show(Some(address)) {
-            Ok(()) => {
-                state.shown = true;
-                self.look_again(&mut state);
-            }
+            Ok(()) => self.look_again(&mut state),
             Err(error) => {
                 log::warn!("a USB controller's registers cannot be shown to the guest: {error}");
+                // Here it never can: it is not tried again.
+                state.address = None;
                 self.close(&mut state);
             }
         }
     }
 
     fn close(&self, state: &mut State) {
-        if std::mem::take(&mut state.shown)
-            && let Some(page) = &self.page
+        if let Some(page) = &self.page
+            && page.is_shown()
             && let Err(error) = page.show(None)
         {
             log::error!("a USB controller's registers cannot be hidden from the guest: {error}");
+            // It stays open, and this is tried again.
+            return self.look_again(state);
         }
         state.timer.set(None);
         *lock(&self.reads) = Reads::default();
+        self.written.store(false, Ordering::Relaxed);
         self.host.set_watched(self.number, false);
+        state.closed = state.closed.wrapping_add(1);
         self.open.store(false, Ordering::SeqCst);
     }
 
     fn look_again(&self, state: &mut State) {
         self.written.store(false, Ordering::Relaxed);
         let now = state.timer.now();
-        state.timer.set(Some(now + TENTH));
+        state.timer.set(Some(now + IDLE));
     }
 
     /// The timer has gone off.
     fn look(&self) {
         let mut state = lock(&self.state);
         state.timer.take();
-        match state.shown && self.written.load(Ordering::Relaxed) {
+        match self.written.load(Ordering::Relaxed) {
             true => self.look_again(&mut state),
             false => self.close(&mut state),
         }
