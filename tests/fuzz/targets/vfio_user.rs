@@ -113,6 +113,8 @@ struct Client {
     stream: UnixStream,
     memory: File,
     event: EventFd,
+    /// Not its own: who passes that stays connected, whatever becomes of it.
+    socket: UnixStream,
 }
 
 fn run(addresses: &[SocketAddr], input: &mut Unstructured<'_>) -> Result<()> {
@@ -121,7 +123,8 @@ fn run(addresses: &[SocketAddr], input: &mut Unstructured<'_>) -> Result<()> {
         let stream = UnixStream::connect_addr(address).expect("a listener");
         stream.set_nonblocking(true).expect("a socket");
         let event = EventFd::new(EFD_NONBLOCK).expect("an event");
-        let client = Client { stream, memory: memfd(MEMORY), event };
+        let (socket, _) = UnixStream::pair().expect("sockets");
+        let client = Client { stream, memory: memfd(MEMORY), event, socket };
         if input.ratio(15, 16)? {
             client.send(1, &[0; 4], &[]);
         }
@@ -179,7 +182,7 @@ impl Client {
             6 => self.send(3, &words(6)?, &[]),
             7 => {
                 let fds =
-                    [self.event.as_raw_fd(), self.memory.as_raw_fd(), self.stream.as_raw_fd()];
+                    [self.event.as_raw_fd(), self.memory.as_raw_fd(), self.socket.as_raw_fd()];
                 let first = number_of(&mut words)? as usize % (fds.len() + 1);
                 self.send(8, &words(6)?, fds.get(first..).unwrap_or_default());
                 let _ = self.event.write(1);
