@@ -68,10 +68,11 @@ pub(super) fn make(text: &Text, passed: Option<Passed>) -> Result<Made, DeviceEr
     let speed = speed(text)?;
     let failed = |error: io::Error| DeviceError::Host(text.whole.clone(), error);
     if text.kind == "host" {
+        let filter = filter(text)?;
         let physical = match passed {
             Some(Passed::Slot(slot)) => Physical::in_slot(slot),
             Some(Passed::Descriptor(fd)) => Physical::passed(fd.into()),
-            None => Physical::passed(physical::open(&filter(text)?).map_err(failed)?),
+            None => Physical::passed(physical::open(&filter).map_err(failed)?),
         };
         let broken = |error| DeviceError::Physical(text.whole.clone(), error);
         let device = Box::new(Remote::new(physical.map_err(broken)?));

@@ -69,6 +69,9 @@ fn descriptors_are_for_those_who_need_them() {
     let (socket, _other) = std::os::unix::net::UnixStream::pair().unwrap();
     let error = devices.plug("host,match=1234:5678", descriptor(socket)).unwrap_err();
     assert!(matches!(error, DeviceError::Physical(..)), "{error}");
+    let any = tempfile::tempfile().unwrap();
+    let error = devices.plug("host,match=1", descriptor(any)).unwrap_err();
+    assert!(matches!(error, DeviceError::Value(_, "match", _)), "{error}");
     devices.plug("storage,file=/any,,where", descriptor(file)).unwrap();
     drop(ours);
 }
