@@ -2,7 +2,7 @@
 
 use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
 use std::os::unix::net::UnixStream;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::Error;
 
@@ -45,6 +45,10 @@ impl Output {
 /// answer's transport.
 const GRACE: Duration = Duration::from_secs(60);
 
+/// How often a guest that is waited for is sent a line without a request. QEMU's TCG has been seen to lose the
+/// timer interrupt of a guest whose own guest runs: idle, it would sleep until something else comes.
+const PULSE: Duration = Duration::from_secs(5);
+
 #[derive(Debug)]
 pub(super) struct Channel {
     stream: BufReader<UnixStream>,
@@ -57,7 +61,7 @@ impl Channel {
 
     /// Waits until the agent has started.
     pub(super) fn wait_ready(&mut self, limit: Duration) -> Result<(), Error> {
-        let line = self.limit(limit).and_then(|()| self.line());
+        let line = self.limit(limit).and_then(|()| self.line(&mut String::new()));
         match line.map_err(|source| broken("waiting for the guest to boot", limit, source))? {
             line if line == "ready" => Ok(()),
             answer => Err(Error::Protocol { doing: "booting".into(), answer }),
@@ -72,10 +76,11 @@ impl Channel {
     ) -> Result<Output, Error> {
         let doing = || format!("running in the guest: {script}");
         let limit = limit.max(Duration::from_secs(1));
+        let whole = limit.saturating_add(GRACE);
         let line = self
-            .limit(limit.saturating_add(GRACE))
+            .limit(whole)
             .and_then(|()| self.send(limit, script, input))
-            .and_then(|()| self.line())
+            .and_then(|()| self.answer(whole))
             .map_err(|source| broken(doing(), limit, source))?;
 
         let numbers: Vec<u32> = line.split(' ').filter_map(|word| word.parse().ok()).collect();
@@ -106,11 +111,29 @@ impl Channel {
         stream.write_all(input)
     }
 
-    fn line(&mut self) -> io::Result<String> {
+    /// The first line of an answer, for which the guest is kept awake.
+    fn answer(&mut self, limit: Duration) -> io::Result<String> {
+        let end = Instant::now() + limit;
+        self.stream.get_ref().set_read_timeout(Some(PULSE))?;
         let mut line = String::new();
-        match self.stream.read_line(&mut line)? {
-            0 => Err(ErrorKind::UnexpectedEof.into()),
-            _ => Ok(line.trim_end().to_owned()),
+        let line = loop {
+            match self.line(&mut line) {
+                Err(error) if is_silence(&error) && Instant::now() < end => {
+                    self.stream.get_mut().write_all(b"\n")?;
+                }
+                other => break other?,
+            }
+        };
+        self.stream.get_ref().set_read_timeout(Some(GRACE))?;
+        Ok(line)
+    }
+
+    /// A line, of which there may be a beginning.
+    fn line(&mut self, line: &mut String) -> io::Result<String> {
+        self.stream.read_line(line)?;
+        match line.strip_suffix('\n') {
+            Some(whole) => Ok(whole.trim_end().to_owned()),
+            None => Err(ErrorKind::UnexpectedEof.into()),
         }
     }
 
@@ -124,13 +147,15 @@ impl Channel {
     }
 }
 
+fn is_silence(error: &io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut)
+}
+
 /// A socket to QEMU failed: by silence, or for good.
 pub(super) fn broken(doing: impl Into<String>, limit: Duration, source: io::Error) -> Error {
     let (doing, log) = (doing.into(), String::new());
-    match source.kind() {
-        ErrorKind::WouldBlock | ErrorKind::TimedOut => {
-            Error::Timeout { doing, seconds: limit.as_secs(), log }
-        }
-        _ => Error::Ended { doing, source, log },
+    match is_silence(&source) {
+        true => Error::Timeout { doing, seconds: limit.as_secs(), log },
+        false => Error::Ended { doing, source, log },
     }
 }

@@ -1,5 +1,6 @@
 # The guest's end of the lab's channel: runs one script after the other.
 #   request: "SECONDS SCRIPT-SIZE INPUT-SIZE\n", the script, its standard input
+#   or "\n", to which nothing is said
 #   answer:  "STATUS STDOUT-SIZE STDERR-SIZE\n", what it printed to each
 dir=/run/lab
 for port in /sys/class/virtio-ports/*; do
@@ -7,6 +8,7 @@ for port in /sys/class/virtio-ports/*; do
 done
 printf 'ready\n' >&3
 while read -r -u 3 seconds script input; do
+    [ "$seconds" ] || continue
     [ "$seconds" = end ] && break
     rm -f $dir/out $dir/err
     head -c "$script" <&3 >$dir/script
