@@ -84,8 +84,9 @@ mod status {
 
 /// CAPLENGTH 20h, HCIVERSION 1.00.
 const CAPABILITIES: u32 = 0x0100_0020;
-/// HCCPARAMS: the frame list's size can be set.
-const CAPABILITY: u32 = 1 << 1;
+/// HCCPARAMS: the frame list's size can be set, and isochronous transfers are to begin 7 microframes after FRINDEX
+/// at the earliest (2.2.4), which may be a while old where it is read without an exit.
+const CAPABILITY: u32 = 7 << 4 | 1 << 1;
 /// Ports that the register's field has room for.
 const MOST_PORTS: usize = 15;
 /// FRINDEX has 14 bits.
