@@ -269,8 +269,8 @@ fn the_kernels_usbtest_finds_nothing_wrong() -> Result<(), Error> {
         let guest = host.boot_vmm_guest(Kernel::Backports, "", "--usb gadget-zero")?;
         guest.run("modprobe -a ehci-pci usbtest")?.stdout_if_ok()?;
         let said = guest.run_within(10 * MINUTE, &usbtest::script(20))?.stdout_if_ok()?;
-        // Isochronous endpoints are in setting 1, and need a quicker guest than this one; interrupt ones
-        // are nowhere.
+        // Isochronous endpoints are in setting 1, and need a quicker guest than this one; interrupt ones are in
+        // setting 2.
         usbtest::check(&said, &[15, 16, 22, 23, 25, 26]);
         Ok(())
     })

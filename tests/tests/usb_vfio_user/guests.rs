@@ -69,8 +69,10 @@ fn a_guest_of_qemus_uses_a_stick_and_is_interrupted_by_pins() -> Result<(), Erro
 fn the_kernels_usbtest_finds_nothing_wrong() -> Result<(), Error> {
     let bench = Bench::new(&["--device", "gadget-zero,port=2"], |_| {});
     let guest = Guest::builder().qemu(Version::Sid).args(bench.devices(&FUNCTIONS)).boot()?;
-    // Setting 1 has isochronous endpoints; neither has interrupt ones.
-    for (alternate, unsupported) in [(0, &[15, 16, 22, 23, 25, 26][..]), (1, &[25, 26])] {
+    // Setting 1 has isochronous endpoints, 2 has interrupt ones.
+    for (alternate, unsupported) in
+        [(0, &[15, 16, 22, 23, 25, 26][..]), (1, &[25, 26]), (2, &[15, 16, 22, 23])]
+    {
         let load = format!("rmmod usbtest; modprobe -a ehci-pci; modprobe usbtest alt={alternate}");
         guest.run(&load)?.stdout_if_ok()?;
         let said = guest.run_within(5 * MINUTE, &usbtest::script(30))?.stdout_if_ok()?;

@@ -1,8 +1,8 @@
 //! Linux's gadget zero, as its driver `usbtest` and the program `testusb` know it: it is there to try a
 //! controller with.
 //!
-//! - [`GadgetZero`]: a source and sink of data in a pattern, in bulk and, in alternate setting 1,
-//!   isochronously too; requests that write a buffer and read it back;
+//! - [`GadgetZero`]: a source and sink of data in a pattern, in bulk and, in alternate settings 1
+//!   and 2, isochronously or by interrupts too; requests that write a buffer and read it back;
 //! - [`loopback`]: or what is sent to it comes back.
 
 mod loopback;
@@ -22,10 +22,12 @@ use loopback::Loopback;
 /// Numbers of the endpoints, in both directions.
 const BULK: u8 = 1;
 const ISOCHRONOUS: u8 = 2;
+const INTERRUPT: u8 = 3;
 /// wMaxPacketSize at full and high speed.
 const BULK_PACKET: [u16; 2] = [64, 512];
 const ISOCHRONOUS_PACKET: [u16; 2] = [1023, 1024];
-/// bInterval: 8 frames, or as many microframes.
+const INTERRUPT_PACKET: [u16; 2] = [64, 1024];
+/// bInterval: 8 frames of isochronous packets, 4 of interrupt ones, or 8 microframes.
 const INTERVAL: u8 = 4;
 
 /// Requests of usbtest's tests 14 and 21: one writes a buffer, the other reads it back.
@@ -95,9 +97,17 @@ impl GadgetZero {
         usize::from(if self.speed == Speed::High { high } else { full })
     }
 
+    /// Bytes of a packet of a source's or sink's.
+    fn packets(&self, endpoint: u8) -> usize {
+        self.packet(match endpoint {
+            ISOCHRONOUS => ISOCHRONOUS_PACKET,
+            INTERRUPT => INTERRUPT_PACKET,
+            _ => BULK_PACKET,
+        })
+    }
+
     /// Whether the data are as they have to be. They begin with a packet.
-    fn fits(&self, pattern: Pattern, from: &dyn Source) -> bool {
-        let packet = self.packet(BULK_PACKET);
+    fn fits(&self, pattern: Pattern, packet: usize, from: &dyn Source) -> bool {
         let expected = pattern.packet(packet);
         let mut piece = vec![0; PIECE];
         let mut offset = 0;
@@ -172,19 +182,21 @@ impl Function for GadgetZero {
     fn data_in(&mut self, endpoint: u8, to: &mut dyn Sink) -> Answer {
         match (self.mode, endpoint) {
             (Mode::Loopback, _) => self.loopback.send(to, self.packet(BULK_PACKET)),
-            (Mode::SourceSink(pattern), BULK) => self.source(pattern, self.packet(BULK_PACKET), to),
-            (Mode::SourceSink(pattern), _) => {
-                self.source(pattern, self.packet(ISOCHRONOUS_PACKET), to)
-            }
+            (Mode::SourceSink(pattern), _) => self.source(pattern, self.packets(endpoint), to),
         }
     }
 
     fn data_out(&mut self, endpoint: u8, from: &dyn Source) -> Answer {
         match (self.mode, endpoint) {
             (Mode::Loopback, _) => self.loopback.take(from, self.packet(BULK_PACKET)),
-            (Mode::SourceSink(pattern), BULK) if !self.fits(pattern, from) => Answer::Stall,
-            // Isochronous data have no handshake that could tell of a mismatch.
-            (Mode::SourceSink(_), _) => Answer::moved(from.len()),
+            // They have no handshake that could tell of a mismatch.
+            (Mode::SourceSink(_), ISOCHRONOUS) => Answer::moved(from.len()),
+            (Mode::SourceSink(pattern), _) => {
+                match self.fits(pattern, self.packets(endpoint), from) {
+                    true => Answer::moved(from.len()),
+                    false => Answer::Stall,
+                }
+            }
         }
     }
 
@@ -204,7 +216,7 @@ fn is_control_test(setup: Setup, request: u8) -> bool {
 }
 
 fn descriptors(fastest: Speed, mode: Mode) -> Descriptors {
-    let configuration = |bulk_packet, isochronous_packet| {
+    let configuration = |bulk_packet, isochronous_packet, interrupt_packet| {
         let endpoint = |number, transfer, max_packet, interval, direction| EndpointInfo {
             endpoint: Endpoint::new(number, direction),
             transfer,
@@ -216,6 +228,8 @@ fn descriptors(fastest: Speed, mode: Mode) -> Descriptors {
         let isochronous = both.map(|way| {
             endpoint(ISOCHRONOUS, Transfer::Isochronous, isochronous_packet, INTERVAL, way)
         });
+        let interrupt = both
+            .map(|way| endpoint(INTERRUPT, Transfer::Interrupt, interrupt_packet, INTERVAL, way));
         let interface = |alternate, name: &str, endpoints| Interface {
             alternate,
             class: [0xff, 0, 0],
@@ -227,8 +241,12 @@ fn descriptors(fastest: Speed, mode: Mode) -> Descriptors {
             Mode::Loopback => vec![interface(0, "Loopback", bulk.to_vec())],
             Mode::SourceSink(_) => {
                 let name = "Source and sink";
-                let all = bulk.iter().chain(&isochronous).cloned().collect();
-                vec![interface(0, name, bulk.to_vec()), interface(1, name, all)]
+                let with = |more| bulk.iter().chain(more).cloned().collect();
+                vec![
+                    interface(0, name, bulk.to_vec()),
+                    interface(1, name, with(&isochronous)),
+                    interface(2, name, with(&interrupt)),
+                ]
             }
         };
         Configuration {
@@ -238,7 +256,8 @@ fn descriptors(fastest: Speed, mode: Mode) -> Descriptors {
             ..Configuration::default()
         }
     };
-    let ([bulk_full, bulk_high], [full, high]) = (BULK_PACKET, ISOCHRONOUS_PACKET);
+    let [[bulk_full, bulk_high], [full, high], [interrupt_full, interrupt_high]] =
+        [BULK_PACKET, ISOCHRONOUS_PACKET, INTERRUPT_PACKET];
     Descriptors {
         usb: 0x0200,
         class: [0xff, 0, 0],
@@ -248,8 +267,9 @@ fn descriptors(fastest: Speed, mode: Mode) -> Descriptors {
         release: 0x0100,
         manufacturer: String::from("vhost-usb"),
         product: String::from("Gadget Zero"),
-        full_speed: Some(configuration(bulk_full, full)),
-        high_speed: (fastest == Speed::High).then(|| configuration(bulk_high, high)),
+        full_speed: Some(configuration(bulk_full, full, interrupt_full)),
+        high_speed: (fastest == Speed::High)
+            .then(|| configuration(bulk_high, high, interrupt_high)),
         ..Descriptors::default()
     }
 }

@@ -57,6 +57,21 @@ fn isochronous_endpoints_are_in_another_setting() {
 }
 
 #[test]
+fn interrupt_endpoints_are_in_another_setting() {
+    for (speed, packet) in [(Speed::High, 1024usize), (Speed::Full, 64)] {
+        let mut zero = zero(speed, Mode::SourceSink(Pattern::Mod63));
+        let mut buffer = Buffer::new(packet);
+        assert_eq!(zero.data_in(INTERRUPT, &mut buffer), Answer::Silent);
+        let set = setup(1, request::SET_INTERFACE, 2, 0, 0);
+        assert_eq!(write(&mut zero, set, &[]), Ok(()));
+        assert_eq!(zero.data_in(INTERRUPT, &mut buffer), Answer::moved(packet));
+        assert_eq!(zero.data_out(INTERRUPT, &buffer.data()), Answer::moved(packet));
+        assert_eq!(zero.data_out(INTERRUPT, &&[9; 10][..]), Answer::Stall);
+        assert_eq!(zero.data_in(ISOCHRONOUS, &mut buffer), Answer::Silent);
+    }
+}
+
+#[test]
 fn a_control_buffer_is_written_and_read_back() {
     let mut zero = zero(Speed::High, Mode::SourceSink(Pattern::Zeroes));
     let data: Vec<u8> = (0..1024usize).map(|place| place as u8).collect();
