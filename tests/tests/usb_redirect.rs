@@ -1,10 +1,14 @@
-//! A USB device that is elsewhere, in a guest's port: `usbredirect` has it, a gadget that Linux makes.
+//! USB devices that are elsewhere, in a guest's ports: `usbredirect` has them, gadgets that Linux makes.
 
 use std::time::Duration;
 
 use lab::{Error, Host, Kernel, Shell, Task};
 
 const MINUTE: Duration = Duration::from_secs(60);
+
+/// What lsusb has them by.
+const STICK_ID: &str = "1209:0001";
+const LINE_ID: &str = "0525:a4a7";
 
 /// A stick that is plugged into the host, with random data.
 const STICK: &str = "
@@ -40,14 +44,39 @@ const USE: &str = "
 disk=$(ls /sys/bus/usb/devices/?-1/*/host*/target*/*/block)
 while dd if=/dev/$disk of=/dev/null bs=64k iflag=direct status=none; do :; done";
 
+/// A serial line that is plugged in.
+const LINE: &str = "
+ip link set lo up
+dd if=/dev/urandom of=/tmp/line bs=64k count=4 status=none
+modprobe -a dummy_hcd g_serial || exit 1
+for i in $(seq 100); do lsusb -d 0525:a4a7 && [ -c /dev/ttyGS0 ] && exit 0; sleep 0.1; done
+dmesg | tail -20; exit 1";
+
+/// Its other end says a lot once it has been spoken to. It is opened in a process that leads no session, whose
+/// terminal it would become; so is the guest's.
+const ANSWER: &str = "
+(exec 3<>/dev/ttyGS0
+stty raw -echo <&3
+timeout 100 head -n 1 <&3
+cat /tmp/line >&3) | cat";
+
+/// The guest speaks, and listens.
+const SPEAK: &str = "
+modprobe cdc_acm || exit 1
+for i in $(seq 300); do [ -c /dev/ttyACM0 ] && break; sleep 0.1; done
+(exec 3<>/dev/ttyACM0
+stty raw -echo <&3
+echo hello >&3
+timeout 100 head -c 262144 <&3 | md5sum) | cat";
+
 /// Waits until the stick is gone.
 const GONE: &str = "
 for i in $(seq 300); do [ -e /sys/bus/usb/devices/?-PORT ] || exit 0; sleep 0.1; done
 dmesg | tail -30; exit 1";
 
-/// Has `usbredirect` share the stick. It never sleeps (0.13), so it is to have what others leave.
-fn redirect(host: &Host, how: &str) -> Result<Task, Error> {
-    host.guest().start(&format!("exec nice -n 19 usbredirect --device 1209:0001 {how}"))
+/// Has `usbredirect` share a device. It never sleeps (0.13), so it is to have what others leave.
+fn redirect(host: &Host, device: &str, how: &str) -> Result<Task, Error> {
+    host.guest().start(&format!("exec nice -n 19 usbredirect --device {device} {how}"))
 }
 
 #[test]
@@ -56,7 +85,7 @@ fn a_stick_that_is_elsewhere_is_used_goes_and_comes_back() -> Result<(), Error> 
         let host = Host::boot(|builder| builder)?;
         host.guest().run(STICK)?.stdout_if_ok()?;
         let sum = host.guest().run("md5sum </tmp/stick.img")?.stdout_if_ok()?;
-        let first = redirect(&host, "--as 127.0.0.1:4000")?;
+        let first = redirect(&host, STICK_ID, "--as 127.0.0.1:4000")?;
         let arguments = "--usb-redirect tcp:127.0.0.1:4000 --usb-control /run/usb.ctl";
         let guest = host.boot_vmm_guest(Kernel::Backports, "", arguments)?;
         guest.run(DRIVERS)?.stdout_if_ok()?;
@@ -73,7 +102,7 @@ fn a_stick_that_is_elsewhere_is_used_goes_and_comes_back() -> Result<(), Error> 
         first.wait(host.guest(), MINUTE)?;
         guest.run(&gone)?.stdout_if_ok()?;
         let sum = host.guest().run("md5sum </tmp/stick.img")?.stdout_if_ok()?;
-        let second = redirect(&host, "--as 127.0.0.1:4000")?;
+        let second = redirect(&host, STICK_ID, "--as 127.0.0.1:4000")?;
         let found = guest.run_within(5 * MINUTE, &read)?.stdout_if_ok()?;
         assert_eq!(found, format!("480\n{sum}"));
 
@@ -86,10 +115,27 @@ fn a_stick_that_is_elsewhere_is_used_goes_and_comes_back() -> Result<(), Error> 
         let ctl = format!("/job/vhost-usb ctl --control /run/usb.ctl redirect {redirection}");
         assert_eq!(host.guest().run(&ctl)?.stdout_if_ok()?, "3\n");
         host.guest().run("pkill -9 --newest --exact vhost-usb")?;
-        let _third = redirect(&host, "--to 127.0.0.1:4001")?;
+        let _third = redirect(&host, STICK_ID, "--to 127.0.0.1:4001")?;
         let read = READ.replace("PORT", "3");
         let found = guest.run_within(5 * MINUTE, &read)?.stdout_if_ok()?;
         assert_eq!(found, format!("480\n{sum}"));
+        Ok(())
+    })
+}
+
+#[test]
+fn a_serial_line_that_is_elsewhere_is_spoken_to_and_listened_to() -> Result<(), Error> {
+    Host::test(|| {
+        let host = Host::boot(|builder| builder)?;
+        host.guest().run(LINE)?.stdout_if_ok()?;
+        let _task = redirect(&host, LINE_ID, "--as 127.0.0.1:4000")?;
+        let arguments = "--usb-redirect tcp:127.0.0.1:4000";
+        let guest = host.boot_vmm_guest(Kernel::Backports, "", arguments)?;
+        guest.run("modprobe ehci-pci")?.stdout_if_ok()?;
+        let answer = host.guest().start(ANSWER)?;
+        let heard = guest.run_within(5 * MINUTE, SPEAK)?.stdout_if_ok()?;
+        assert_eq!(answer.wait(host.guest(), MINUTE)?.stdout_if_ok()?, "hello\n");
+        assert_eq!(host.guest().run("md5sum </tmp/line")?.stdout_if_ok()?, heard);
         Ok(())
     })
 }

@@ -61,6 +61,13 @@ fn data(input: &mut Unstructured<'_>, kind: u32, agreed: Capabilities) -> Result
     let status = input.int_in_range(0..=7u8)?;
     let count = input.int_in_range(0..=600u16)?;
     let length = count.to_le_bytes();
+    if kind == 104 {
+        let mut body = vec![0; 4];
+        body.extend(u32::from(count).to_le_bytes());
+        body.extend([endpoint, status]);
+        body.resize(body.len() + usize::from(count), 0xa5);
+        return Ok(body);
+    }
     let mut body = match kind {
         100 => vec![endpoint & 0x80, 0, 0, status, 0, 0, 0, 0],
         _ => vec![endpoint, status],
@@ -80,7 +87,7 @@ fn said(input: &mut Unstructured<'_>, agreed: Capabilities) -> Result<Vec<u8>> {
     let kind = *input.choose(&KINDS)?;
     let id = input.int_in_range(0..=30)?;
     let body = match kind {
-        100..=103 => data(input, kind, agreed)?,
+        100..=104 => data(input, kind, agreed)?,
         1 => input
             .bytes(if agreed.contains(Capabilities::CONNECT_DEVICE_VERSION) { 10 } else { 8 })?
             .to_vec(),
@@ -88,13 +95,22 @@ fn said(input: &mut Unstructured<'_>, agreed: Capabilities) -> Result<Vec<u8>> {
             let mut body = vec![0; 132];
             body[0] = input.int_in_range(0..=32)?;
             body[36..40].copy_from_slice(input.bytes(4)?);
+            if input.arbitrary()? {
+                // A serial line's, which is read ahead.
+                body[36..38].fill(0x0a);
+            }
             body
         }
         5 => {
             let sized = agreed.contains(Capabilities::EP_INFO_MAX_PACKET_SIZE);
             let mut body = vec![255; 32];
             body.resize(64, 1);
-            body.resize(if sized { 160 } else { 96 }, 0);
+            let length = match sized {
+                true if agreed.contains(Capabilities::BULK_STREAMS) => 288,
+                true => 160,
+                false => 96,
+            };
+            body.resize(length, 0);
             for place in [1, 2, 3, 17, 18, 19] {
                 body[place] = input.int_in_range(0..=3)?;
                 body[64 + place] = input.int_in_range(0..=1)?;
@@ -105,6 +121,7 @@ fn said(input: &mut Unstructured<'_>, agreed: Capabilities) -> Result<Vec<u8>> {
             body
         }
         8 | 14 | 17 => vec![input.int_in_range(0..=6)?, input.arbitrary::<u8>()? & 0x83],
+        27 => vec![0, 0, 0, 0, input.arbitrary::<u8>()? & 0x83, input.int_in_range(0..=6)?],
         11 => vec![input.int_in_range(0..=6)?, 0, 0],
         _ => Vec::new(),
     };

@@ -94,6 +94,19 @@ fn commands<'a>(
             Command::StopInterrupt(into),
             (callback::STOP_INTERRUPT_RECEIVING, 9, vec![into.address()], none()),
         ),
+        (
+            Command::StartBulk { endpoint: into, bytes: 0x400, transfers: other },
+            (
+                callback::START_BULK_RECEIVING,
+                9,
+                vec![0, 0, 0, 0, 0, 4, 0, 0, into.address(), other],
+                none(),
+            ),
+        ),
+        (
+            Command::StopBulk(into),
+            (callback::STOP_BULK_RECEIVING, 9, vec![0, 0, 0, 0, into.address()], none()),
+        ),
         (Command::Cancel, (callback::CANCEL_DATA_PACKET, 9, none(), none())),
         (Command::FilterReject, (callback::FILTER_REJECT, 0, none(), none())),
         (Command::Filter("0x08,-1,0x1234,0x0005,1"), (callback::FILTER_FILTER, 0, none(), rule)),
@@ -154,6 +167,7 @@ proptest! {
             let needs = match command {
                 Command::FilterReject | Command::Filter(_) => Capabilities::FILTER,
                 Command::DisconnectAck => Capabilities::DEVICE_DISCONNECT_ACK,
+                Command::StartBulk { .. } | Command::StopBulk(_) => Capabilities::BULK_RECEIVING,
                 _ => Capabilities::empty(),
             };
             if agreed.contains(needs) {
@@ -255,9 +269,19 @@ proptest! {
             true => Packet::Interrupt { endpoint: from, status, data: data.clone() },
             false => ended(Ended::Interrupt),
         }));
+        let all = data.clone();
         if is_in {
             host.send_data("iso_packet", 12, &packet, back);
             expected.push((12, Packet::Isochronous { endpoint: from, status, data }));
+        }
+        if has(Capabilities::BULK_RECEIVING) {
+            host.send_status("bulk_receiving_status", 13, &[0, 0, 0, 0, into.address(), status]);
+            expected.push((13, Packet::BulkStatus { status, endpoint: into }));
+            let mut header = vec![0; 4];
+            header.extend(length.to_le_bytes());
+            header.extend([into.address(), status]);
+            host.send_data("buffered_bulk_packet", 14, &header, &all);
+            expected.push((14, Packet::BufferedBulk { endpoint: into, status, data: all }));
         }
         host.send_unsolicited("device_disconnect", &[]);
         expected.push((0, Packet::Disconnect));
@@ -281,9 +305,12 @@ proptest! {
         let mut parser = Parser::new(ours);
         let hello = hello(theirs);
         prop_assert!(guest.read(&hello).is_some() && parse(&mut parser, &hello).is_some());
-        let fixed = match kind { 1 => 10, 4 => 132, 5 => 160, _ => body.len() };
+        let fixed = match kind { 1 => 10, 4 => 132, 5 => 288, _ => body.len() };
         body.resize(fixed, 255);
-        if lengths && body.len() >= 4 {
+        if lengths && kind == 104 {
+            body = vec![0, 0, 0, 0, u8::try_from(more).unwrap(), 0, 0, 0, 0x81, 0];
+            body.resize(10 + more, 7);
+        } else if lengths && body.len() >= 4 {
             // Of an interrupt or isochronous packet.
             body[0] |= 0x80;
             body[2..4].copy_from_slice(&short(more));

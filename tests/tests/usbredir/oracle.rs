@@ -32,6 +32,8 @@ pub(crate) mod callback {
     pub(crate) const FILTER_REJECT: usize = 34;
     pub(crate) const FILTER_FILTER: usize = 35;
     pub(crate) const DEVICE_DISCONNECT_ACK: usize = 36;
+    pub(crate) const START_BULK_RECEIVING: usize = 37;
+    pub(crate) const STOP_BULK_RECEIVING: usize = 38;
     pub(crate) const BULK_RECEIVING_STATUS: usize = 39;
     pub(crate) const BUFFERED_BULK_PACKET: usize = 40;
 }
@@ -199,6 +201,8 @@ impl Oracle {
             let status = control::<INTERRUPT_RECEIVING_STATUS, 2> as *mut c_void;
             set(INTERRUPT_RECEIVING_STATUS, status);
             set(BULK_STREAMS_STATUS, control::<BULK_STREAMS_STATUS, 9> as *mut c_void);
+            set(START_BULK_RECEIVING, control::<START_BULK_RECEIVING, 10> as *mut c_void);
+            set(STOP_BULK_RECEIVING, control::<STOP_BULK_RECEIVING, 5> as *mut c_void);
             set(BULK_RECEIVING_STATUS, control::<BULK_RECEIVING_STATUS, 6> as *mut c_void);
             set(CANCEL_DATA_PACKET, only_id::<CANCEL_DATA_PACKET> as *mut c_void);
             set(CONTROL_PACKET, data::<CONTROL_PACKET, 10> as *mut c_void);

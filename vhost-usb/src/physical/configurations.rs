@@ -119,7 +119,7 @@ fn pipe(descriptor: &[u8], interface: u8, speed: Speed) -> Option<(Endpoint, Pip
     let size = u16::from_le_bytes([low, high]);
     let more = if speed == Speed::High { size >> 11 & 3 } else { 0 };
     let max_packet = usize::from(size & 0x7ff).saturating_mul(usize::from(more).saturating_add(1));
-    let pipe = Pipe { interface, kind, max_packet, interval };
+    let pipe = Pipe { interface, kind, max_packet, interval, ahead: false };
     Some((Endpoint::of_address(address), pipe)).filter(|(endpoint, _)| endpoint.number() != 0)
 }
 
@@ -145,7 +145,8 @@ mod tests {
         assert_eq!(all.pipe(bulk).unwrap().max_packet, 512);
         assert_eq!(all.pipe(isochronous), None);
         all.set_alternate(1, 1);
-        let pipe = Pipe { interface: 1, kind: Kind::Isochronous, max_packet: 3072, interval: 1 };
+        let (kind, max_packet) = (Kind::Isochronous, 3072);
+        let pipe = Pipe { interface: 1, kind, max_packet, interval: 1, ahead: false };
         assert_eq!(all.pipe(isochronous), Some(pipe));
         all.set_active(5);
         assert_eq!(all.pipe(isochronous), None);

@@ -28,6 +28,8 @@ pub(super) mod kind {
     pub(in crate::redirect) const FILTER_REJECT: u32 = 22;
     pub(in crate::redirect) const FILTER_FILTER: u32 = 23;
     pub(in crate::redirect) const DEVICE_DISCONNECT_ACK: u32 = 24;
+    pub(in crate::redirect) const START_BULK_RECEIVING: u32 = 25;
+    pub(in crate::redirect) const STOP_BULK_RECEIVING: u32 = 26;
     pub(in crate::redirect) const BULK_RECEIVING_STATUS: u32 = 27;
     pub(in crate::redirect) const CONTROL_PACKET: u32 = 100;
     pub(in crate::redirect) const BULK_PACKET: u32 = 101;
@@ -152,8 +154,15 @@ pub enum Packet {
         /// Which one.
         endpoint: Endpoint,
     },
-    /// Of bulk streams, or of bulk receiving, neither of which is asked for here.
-    BulkStatus,
+    /// Receiving bulk packets was started or stopped, or has stopped.
+    BulkStatus {
+        /// Which it is.
+        status: u8,
+        /// Which one.
+        endpoint: Endpoint,
+    },
+    /// Of bulk streams, for which no guest of a USB 2.0 controller can ask.
+    BulkStreams,
     /// What filter is in place there.
     Filter,
     /// The end of a control transfer, or of a bulk or interrupt one that was asked for.
@@ -186,7 +195,14 @@ pub enum Packet {
         data: Vec<u8>,
     },
     /// A bulk packet that was not asked for.
-    BufferedBulk,
+    BufferedBulk {
+        /// From where.
+        endpoint: Endpoint,
+        /// How.
+        status: u8,
+        /// What is in it.
+        data: Vec<u8>,
+    },
 }
 
 /// What has ended.
@@ -236,6 +252,17 @@ pub enum Command<'a> {
     StartInterrupt(Endpoint),
     /// Receive no more.
     StopInterrupt(Endpoint),
+    /// Receive bulk packets.
+    StartBulk {
+        /// Which one.
+        endpoint: Endpoint,
+        /// Bytes of each transfer, a multiple of a packet's.
+        bytes: u32,
+        /// How many the host has under way at once.
+        transfers: u8,
+    },
+    /// Receive no more.
+    StopBulk(Endpoint),
     /// End a transfer.
     Cancel,
     /// A filter here has refused the device.

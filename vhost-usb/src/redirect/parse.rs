@@ -193,13 +193,14 @@ impl Parser {
                 let both = both.filter(|(_, endpoint)| endpoint.direction() == Direction::In);
                 both.map(|(status, endpoint)| Packet::InterruptStatus { status, endpoint })
             }
-            kind::BULK_STREAMS_STATUS | kind::BULK_RECEIVING_STATUS => Some(Packet::BulkStatus),
+            kind::BULK_STREAMS_STATUS => Some(Packet::BulkStreams),
+            kind::BULK_RECEIVING_STATUS => bulk_status(&mut bytes),
             kind::FILTER_FILTER => body.ends_with(&[0]).then_some(Packet::Filter),
             kind::CONTROL_PACKET => control(&mut bytes),
             kind::BULK_PACKET => self.bulk(&mut bytes),
             kind::ISO_PACKET => isochronous(&mut bytes),
             kind::INTERRUPT_PACKET => interrupt(&mut bytes),
-            kind::BUFFERED_BULK_PACKET => Some(Packet::BufferedBulk),
+            kind::BUFFERED_BULK_PACKET => buffered(&mut bytes),
             kind => return Err(ProtocolError::Type(kind)),
         };
         packet.ok_or(ProtocolError::Value(header.kind))
@@ -297,6 +298,20 @@ fn isochronous(bytes: &mut Bytes<'_>) -> Option<Packet> {
     let (endpoint, status, length) = (bytes.endpoint()?, bytes.u8()?, bytes.u16()?);
     let matches = endpoint.direction() == Direction::In && usize::from(length) == bytes.0.len();
     matches.then(|| Packet::Isochronous { endpoint, status, data: bytes.0.to_vec() })
+}
+
+fn bulk_status(bytes: &mut Bytes<'_>) -> Option<Packet> {
+    let (_stream, endpoint, status) = (bytes.u32()?, bytes.endpoint()?, bytes.u8()?);
+    let matches = endpoint.direction() == Direction::In;
+    matches.then_some(Packet::BulkStatus { status, endpoint })
+}
+
+fn buffered(bytes: &mut Bytes<'_>) -> Option<Packet> {
+    let (_stream, length) = (bytes.u32()?, bytes.u32()?);
+    let (endpoint, status) = (bytes.endpoint()?, bytes.u8()?);
+    let matches =
+        endpoint.direction() == Direction::In && usize::try_from(length) == Ok(bytes.0.len());
+    matches.then(|| Packet::BufferedBulk { endpoint, status, data: bytes.0.to_vec() })
 }
 
 fn interrupt(bytes: &mut Bytes<'_>) -> Option<Packet> {

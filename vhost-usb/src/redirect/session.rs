@@ -1,6 +1,6 @@
 //! What a host and its device are at: packets in, commands out. It knows no sockets.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::os::fd::RawFd;
 
 use super::filter::Filter;
@@ -13,14 +13,8 @@ use crate::usb::descriptor::Transfer as Kind;
 use crate::usb::setup::{Setup, feature, request};
 use crate::usb::{Direction, Endpoint, Speed};
 
-/// What is served here. Neither bulk streams, which no USB 2.0 controller has, nor bulk receiving, for
-/// which nothing here asks.
-pub const CAPABILITIES: Capabilities = Capabilities::CONNECT_DEVICE_VERSION
-    .union(Capabilities::FILTER)
-    .union(Capabilities::DEVICE_DISCONNECT_ACK)
-    .union(Capabilities::EP_INFO_MAX_PACKET_SIZE)
-    .union(Capabilities::IDS_64_BITS)
-    .union(Capabilities::BULK_LENGTH_32_BITS);
+/// What is served here: all of it, though no guest of a USB 2.0 controller ever asks for a bulk stream.
+pub const CAPABILITIES: Capabilities = Capabilities::all();
 
 /// Who this is.
 const VERSION: &str = concat!("vhost-usb ", env!("CARGO_PKG_VERSION"));
@@ -31,10 +25,20 @@ const JITTER: u32 = 60;
 const INTERRUPTS: u32 = 100;
 const MOST_PACKETS: u32 = 32;
 const MOST_TRANSFERS: u32 = 16;
+/// Bytes of a bulk packet, of USB 3.
+const MOST_BULK: usize = 1024;
+/// How many transfers a host is to have under way at a bulk endpoint that is read ahead.
+const BULK_TRANSFERS: u8 = 8;
 /// Bytes of a periodic endpoint's packets in a microframe, that EHCI can move.
 const MOST_PERIODIC: u16 = 3 * 1024;
 /// Bytes that wait to be sent, before isochronous packets are dropped.
 const BUSY: usize = 256 << 10;
+
+/// Classes of interfaces.
+const CDC_DATA: u8 = 0x0a;
+const VENDOR_SPECIFIC: u8 = 0xff;
+/// Who makes serial converters that are of no class: FTDI, Prolific, Silicon Labs, WCH.
+const SERIAL_VENDORS: [u16; 4] = [0x0403, 0x067b, 0x10c4, 0x1a86];
 
 /// Speeds, as the host tells them.
 const SPEED_LOW: u8 = 0;
@@ -68,7 +72,7 @@ pub struct Session {
     known: Known,
     pending: BTreeMap<Id, Pending>,
     /// Endpoints whose packets come by themselves, or go so.
-    started: BTreeSet<Endpoint>,
+    started: BTreeMap<Endpoint, Kind>,
     events: VecDeque<Event>,
     /// The device has come or gone.
     changed: bool,
@@ -84,7 +88,7 @@ impl Session {
             filter,
             known: Known::default(),
             pending: BTreeMap::new(),
-            started: BTreeSet::new(),
+            started: BTreeMap::new(),
             events: VecDeque::new(),
             changed: false,
         }
@@ -169,14 +173,18 @@ impl Session {
                 self.end(id, Pending::Data(kind), status, data, length);
             }
             Packet::IsochronousStatus { status, endpoint }
-            | Packet::InterruptStatus { status, endpoint } => self.see_stop(endpoint, status),
+            | Packet::InterruptStatus { status, endpoint }
+            | Packet::BulkStatus { status, endpoint } => self.see_stop(endpoint, status),
             Packet::Isochronous { endpoint, status, data } => {
                 self.see_packet(endpoint, Kind::Isochronous, status, data);
             }
             Packet::Interrupt { endpoint, status, data } => {
                 self.see_packet(endpoint, Kind::Interrupt, status, data);
             }
-            Packet::BulkStatus | Packet::BufferedBulk | Packet::Filter => {}
+            Packet::BufferedBulk { endpoint, status, data } => {
+                self.see_packet(endpoint, Kind::Bulk, status, data);
+            }
+            Packet::BulkStreams | Packet::Filter => {}
         }
         Ok(())
     }
@@ -221,7 +229,7 @@ impl Session {
     }
 
     fn see_packet(&mut self, endpoint: Endpoint, kind: Kind, status: u8, data: Vec<u8>) {
-        if self.started.contains(&endpoint) && self.kind(endpoint) == Some(kind) {
+        if self.started.get(&endpoint) == Some(&kind) {
             let status = judged(status);
             self.events.push_back(Event::Packet { endpoint, status, data });
         }
@@ -230,13 +238,28 @@ impl Session {
     /// Other errors are of a packet alone, and what was started goes on.
     fn see_stop(&mut self, endpoint: Endpoint, status: u8) {
         let has_stopped = matches!(status, status::STALL | status::INVALID);
-        if has_stopped && self.started.remove(&endpoint) {
+        if has_stopped && self.started.remove(&endpoint).is_some() {
             self.events.push_back(Event::Stopped { endpoint, status: judged(status) });
         }
     }
 
     fn kind(&self, endpoint: Endpoint) -> Option<Kind> {
         self.pipe(endpoint).map(|pipe| pipe.kind)
+    }
+
+    /// An interface of a modem, serial line or network: its data come when they come, whatever is asked for,
+    /// and each packet by itself.
+    fn is_serial(&self, number: u8) -> bool {
+        let interfaces = self.known.interfaces.as_deref().unwrap_or_default();
+        let Some(interface) = interfaces.iter().find(|interface| interface.number == number) else {
+            return false;
+        };
+        let vendor = self.known.device.map(|device| device.vendor);
+        match interface.class {
+            [CDC_DATA, _, _] => true,
+            [VENDOR_SPECIFIC, _, _] => vendor.is_some_and(|id| SERIAL_VENDORS.contains(&id)),
+            _ => false,
+        }
     }
 
     fn submit_control(&mut self, id: Id, setup: Setup, data: &[u8]) {
@@ -301,7 +324,13 @@ impl Backend for Session {
             _ => Kind::Interrupt,
         };
         let max_packet = info.max_packet.unwrap_or(0).into();
-        Some(Pipe { interface: info.interface, kind, max_packet, interval: info.interval })
+        let ahead = kind == Kind::Bulk
+            && endpoint.direction() == Direction::In
+            && (1..=MOST_BULK).contains(&max_packet)
+            && self.has(Capabilities::BULK_RECEIVING)
+            && self.is_serial(info.interface);
+        let interval = info.interval;
+        Some(Pipe { interface: info.interface, kind, max_packet, interval, ahead })
     }
 
     fn jitter(&self) -> u32 {
@@ -359,31 +388,37 @@ impl Backend for Session {
     }
 
     fn start(&mut self, endpoint: Endpoint) {
-        if !self.started.insert(endpoint) {
+        let Some(pipe) = self.pipe(endpoint) else { return };
+        if self.started.insert(endpoint, pipe.kind).is_some() {
             return;
         }
-        match self.kind(endpoint) {
-            Some(Kind::Isochronous) => {
+        match pipe.kind {
+            Kind::Isochronous => {
                 let (packets, transfers) = self.stream(endpoint);
                 self.say(0, &Command::StartIsochronous { endpoint, packets, transfers });
             }
-            _ => self.say(0, &Command::StartInterrupt(endpoint)),
+            Kind::Bulk => {
+                // A packet is a transfer, so that none waits for another to fill it.
+                let bytes = u32::try_from(pipe.max_packet).unwrap_or(0);
+                self.say(0, &Command::StartBulk { endpoint, bytes, transfers: BULK_TRANSFERS });
+            }
+            Kind::Control | Kind::Interrupt => self.say(0, &Command::StartInterrupt(endpoint)),
         }
     }
 
     fn stop(&mut self, endpoint: Endpoint) {
-        if !self.started.remove(&endpoint) {
-            return;
-        }
-        match self.kind(endpoint) {
-            Some(Kind::Isochronous) => self.say(0, &Command::StopIsochronous(endpoint)),
-            _ => self.say(0, &Command::StopInterrupt(endpoint)),
-        }
+        let command = match self.started.remove(&endpoint) {
+            Some(Kind::Isochronous) => Command::StopIsochronous(endpoint),
+            Some(Kind::Bulk) => Command::StopBulk(endpoint),
+            Some(Kind::Control | Kind::Interrupt) => Command::StopInterrupt(endpoint),
+            None => return,
+        };
+        self.say(0, &command);
     }
 
     fn send(&mut self, endpoint: Endpoint, packet: Vec<u8>) {
         // Those that come too late are not worth sending.
-        if self.started.contains(&endpoint) && self.output.len() < BUSY {
+        if self.started.contains_key(&endpoint) && self.output.len() < BUSY {
             self.say(0, &Command::Isochronous(endpoint, &packet));
         }
     }

@@ -5,6 +5,8 @@ use crate::usb::{Direction, Endpoint};
 
 /// Bytes of who this is, with a zero at least.
 const VERSION: usize = 64;
+/// Where a stream would be named.
+const NO_STREAM: [u8; 4] = [0; 4];
 
 fn low_16(length: usize) -> [u8; 2] {
     u16::try_from(length & 0xffff).unwrap_or(0).to_le_bytes()
@@ -25,7 +27,7 @@ fn version(text: &str) -> Vec<u8> {
 fn bulk(endpoint: Endpoint, length: usize, data: &[u8], agreed: Capabilities) -> Vec<u8> {
     let mut bytes = vec![endpoint.address(), 0];
     bytes.extend(low_16(length));
-    bytes.extend([0; 4]); // no stream
+    bytes.extend(NO_STREAM);
     if agreed.contains(Capabilities::BULK_LENGTH_32_BITS) {
         bytes.extend(high_16(length));
     }
@@ -63,6 +65,17 @@ impl Command<'_> {
             }
             Command::StopInterrupt(endpoint) => {
                 (kind::STOP_INTERRUPT_RECEIVING, vec![endpoint.address()])
+            }
+            Command::StartBulk { endpoint, bytes: length, transfers } => {
+                let mut bytes = NO_STREAM.to_vec();
+                bytes.extend(length.to_le_bytes());
+                bytes.extend([endpoint.address(), transfers]);
+                (kind::START_BULK_RECEIVING, bytes)
+            }
+            Command::StopBulk(endpoint) => {
+                let mut bytes = NO_STREAM.to_vec();
+                bytes.push(endpoint.address());
+                (kind::STOP_BULK_RECEIVING, bytes)
             }
             Command::Cancel => (kind::CANCEL_DATA_PACKET, Vec::new()),
             Command::FilterReject => (kind::FILTER_REJECT, Vec::new()),

@@ -21,6 +21,9 @@ pub struct Pipe {
     pub max_packet: usize,
     /// bInterval, in the speed's own units.
     pub interval: u8,
+    /// It is a bulk endpoint that can be read before the guest asks: what it sends does not depend on how much
+    /// that asks for.
+    pub ahead: bool,
 }
 
 /// A transfer.
@@ -133,8 +136,8 @@ pub trait Backend: Send {
     /// Ends a transfer before its time. Whoever asks does not want to know what becomes of it.
     fn cancel(&mut self, id: Id);
 
-    /// Has packets received from an interrupt or isochronous endpoint at its own pace, or an isochronous
-    /// one [sent to](Self::send).
+    /// Has packets received from an interrupt or isochronous endpoint, or one that is read
+    /// [ahead](Pipe::ahead), at its own pace, or an isochronous one [sent to](Self::send).
     fn start(&mut self, endpoint: Endpoint);
 
     /// Ends that. Packets that are on their way may still come.

@@ -4,7 +4,8 @@
 //! - [`backend`]: who has the real one;
 //! - [`control`]: requests, which are answered elsewhere;
 //! - [`transfers`]: bulk endpoints, and interrupt ones that take packets;
-//! - [`packets`]: endpoints whose packets come by themselves, and isochronous ones.
+//! - [`packets`]: endpoints whose packets come by themselves, bulk ones that are read ahead among them, and
+//!   isochronous ones.
 //!
 //! Nothing waits: who asks for what has not come yet is answered [`Nak`](Answer::Nak). What is kept here is
 //! bounded, whatever the other end sends.
@@ -149,6 +150,9 @@ impl<B: Backend> Remote<B> {
         let (_, flow) = self.flows.entry(endpoint).or_insert_with(|| {
             let flow = match (pipe.kind, endpoint.direction()) {
                 (Kind::Isochronous, _) | (Kind::Interrupt, Direction::In) => {
+                    Flow::Packets(Packets::new(&pipe, line))
+                }
+                (Kind::Bulk, Direction::In) if pipe.ahead => {
                     Flow::Packets(Packets::new(&pipe, line))
                 }
                 _ => Flow::Transfers(Transfers::default()),

@@ -1,5 +1,5 @@
 //! Endpoints whose packets come at the device's own pace, and wait here for the host: interrupt and
-//! isochronous ones; and isochronous ones that are sent to.
+//! isochronous ones, and bulk ones that are read ahead; and isochronous ones that are sent to.
 
 use std::collections::VecDeque;
 
@@ -14,6 +14,8 @@ use crate::usb::{Answer, Endpoint, Speed};
 const MOST: usize = 3 * 1024;
 /// Interrupt packets that wait before no more are received.
 const WAITING: usize = 256;
+/// And bulk packets that were read ahead. What more there is may be lost, as from a serial line.
+const AHEAD: usize = 4096;
 /// Isochronous packets that are gathered, at most.
 const GATHERED: usize = 512;
 
@@ -24,6 +26,10 @@ pub(super) struct Packets {
     max_packet: usize,
     started: bool,
     waiting: VecDeque<(Status, Vec<u8>)>,
+    /// Packets that wait, at most.
+    most: usize,
+    /// It was stopped because so many wait.
+    paused: bool,
     /// It has stopped by itself: the host is to be told, once.
     stopped: Option<Status>,
     /// Until the host clears it (9.4.5).
@@ -46,14 +52,21 @@ fn packets(milliseconds: u32, speed: Speed, interval: u8) -> usize {
 
 impl Packets {
     pub(super) fn new<B: Backend>(pipe: &Pipe, line: &Line<B>) -> Self {
+        let wanted = packets(line.backend.jitter(), line.backend.speed(), pipe.interval);
         Self {
             is_isochronous: pipe.kind == Kind::Isochronous,
+            most: match pipe.kind {
+                Kind::Isochronous => wanted.saturating_mul(2),
+                Kind::Bulk => AHEAD,
+                Kind::Control | Kind::Interrupt => WAITING,
+            },
+            paused: false,
             max_packet: pipe.max_packet,
             started: false,
             waiting: VecDeque::new(),
             stopped: None,
             halted: false,
-            wanted: packets(line.backend.jitter(), line.backend.speed(), pipe.interval),
+            wanted,
             gathered: false,
             unasked: 0,
         }
@@ -67,6 +80,7 @@ impl Packets {
     fn start<B: Backend>(&mut self, endpoint: Endpoint, line: &mut Line<B>) {
         if !self.started {
             self.started = true;
+            self.paused = false;
             self.gathered = false;
             line.backend.start(endpoint);
         }
@@ -153,9 +167,8 @@ impl Packets {
     ) {
         // What was on its way when the endpoint was stopped is for nobody; if it was because too many wait,
         // it is one of them.
-        let is_wanted = self.started || !self.waiting.is_empty();
-        let most = if self.is_isochronous { self.wanted.saturating_mul(2) } else { WAITING };
-        if !is_wanted || self.waiting.len() >= most.saturating_mul(2) {
+        let is_wanted = self.started || self.paused;
+        if !is_wanted || self.waiting.len() >= self.most.saturating_mul(2) {
             return;
         }
         self.unasked = self.unasked.saturating_add(1);
@@ -163,13 +176,14 @@ impl Packets {
             length if length > MOST => (Status::Babble, Vec::new()),
             _ => (status, data),
         });
-        if self.waiting.len() < most {
+        if self.waiting.len() < self.most {
             return;
         }
         if !self.is_isochronous {
             // The host goes on when it has asked for all of these; till then the device is not asked.
             self.stop(endpoint, line);
-        } else if self.unasked >= most {
+            self.paused = true;
+        } else if self.unasked >= self.most {
             // Nobody listens.
             self.stop(endpoint, line);
             self.waiting.clear();

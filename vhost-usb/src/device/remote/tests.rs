@@ -84,6 +84,7 @@ const BULK_OUT: Endpoint = Endpoint::of_address(0x01);
 const INTERRUPT: Endpoint = Endpoint::of_address(0x82);
 const ISO_IN: Endpoint = Endpoint::of_address(0x83);
 const ISO_OUT: Endpoint = Endpoint::of_address(0x03);
+const AHEAD: Endpoint = Endpoint::of_address(0x84);
 
 /// A device that is there until it is said not to be.
 pub(crate) fn fickle() -> (Box<dyn Device>, Arc<AtomicBool>) {
@@ -93,13 +94,20 @@ pub(crate) fn fickle() -> (Box<dyn Device>, Arc<AtomicBool>) {
 }
 
 fn device() -> Remote<Fake> {
-    let pipe = |kind, max_packet, interface| Pipe { interface, kind, max_packet, interval: 1 };
+    let pipe = |kind, max_packet, interface| Pipe {
+        interface,
+        kind,
+        max_packet,
+        interval: 1,
+        ahead: false,
+    };
     let pipes = BTreeMap::from([
         (BULK_IN, pipe(Kind::Bulk, 512, 0)),
         (BULK_OUT, pipe(Kind::Bulk, 512, 0)),
         (INTERRUPT, pipe(Kind::Interrupt, 8, 1)),
         (ISO_IN, pipe(Kind::Isochronous, 1024, 2)),
         (ISO_OUT, pipe(Kind::Isochronous, 1024, 2)),
+        (AHEAD, Pipe { ahead: true, ..pipe(Kind::Bulk, 512, 3) }),
     ]);
     Remote::new(Fake { pipes, ..Fake::default() })
 }
@@ -376,6 +384,26 @@ fn interrupt_packets_wait_until_they_are_asked_for() {
 }
 
 #[test]
+fn what_is_read_ahead_waits_and_has_a_bound() {
+    let mut device = device();
+    assert_eq!(device.read(4, 4096).0, Answer::Nak);
+    assert_eq!(device.told(), [Told::Start(AHEAD)]);
+    for _ in 0..5000 {
+        device.packet(AHEAD, Status::Done, &[7; 512]);
+    }
+    device.turn();
+    assert_eq!(device.told(), [Told::Stop(AHEAD)]);
+    for _ in 0..5000 {
+        assert_eq!(device.read(4, 4096), (Answer::moved(512), vec![7; 512]));
+    }
+    // One that was on its way is not lost, though nothing waited when it came.
+    device.packet(AHEAD, Status::Done, &[8; 3]);
+    assert_eq!(device.read(4, 4096), (short(3), vec![8; 3]));
+    assert_eq!(device.read(4, 4096).0, Answer::Nak);
+    assert_eq!(device.told(), [Told::Start(AHEAD)]);
+}
+
+#[test]
 fn isochronous_packets_are_gathered_first() {
     let mut device = device();
     assert_eq!(device.read(3, 1024).0, Answer::Nak);
@@ -467,7 +495,7 @@ fn event() -> impl Strategy<Value = Event> {
     let status =
         || prop::sample::select(&[Status::Done, Status::Stall, Status::Babble, Status::Failed][..]);
     let endpoint =
-        || (0..4u8, any::<bool>()).prop_map(|(n, i)| Endpoint::of_address(n | u8::from(i) << 7));
+        || (0..5u8, any::<bool>()).prop_map(|(n, i)| Endpoint::of_address(n | u8::from(i) << 7));
     let data = || prop::collection::vec(any::<u8>(), 0..70);
     prop_oneof![
         (0..40u32, status(), data(), 0..99usize)

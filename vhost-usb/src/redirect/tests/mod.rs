@@ -46,7 +46,7 @@ pub(crate) fn interfaces(classes: &[[u8; 3]]) -> Vec<u8> {
 
 /// Endpoints' addresses, kinds and packets' sizes.
 pub(crate) fn endpoints(all: &[(u8, u8, u16)]) -> Vec<u8> {
-    let mut body = vec![0; 160];
+    let mut body = vec![0; 288];
     body[..32].fill(255);
     for (address, kind, max_packet) in all {
         let place = usize::from(address & 0xf | address >> 3 & 0x10);
@@ -63,7 +63,13 @@ pub(crate) fn info(address: u8, kind: u8, max_packet: u16) -> EndpointInfo {
 }
 
 pub(crate) fn connect(speed: u8) -> Vec<u8> {
-    said(kind::DEVICE_CONNECT, 0, &[speed, 0, 0, 0, 0x34, 0x12, 0x78, 0x56, 0, 1])
+    connect_from(0x1234, speed)
+}
+
+/// Of that vendor.
+pub(crate) fn connect_from(vendor: u16, speed: u8) -> Vec<u8> {
+    let [low, high] = vendor.to_le_bytes();
+    said(kind::DEVICE_CONNECT, 0, &[speed, 0, 0, 0, low, high, 0x78, 0x56, 0, 1])
 }
 
 /// A stick, all that is to be said of it.

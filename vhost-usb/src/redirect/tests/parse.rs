@@ -108,7 +108,7 @@ fn what_no_host_may_say_ends_the_connection() {
     let mut too_many = [0; 132];
     too_many[0] = 33;
     assert_eq!(one(kind::INTERFACE_INFO, &too_many), Err(Value(4)));
-    assert_eq!(one(kind::EP_INFO, &[4; 160]), Err(Value(5)));
+    assert_eq!(one(kind::EP_INFO, &[4; 288]), Err(Value(5)));
     assert_eq!(one(kind::FILTER_FILTER, b"1,2"), Err(Value(23)));
     assert_eq!(one(kind::ISO_STREAM_STATUS, &[0, 0x11]), Err(Value(14)), "no endpoint");
     assert_eq!(one(kind::INTERRUPT_RECEIVING_STATUS, &[0, 1]), Err(Value(17)), "none that sends");
@@ -122,6 +122,12 @@ fn what_no_host_may_say_ends_the_connection() {
     assert!(one(kind::BULK_PACKET, &bulk(0x81, 1)).is_ok());
     assert_eq!(one(kind::BULK_PACKET, &bulk(0x81, 2)), Err(Value(101)));
     assert_eq!(one(kind::BULK_PACKET, &bulk(1, 1)), Err(Value(101)));
+    let buffered =
+        |endpoint, length| [&[0, 0, 0, 0, length, 0, 0, 0, endpoint, 0][..], &[5]].concat();
+    assert!(one(kind::BUFFERED_BULK_PACKET, &buffered(0x81, 1)).is_ok());
+    assert_eq!(one(kind::BUFFERED_BULK_PACKET, &buffered(0x81, 2)), Err(Value(104)));
+    assert_eq!(one(kind::BUFFERED_BULK_PACKET, &buffered(1, 1)), Err(Value(104)));
+    assert_eq!(one(kind::BULK_RECEIVING_STATUS, &[0, 0, 0, 0, 1, 0]), Err(Value(27)));
     let control =
         |endpoint, length| [&[endpoint, 0, 0, 0, 0, 0, 0, 0, length, 0][..], &[5]].concat();
     assert!(one(kind::CONTROL_PACKET, &control(0x80, 1)).is_ok());
@@ -147,6 +153,9 @@ fn commands_have_their_bytes() {
     assert_eq!(body(Command::BulkIn(into, 0x1_0200), all), [0x81, 0, 0, 2, 0, 0, 0, 0, 1, 0]);
     assert_eq!(body(Command::BulkOut(out, &[5]), none), [2, 0, 1, 0, 0, 0, 0, 0, 5]);
     assert_eq!(body(Command::Interrupt(out, &[5, 6]), all), [2, 0, 2, 0, 5, 6]);
+    let start = Command::StartBulk { endpoint: into, bytes: 512, transfers: 8 };
+    assert_eq!(body(start, all), [0, 0, 0, 0, 0, 2, 0, 0, 0x81, 8]);
+    assert_eq!(body(Command::StopBulk(into), all), [0, 0, 0, 0, 0x81]);
     assert_eq!(body(Command::Isochronous(out, &[]), all), [2, 0, 0, 0]);
     let reads = Setup::parse([0x80, 6, 0, 1, 2, 3, 18, 0]);
     assert_eq!(body(Command::Control(reads, &[]), all), [0x80, 6, 0x80, 0, 0, 1, 2, 3, 18, 0]);
@@ -159,7 +168,7 @@ fn commands_have_their_bytes() {
 
 fn body() -> impl Strategy<Value = (u32, Vec<u8>)> {
     let kind = prop_oneof![
-        prop::sample::select(&[1u32, 2, 4, 5, 8, 11, 14, 17, 23, 100, 101, 102, 103][..]),
+        prop::sample::select(&[1u32, 2, 4, 5, 8, 11, 14, 17, 23, 27, 100, 101, 102, 103, 104][..]),
         0u32..110
     ];
     (kind, prop::collection::vec(any::<u8>(), 0..40))

@@ -207,3 +207,63 @@ fn packets_come_and_go_by_themselves() {
     let kinds: Vec<u32> = sent(&mut device).iter().map(|(kind, ..)| *kind).collect();
     assert_eq!(kinds, [kind::STOP_ISO_STREAM, kind::STOP_ISO_STREAM, kind::RESET]);
 }
+
+/// What a serial line of such a class and vendor is asked for, by a guest that reads endpoint 1.
+fn first_asked(class: u8, vendor: u16, max_packet: u16) -> (Remote<Session>, Vec<(u32, Vec<u8>)>) {
+    let all = [(0x81, 2, max_packet), (2, 2, 512)];
+    let interfaces = interfaces(&[[class, 0, 0]]);
+    let bytes =
+        [hello(CAPABILITIES), endpoints(&all), interfaces, connect_from(vendor, 2)].concat();
+    let mut device = session(None, &bytes);
+    assert_eq!(read(&mut device, 1, 4096).0, Answer::Nak);
+    let all = sent(&mut device).into_iter().map(|(kind, _, body)| (kind, body)).collect();
+    (device, all)
+}
+
+#[test]
+fn serial_lines_are_read_before_the_guest_asks() {
+    let start = (kind::START_BULK_RECEIVING, vec![0, 0, 0, 0, 0, 2, 0, 0, 0x81, 8]);
+    let (mut device, asked) = first_asked(0x0a, 0x1234, 512);
+    assert_eq!(asked, std::slice::from_ref(&start));
+    tell(&mut device, kind::BULK_RECEIVING_STATUS, 0, &[0, 0, 0, 0, 0x81, 0]);
+    let packet = |length: u16, byte: u8| {
+        let mut body = vec![0; 4];
+        body.extend(u32::from(length).to_le_bytes());
+        body.extend([0x81, 0]);
+        body.resize(body.len() + usize::from(length), byte);
+        body
+    };
+    tell(&mut device, kind::BUFFERED_BULK_PACKET, 0, &packet(512, 1));
+    tell(&mut device, kind::BUFFERED_BULK_PACKET, 1, &packet(3, 2));
+    // Each is what it would be on a bus: a transfer ends with a packet that is not full.
+    assert_eq!(read(&mut device, 1, 4096), (Answer::moved(512), vec![1; 512]));
+    let short = Answer::Moved { bytes: 3, short: true };
+    assert_eq!(read(&mut device, 1, 3584), (short, vec![2; 3]));
+    assert_eq!(read(&mut device, 1, 4096).0, Answer::Nak);
+    assert_eq!(sent(&mut device), []);
+    // What the guest sends goes as ever.
+    let data: &[u8] = b"AT";
+    assert_eq!(device.data_out(2, &data), Answer::Nak);
+    assert_eq!(sent(&mut device)[0].0, kind::BULK_PACKET);
+    // It has stopped: once the guest has cleared that, it is started again.
+    tell(&mut device, kind::BULK_RECEIVING_STATUS, 0, &[0, 0, 0, 0, 0x81, 4]);
+    assert_eq!(read(&mut device, 1, 4096).0, Answer::Stall);
+    device.setup(0, setup(2, request::CLEAR_FEATURE, 0, 0x81, 0));
+    sent(&mut device);
+    assert_eq!(read(&mut device, 1, 4096).0, Answer::Nak);
+    assert_eq!(sent(&mut device), [(start.0, 0, start.1)]);
+    device.reset();
+    let kinds: Vec<u32> = sent(&mut device).iter().map(|(kind, ..)| *kind).collect();
+    let cancel = kind::CANCEL_DATA_PACKET;
+    assert_eq!(kinds, [cancel, kind::STOP_BULK_RECEIVING, cancel, kind::RESET]);
+}
+
+#[test]
+fn other_bulk_endpoints_are_read_when_the_guest_asks() {
+    assert_eq!(first_asked(0xff, 0x0403, 512).1[0].0, kind::START_BULK_RECEIVING);
+    for (class, vendor, max_packet) in
+        [(0xff, 0x1234, 512), (8, 0x0403, 512), (0x0a, 0x1234, 0), (0x0a, 0x1234, 65535)]
+    {
+        assert_eq!(first_asked(class, vendor, max_packet).1[0].0, kind::BULK_PACKET);
+    }
+}
