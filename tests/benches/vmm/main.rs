@@ -22,8 +22,12 @@ use usb::Bus;
 
 /// How long all may take in the lab's guest.
 const LIMIT: Duration = Duration::from_secs(2 * 3600);
-/// A host of the lab that is emulated, with two processors, can die while its guest starts.
+/// An emulated host of two processors, or its guest, has had a triple fault now and then.
 const TRIES: usize = 3;
+/// Processors of a host of the lab: one for the guest, and one for the process of its disk. Where the guest's
+/// memory changes while it runs, as it does where registers are shown to it, two fail most of the time.
+const PROCESSORS: u32 = 2;
+const PROCESSORS_FOR_USB: u32 = 1;
 
 fn main() -> ExitCode {
     benchmark(run)
@@ -37,8 +41,9 @@ fn run(words: &[String]) -> Result<(), Error> {
     }
     let disks = exits::DISKS.map(Disk::title);
     let buses = usb::BUSES.map(Bus::title);
-    let titles = [start::TITLE].into_iter().chain(disks).chain(buses);
-    let titles: Vec<&str> = titles.filter(|title| wanted(title, words)).collect();
+    let others = [start::TITLE].into_iter().chain(disks).map(|title| (title, PROCESSORS));
+    let all = others.chain(buses.map(|title| (title, PROCESSORS_FOR_USB)));
+    let titles: Vec<_> = all.filter(|(title, _)| wanted(title, words)).collect();
     if titles.is_empty() {
         return Ok(());
     }
@@ -46,12 +51,12 @@ fn run(words: &[String]) -> Result<(), Error> {
         return measure(&Place::here()?, words);
     }
     println!("This host's KVM boots no stock kernel: a guest of the lab is the host.");
-    for title in titles {
-        let mut report = measure_in_the_lab(title);
+    for (title, processors) in titles {
+        let mut report = measure_in_the_lab(title, processors);
         for _ in 1..TRIES {
             if let Err(error) = &report {
                 eprintln!("{title}: once more, after: {error}");
-                report = measure_in_the_lab(title);
+                report = measure_in_the_lab(title, processors);
             }
         }
         print!("{}", report?);
@@ -60,9 +65,8 @@ fn run(words: &[String]) -> Result<(), Error> {
 }
 
 /// One report, in a host of the lab.
-fn measure_in_the_lab(title: &str) -> Result<String, Error> {
-    // One for the guest, and one for the process of its disk.
-    let host = Host::boot(|builder| builder.cpus(2))?;
+fn measure_in_the_lab(title: &str, processors: u32) -> Result<String, Error> {
+    let host = Host::boot(|builder| builder.cpus(processors))?;
     let program = std::env::current_exe()
         .map_err(|source| Error::Io { what: "cannot find the benchmark".into(), source })?;
     host.share(&program, place::PROGRAM)?;
