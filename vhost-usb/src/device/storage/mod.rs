@@ -92,7 +92,7 @@ impl Storage {
             [REQUEST_SENSE, _, _, _, most, ..] if !sense.is_empty() => {
                 let mut sense = sense;
                 sense.truncate(most.into());
-                Work::reply(sense)
+                Work::reply(sense, &command)
             }
             _ => self.medium.begin(&command),
         };

@@ -291,3 +291,28 @@ proptest::proptest! {
         }
     }
 }
+
+#[test]
+fn a_piece_is_read_once_however_often_the_host_asks() {
+    let mut stick = Stick::new();
+    let wrapper = stick.wrapper(&[0x28, 0, 0, 0, 0, 0, 0, 0, 1, 0], Direction::In, 512);
+    assert!(stick.out(&wrapper));
+    for _ in 0..3 {
+        assert_eq!(stick.device.data_in(1, &mut Buffer::new(512)), Answer::Nak);
+    }
+    assert_eq!(stick.device.function().medium.outstanding, 1);
+    let mut came = Buffer::new(512);
+    assert!(stick.input(&mut came));
+    assert_eq!(came.data(), [0; 512]);
+}
+
+#[test]
+fn sense_moves_only_to_a_host_that_has_room() {
+    for (direction, length) in [(Direction::Out, 18), (Direction::In, 0)] {
+        let mut stick = Stick::new();
+        assert_eq!(stick.command(&[0xff; 6], Direction::In, 0, &[]).2, 1);
+        let (came, residue, status) =
+            stick.command(&[3, 0, 0, 0, 18, 0], direction, length, &[0; 18]);
+        assert_eq!((came.len(), residue, status), (0, length, 0));
+    }
+}

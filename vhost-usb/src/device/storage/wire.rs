@@ -21,6 +21,14 @@ pub(super) struct Command {
 }
 
 impl Command {
+    /// Bytes that the host has room for.
+    pub(super) fn room(&self) -> usize {
+        match self.direction {
+            Direction::In => usize::try_from(self.length).unwrap_or(usize::MAX),
+            Direction::Out => 0,
+        }
+    }
+
     pub(super) fn parse(bytes: &[u8]) -> Option<Self> {
         let bytes: &[u8; COMMAND] = bytes.try_into().ok()?;
         let [s0, s1, s2, s3, t0, t1, t2, t3, l0, l1, l2, l3, flags, lun, count, block @ ..] =

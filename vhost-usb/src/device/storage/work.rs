@@ -87,8 +87,9 @@ pub(super) struct Work {
 }
 
 impl Work {
-    /// These data, and all is well.
-    pub(super) fn reply(data: Vec<u8>) -> Self {
+    /// These data, as far as there is room, and all is well.
+    pub(super) fn reply(mut data: Vec<u8>, command: &Command) -> Self {
+        data.truncate(command.room());
         Self::over(Ended::Passed, data)
     }
 
@@ -148,7 +149,7 @@ impl Work {
 
     /// A piece is whole, or has gone: begins with the next.
     pub(super) fn go_on(&mut self, medium: &mut Medium) {
-        let Some(task) = &self.task else { return };
+        let Some(task) = self.task.as_ref().filter(|_| self.awaited.is_none()) else { return };
         match &mut self.stage {
             Stage::Read { transfer, next, piece, sent } if *sent >= piece.len() => {
                 let end = transfer.offset.saturating_add(transfer.length);
@@ -220,7 +221,7 @@ pub(super) struct Medium {
     threads: Pool,
     number: u64,
     /// What threads have, and have not told of.
-    outstanding: usize,
+    pub(super) outstanding: usize,
     /// What they told of while the media were given back.
     finished: Vec<(u64, Done)>,
     /// Set for what was begun before and is given up.
@@ -319,10 +320,10 @@ impl Medium {
 
     /// Begins a command.
     pub(super) fn begin(&mut self, command: &Command) -> Work {
-        let length = u64::from(command.length);
+        let room = command.room();
         let lengths = match command.direction {
-            Direction::In => DataLengths { out: 0, room: length },
-            Direction::Out => DataLengths { out: length, room: 0 },
+            Direction::In => DataLengths { out: 0, room: command.length.into() },
+            Direction::Out => DataLengths { out: command.length.into(), room: 0 },
         };
         let address = Address { target: 0, lun: command.lun.into() };
         let snapshot = self.bus.snapshot();
@@ -332,14 +333,13 @@ impl Medium {
         let (action, unit) = match (started.action, started.unit) {
             (Action::Complete(reply), _) => {
                 let mut data = reply.data.clone();
-                data.truncate(usize::try_from(lengths.room).unwrap_or(usize::MAX));
+                data.truncate(room);
                 return Work::over(Ended::of(&reply), data);
             }
             (Action::Overrun, _) | (_, None) => return Work::over(Ended::PhaseError, Vec::new()),
             (action, Some(unit)) => (action, Arc::clone(unit)),
         };
         let task = Task { image: unit.image(), unit, cdb: command.cdb };
-        let room = usize::try_from(lengths.room).unwrap_or(usize::MAX);
         self.work_on(task, action, room)
     }
 
