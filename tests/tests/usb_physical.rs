@@ -17,6 +17,11 @@ while [ $SECONDS -lt 120 ]; do
 done 2>/dev/null
 lsusb -t; dmesg | tail -40; exit 1";
 
+/// Waits for a device that is not the guest's.
+const THERE: &str = "
+while [ $SECONDS -lt 120 ]; do lsusb -d $ID && sleep 3 && exit 0; sleep 0.5; done
+lsusb; dmesg | tail -30; exit 1";
+
 const GONE: &str = "
 while [ $SECONDS -lt 120 ]; do lsusb | grep -q $ID || exit 0; sleep 0.5; done
 lsusb; dmesg | tail -30; exit 1";
@@ -40,7 +45,8 @@ fn a_guest_has_the_hosts_devices_as_they_come_and_go() -> Result<(), Error> {
         lab::make(image.path(), 4 << 20)?;
         let drive = format!("driver=file,node-name=stick,filename={}", image.path().display());
         let host = Host::boot(|builder| {
-            let builder = builder.args(["-device", "usb-ehci,id=usb"]);
+            let builder =
+                builder.args(["-device", "usb-ehci,id=usb", "-device", "qemu-xhci,id=fast"]);
             let builder = builder.args(["-device", "usb-tablet,bus=usb.0,port=2"]);
             let builder = builder.args(["-blockdev".to_owned(), drive.clone()]);
             builder.args(["-device", "usb-storage,bus=usb.0,port=1,drive=stick,id=plugged"])
@@ -70,10 +76,27 @@ fn a_guest_has_the_hosts_devices_as_they_come_and_go() -> Result<(), Error> {
         in_guest(&read)?;
 
         // It is plugged out of the host, and in again.
-        host.guest().qmp("device_del", json!({ "id": "plugged" }))?;
+        let plug_out = || host.guest().qmp("device_del", json!({ "id": "plugged" }));
+        let plug_in = |bus| {
+            let stick = json!({ "driver": "usb-storage", "id": "plugged", "bus": bus, "port": "1", "drive": "stick" });
+            host.guest().qmp("device_add", stick)
+        };
+        plug_out()?;
         in_guest(&GONE.replace("$ID", STICK))?;
-        let stick = json!({ "driver": "usb-storage", "id": "plugged", "bus": "usb.0", "port": "1", "drive": "stick" });
-        host.guest().qmp("device_add", stick)?;
+        plug_in("usb.0")?;
+        in_guest(&read)?;
+
+        // Into a port that makes it too fast: it is left out until it is plugged into another.
+        plug_out()?;
+        in_guest(&GONE.replace("$ID", STICK))?;
+        in_host("modprobe xhci-pci")?;
+        plug_in("fast.0")?;
+        in_host(&THERE.replace("$ID", STICK))?;
+        plug_out()?;
+        in_host(&GONE.replace("$ID", STICK))?;
+        plug_in("usb.0")?;
+        in_guest(&read)?;
+        std::thread::sleep(Duration::from_secs(2));
         in_guest(&read)?;
 
         // The host has them back, however the guest's end comes.

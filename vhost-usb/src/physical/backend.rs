@@ -220,8 +220,21 @@ impl Attached {
         }
         let mut streams = self.streams.values_mut().chain(&mut self.stopped);
         let events = streams.find_map(|stream| stream.ended(&ended)).unwrap_or_default();
-        self.stopped.retain(|stream| !stream.is_over());
+        // What follows a failure is for who starts it anew, not for the transfers of the one that has failed.
+        let failed = self.streams.iter().filter(|(_, stream)| stream.is_over());
+        for endpoint in failed.map(|(endpoint, _)| *endpoint).collect::<Vec<_>>() {
+            self.stop(endpoint);
+        }
+        self.stopped.retain(Stream::is_under_way);
         events
+    }
+
+    fn stop(&mut self, endpoint: Endpoint) {
+        let Some(mut stream) = self.streams.remove(&endpoint) else { return };
+        stream.stop(&self.handle);
+        if stream.is_under_way() {
+            self.stopped.push(stream);
+        }
     }
 
     fn done(&mut self, Done { id, errand, result }: Done) -> Option<Event> {
@@ -378,6 +391,7 @@ impl Backend for Physical {
         if let Some(attached) = &mut self.attached
             && let Some(pipe) = attached.configurations.pipe(endpoint)
         {
+            attached.stop(endpoint);
             attached.streams.insert(endpoint, Stream::new(endpoint, pipe, attached.speed));
             attached.is_touched = true;
             attached.go_on();
@@ -385,13 +399,8 @@ impl Backend for Physical {
     }
 
     fn stop(&mut self, endpoint: Endpoint) {
-        if let Some(attached) = &mut self.attached
-            && let Some(mut stream) = attached.streams.remove(&endpoint)
-        {
-            stream.stop(&attached.handle);
-            if !stream.is_over() {
-                attached.stopped.push(stream);
-            }
+        if let Some(attached) = &mut self.attached {
+            attached.stop(endpoint);
         }
     }
 

@@ -255,6 +255,8 @@ impl Handle {
     /// Of a device's node in /dev/bus/usb that somebody has opened.
     pub(super) fn new(context: Arc<Context>, file: File) -> Result<Self, UsbError> {
         let mut raw = ptr::null_mut();
+        // Another device's had the number, and was closed.
+        lock(&context.watch.removed).retain(|gone| *gone != file.as_raw_fd());
         let fd = ptr::without_provenance_mut(usize::try_from(file.as_raw_fd()).unwrap_or(0));
         // SAFETY: it writes a handle to `raw`, or fails; the descriptor is open as long as the handle is.
         check(unsafe { ffi::libusb_wrap_sys_device(context.raw(), fd, &raw mut raw) })?;

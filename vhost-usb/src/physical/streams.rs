@@ -131,8 +131,13 @@ impl Stream {
         self.under_way.iter().for_each(|number| handle.cancel(*number));
     }
 
-    /// It was stopped, and all its transfers have ended.
+    /// It was stopped, or has failed: it goes on no more.
     pub(super) fn is_over(&self) -> bool {
-        self.over && self.under_way.is_empty()
+        self.over
+    }
+
+    /// Some of its transfers have not ended.
+    pub(super) fn is_under_way(&self) -> bool {
+        !self.under_way.is_empty()
     }
 }
