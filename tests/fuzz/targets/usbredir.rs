@@ -88,16 +88,21 @@ fn said(input: &mut Unstructured<'_>, agreed: Capabilities) -> Result<Vec<u8>> {
     let id = input.int_in_range(0..=30)?;
     let body = match kind {
         100..=104 => data(input, kind, agreed)?,
-        1 => input
-            .bytes(if agreed.contains(Capabilities::CONNECT_DEVICE_VERSION) { 10 } else { 8 })?
-            .to_vec(),
+        1 => {
+            let long = agreed.contains(Capabilities::CONNECT_DEVICE_VERSION);
+            let mut body = input.bytes(if long { 10 } else { 8 })?.to_vec();
+            if input.arbitrary()? {
+                body[4..6].copy_from_slice(&[0x03, 0x04]);
+            }
+            body
+        }
         4 => {
             let mut body = vec![0; 132];
             body[0] = input.int_in_range(0..=32)?;
             body[36..40].copy_from_slice(input.bytes(4)?);
             if input.arbitrary()? {
-                // A serial line's, which is read ahead.
-                body[36..38].fill(0x0a);
+                // A serial converter's, which is read ahead.
+                body[36..38].fill(0xff);
             }
             body
         }

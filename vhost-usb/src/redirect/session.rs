@@ -34,11 +34,10 @@ const MOST_PERIODIC: u16 = 3 * 1024;
 /// Bytes that wait to be sent, before isochronous packets are dropped.
 const BUSY: usize = 256 << 10;
 
-/// Classes of interfaces.
-const CDC_DATA: u8 = 0x0a;
+/// The class of interfaces of none.
 const VENDOR_SPECIFIC: u8 = 0xff;
-/// Who makes serial converters that are of no class: FTDI, Prolific, Silicon Labs, WCH.
-const SERIAL_VENDORS: [u16; 4] = [0x0403, 0x067b, 0x10c4, 0x1a86];
+/// Who makes serial converters: FTDI, Prolific, Silicon Labs, WCH.
+const CONVERTERS: [u16; 4] = [0x0403, 0x067b, 0x10c4, 0x1a86];
 
 /// Speeds, as the host tells them.
 const SPEED_LOW: u8 = 0;
@@ -63,6 +62,20 @@ enum Pending {
     Alternate,
 }
 
+/// An endpoint whose packets come by themselves, or go so.
+struct Stream {
+    kind: Kind,
+    state: StreamState,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum StreamState {
+    /// The host was asked to start it.
+    Asked,
+    Started,
+    Stopped,
+}
+
 /// A host that is connected, and its device.
 pub struct Session {
     parser: Parser,
@@ -71,8 +84,9 @@ pub struct Session {
     filter: Option<Filter>,
     known: Known,
     pending: BTreeMap<Id, Pending>,
-    /// Endpoints whose packets come by themselves, or go so.
-    started: BTreeMap<Endpoint, Kind>,
+    /// Endpoints whose packets come by themselves, or go so, and those that were stopped: some may be on
+    /// their way.
+    streams: BTreeMap<Endpoint, Stream>,
     events: VecDeque<Event>,
     /// The device has come or gone.
     changed: bool,
@@ -88,7 +102,7 @@ impl Session {
             filter,
             known: Known::default(),
             pending: BTreeMap::new(),
-            started: BTreeMap::new(),
+            streams: BTreeMap::new(),
             events: VecDeque::new(),
             changed: false,
         }
@@ -174,7 +188,7 @@ impl Session {
             }
             Packet::IsochronousStatus { status, endpoint }
             | Packet::InterruptStatus { status, endpoint }
-            | Packet::BulkStatus { status, endpoint } => self.see_stop(endpoint, status),
+            | Packet::BulkStatus { status, endpoint } => self.see_status(endpoint, status),
             Packet::Isochronous { endpoint, status, data } => {
                 self.see_packet(endpoint, Kind::Isochronous, status, data);
             }
@@ -213,7 +227,7 @@ impl Session {
     fn lose(&mut self) {
         self.changed |= std::mem::take(&mut self.known.admitted);
         self.pending.clear();
-        self.started.clear();
+        self.streams.clear();
         self.events.clear();
     }
 
@@ -229,37 +243,49 @@ impl Session {
     }
 
     fn see_packet(&mut self, endpoint: Endpoint, kind: Kind, status: u8, data: Vec<u8>) {
-        if self.started.get(&endpoint) == Some(&kind) {
+        if self.streams.get(&endpoint).is_some_and(|stream| stream.kind == kind) {
             let status = judged(status);
             self.events.push_back(Event::Packet { endpoint, status, data });
         }
     }
 
-    /// Other errors are of a packet alone, and what was started goes on.
-    fn see_stop(&mut self, endpoint: Endpoint, status: u8) {
-        let has_stopped = matches!(status, status::STALL | status::INVALID);
-        if has_stopped && self.started.remove(&endpoint).is_some() {
+    /// A stream has started or stopped, or has not: of one that sends, a host says so for each packet that
+    /// comes too late, too. Other errors are of a packet alone, and what was started goes on.
+    fn see_status(&mut self, endpoint: Endpoint, status: u8) {
+        let Some(stream) = self.streams.get_mut(&endpoint) else { return };
+        let is_in = endpoint.direction() == Direction::In;
+        let stops = match (stream.state, status) {
+            (StreamState::Asked | StreamState::Started, status::STALL) => true,
+            (StreamState::Asked, status::INVALID) => is_in,
+            (StreamState::Asked, status::SUCCESS) => {
+                stream.state = StreamState::Started;
+                false
+            }
+            _ => false,
+        };
+        if stops {
+            stream.state = StreamState::Stopped;
             self.events.push_back(Event::Stopped { endpoint, status: judged(status) });
         }
+    }
+
+    fn is_started(&self, endpoint: Endpoint) -> bool {
+        self.streams.get(&endpoint).is_some_and(|stream| stream.state != StreamState::Stopped)
     }
 
     fn kind(&self, endpoint: Endpoint) -> Option<Kind> {
         self.pipe(endpoint).map(|pipe| pipe.kind)
     }
 
-    /// An interface of a modem, serial line or network: its data come when they come, whatever is asked for,
-    /// and each packet by itself.
-    fn is_serial(&self, number: u8) -> bool {
-        let interfaces = self.known.interfaces.as_deref().unwrap_or_default();
-        let Some(interface) = interfaces.iter().find(|interface| interface.number == number) else {
-            return false;
-        };
-        let vendor = self.known.device.map(|device| device.vendor);
-        match interface.class {
-            [CDC_DATA, _, _] => true,
-            [VENDOR_SPECIFIC, _, _] => vendor.is_some_and(|id| SERIAL_VENDORS.contains(&id)),
-            _ => false,
-        }
+    /// An interface of a serial converter: its data come when they come, whatever is asked for, and are lost
+    /// already if nobody reads them. Other modems and networks lose nothing, and should not: when its connection
+    /// is slow, usbredirhost drops packets of what is read ahead.
+    fn is_converter(&self, number: u8) -> bool {
+        let mut interfaces = self.known.interfaces.iter().flatten();
+        let interface = interfaces.find(|interface| interface.number == number);
+        let made_by = |vendor| self.known.device.is_some_and(|device| device.vendor == vendor);
+        interface.is_some_and(|interface| interface.class[0] == VENDOR_SPECIFIC)
+            && CONVERTERS.into_iter().any(made_by)
     }
 
     fn submit_control(&mut self, id: Id, setup: Setup, data: &[u8]) {
@@ -328,7 +354,7 @@ impl Backend for Session {
             && endpoint.direction() == Direction::In
             && (1..=MOST_BULK).contains(&max_packet)
             && self.has(Capabilities::BULK_RECEIVING)
-            && self.is_serial(info.interface);
+            && self.is_converter(info.interface);
         let interval = info.interval;
         Some(Pipe { interface: info.interface, kind, max_packet, interval, ahead })
     }
@@ -388,10 +414,8 @@ impl Backend for Session {
     }
 
     fn start(&mut self, endpoint: Endpoint) {
-        let Some(pipe) = self.pipe(endpoint) else { return };
-        if self.started.insert(endpoint, pipe.kind).is_some() {
-            return;
-        }
+        let Some(pipe) = self.pipe(endpoint).filter(|_| !self.is_started(endpoint)) else { return };
+        self.streams.insert(endpoint, Stream { kind: pipe.kind, state: StreamState::Asked });
         match pipe.kind {
             Kind::Isochronous => {
                 let (packets, transfers) = self.stream(endpoint);
@@ -407,18 +431,21 @@ impl Backend for Session {
     }
 
     fn stop(&mut self, endpoint: Endpoint) {
-        let command = match self.started.remove(&endpoint) {
-            Some(Kind::Isochronous) => Command::StopIsochronous(endpoint),
-            Some(Kind::Bulk) => Command::StopBulk(endpoint),
-            Some(Kind::Control | Kind::Interrupt) => Command::StopInterrupt(endpoint),
-            None => return,
+        let Some(stream) = self.streams.get_mut(&endpoint) else { return };
+        if std::mem::replace(&mut stream.state, StreamState::Stopped) == StreamState::Stopped {
+            return;
+        }
+        let command = match stream.kind {
+            Kind::Isochronous => Command::StopIsochronous(endpoint),
+            Kind::Bulk => Command::StopBulk(endpoint),
+            Kind::Control | Kind::Interrupt => Command::StopInterrupt(endpoint),
         };
         self.say(0, &command);
     }
 
     fn send(&mut self, endpoint: Endpoint, packet: Vec<u8>) {
         // Those that come too late are not worth sending.
-        if self.started.contains_key(&endpoint) && self.output.len() < BUSY {
+        if self.is_started(endpoint) && self.output.len() < BUSY {
             self.say(0, &Command::Isochronous(endpoint, &packet));
         }
     }

@@ -131,6 +131,8 @@ impl Control {
                 Answer::moved(0)
             }
             Stage::Asked { setup, .. } if is_in(*setup) && from.is_empty() => Answer::Nak,
+            // More than there is to it; what was asked for is under way all the same.
+            Stage::Asked { .. } => Answer::Stall,
             Stage::Failed(answer) => *answer,
             _ => self.refuse(),
         };

@@ -30,6 +30,10 @@ use control::{Control, Meaning};
 use packets::Packets;
 use transfers::Transfers;
 
+/// Bytes of interrupt and isochronous packets at full speed (USB 2.0, 5.7.3 and 5.6.3), at most.
+const FULL_SPEED_INTERRUPT: usize = 64;
+const FULL_SPEED_ISOCHRONOUS: usize = 1023;
+
 /// No token has such an address.
 const NOWHERE: u8 = u8::MAX;
 
@@ -66,6 +70,8 @@ pub struct Remote<B> {
     suspended: bool,
     /// Its port was told that it has gone.
     told_gone: bool,
+    /// It was said why it is left out.
+    told_why: bool,
 }
 
 impl<B: Backend> Remote<B> {
@@ -81,6 +87,7 @@ impl<B: Backend> Remote<B> {
             remote_wakeup: false,
             suspended: false,
             told_gone: false,
+            told_why: false,
         }
     }
 
@@ -91,11 +98,44 @@ impl<B: Backend> Remote<B> {
 
     /// Another device is there, or none: whatever was under way is nobody's.
     pub fn renew(&mut self) {
+        self.told_why = false;
+        self.say_why();
         self.control.reset();
         self.flows.clear();
         self.address = 0;
         self.remote_wakeup = false;
         self.suspended = false;
+    }
+
+    /// It is not there for the host.
+    fn is_gone(&self) -> bool {
+        self.line.backend.is_gone() || !self.is_possible()
+    }
+
+    /// The host can use it where it is plugged in. A device that signals at high speed can't tell whether a
+    /// packet of 64 bytes is all of its own one of 512.
+    fn is_possible(&self) -> bool {
+        if !self.slowed || self.line.backend.speed() != Speed::High {
+            return true;
+        }
+        let all = (1..16).flat_map(|number| {
+            [Direction::In, Direction::Out].map(|direction| Endpoint::new(number, direction))
+        });
+        let mut pipes = all.filter_map(|endpoint| self.line.backend.pipe(endpoint));
+        pipes.all(|pipe| match pipe.kind {
+            Kind::Control => true,
+            Kind::Bulk => false,
+            Kind::Interrupt => pipe.max_packet <= FULL_SPEED_INTERRUPT,
+            Kind::Isochronous => pipe.max_packet <= FULL_SPEED_ISOCHRONOUS,
+        })
+    }
+
+    /// Says once that the device is left out.
+    fn say_why(&mut self) {
+        let is_left_out = !self.line.backend.is_gone() && !self.is_possible();
+        if is_left_out && !std::mem::replace(&mut self.told_why, true) {
+            log::info!("a high-speed device is left out of a full-speed port");
+        }
     }
 
     /// Sees what has happened.
@@ -155,7 +195,7 @@ impl<B: Backend> Remote<B> {
                 (Kind::Bulk, Direction::In) if pipe.ahead => {
                     Flow::Packets(Packets::new(&pipe, line))
                 }
-                _ => Flow::Transfers(Transfers::default()),
+                _ => Flow::Transfers(Transfers::new(&pipe)),
             };
             (pipe, flow)
         });
@@ -221,7 +261,7 @@ impl<B: Backend> Device for Remote<B> {
     }
 
     fn setup(&mut self, endpoint: u8, setup: Setup) -> Answer {
-        if endpoint != 0 || self.line.backend.is_gone() {
+        if endpoint != 0 || self.is_gone() {
             return Answer::Silent;
         }
         self.collect();
@@ -282,12 +322,15 @@ impl<B: Backend> Device for Remote<B> {
     }
 
     fn is_present(&self) -> bool {
-        !self.line.backend.is_gone()
+        !self.is_gone()
     }
 
     fn take_change(&mut self) -> bool {
-        let gone = self.line.backend.is_gone();
-        std::mem::replace(&mut self.told_gone, gone) != gone
+        let gone = self.is_gone();
+        let changed = std::mem::replace(&mut self.told_gone, gone) != gone;
+        self.told_why &= !self.line.backend.is_gone();
+        self.say_why();
+        changed
     }
 
     fn events(&self) -> Vec<RawFd> {
@@ -304,6 +347,7 @@ impl<B: Backend> Device for Remote<B> {
 
     fn set_high_speed(&mut self, possible: bool) {
         self.slowed = !possible;
+        self.told_gone = self.is_gone();
     }
 
     /// The real device is never suspended: it has something to say if it has said something.

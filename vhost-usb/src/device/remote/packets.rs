@@ -12,17 +12,17 @@ use crate::usb::{Answer, Endpoint, Speed};
 
 /// Bytes that can move in a microframe (USB 2.0, 5.6.3 and 5.7.3).
 const MOST: usize = 3 * 1024;
-/// Interrupt packets that wait before no more are received.
+/// Interrupt packets that wait before no more are received, till half of them are taken; and bulk packets that
+/// were read ahead. Some are lost then: usbredirhost drops those that it has under way.
 const WAITING: usize = 256;
-/// And bulk packets that were read ahead. What more there is may be lost, as from a serial line.
-const AHEAD: usize = 4096;
+const AHEAD: usize = 2048;
 /// Isochronous packets that are gathered, at most.
 const GATHERED: usize = 512;
 
 /// An endpoint.
 #[derive(Debug)]
 pub(super) struct Packets {
-    is_isochronous: bool,
+    kind: Kind,
     max_packet: usize,
     started: bool,
     waiting: VecDeque<(Status, Vec<u8>)>,
@@ -54,7 +54,7 @@ impl Packets {
     pub(super) fn new<B: Backend>(pipe: &Pipe, line: &Line<B>) -> Self {
         let wanted = packets(line.backend.jitter(), line.backend.speed(), pipe.interval);
         Self {
-            is_isochronous: pipe.kind == Kind::Isochronous,
+            kind: pipe.kind,
             most: match pipe.kind {
                 Kind::Isochronous => wanted.saturating_mul(2),
                 Kind::Bulk => AHEAD,
@@ -72,9 +72,18 @@ impl Packets {
         }
     }
 
-    /// Something waits for the host.
+    /// Something waits for the host. What was read ahead may, for a host that does not want it.
     pub(super) fn is_waiting(&self) -> bool {
-        !self.waiting.is_empty()
+        self.kind != Kind::Bulk && !self.waiting.is_empty()
+    }
+
+    fn is_isochronous(&self) -> bool {
+        self.kind == Kind::Isochronous
+    }
+
+    /// Bytes of a packet, at most.
+    fn longest(&self) -> usize {
+        if self.kind == Kind::Bulk { self.max_packet } else { MOST }
     }
 
     fn start<B: Backend>(&mut self, endpoint: Endpoint, line: &mut Line<B>) {
@@ -103,11 +112,14 @@ impl Packets {
         if self.halted {
             return Answer::Stall;
         }
-        if self.is_isochronous && !self.gathered {
+        if self.is_isochronous() && !self.gathered {
             self.gathered = self.started && self.waiting.len() >= self.wanted;
         }
-        let ready = !self.is_isochronous || self.gathered;
+        let ready = !self.is_isochronous() || self.gathered;
         if ready && let Some((status, data)) = self.waiting.pop_front() {
+            if self.paused && self.waiting.len() <= self.most / 2 {
+                self.start(endpoint, line);
+            }
             return self.hand_on(status, &data, to);
         }
         self.gathered = false;
@@ -124,7 +136,7 @@ impl Packets {
             Status::Done => {
                 // Of packets whose size nobody knows, each is taken for the last of its transfer.
                 let full = self.max_packet > 0 && data.len() >= self.max_packet;
-                let short = self.is_isochronous || !full;
+                let short = self.is_isochronous() || !full;
                 Answer::Moved { bytes: to.write(data), short }
             }
             status => self.tell(status),
@@ -133,7 +145,7 @@ impl Packets {
 
     fn tell(&mut self, status: Status) -> Answer {
         // An isochronous endpoint is never halted (5.6.4).
-        if self.is_isochronous {
+        if self.is_isochronous() {
             return Answer::Silent;
         }
         self.halted = status == Status::Stall;
@@ -173,14 +185,14 @@ impl Packets {
         }
         self.unasked = self.unasked.saturating_add(1);
         self.waiting.push_back(match data.len() {
-            length if length > MOST => (Status::Babble, Vec::new()),
+            length if length > self.longest() => (Status::Babble, Vec::new()),
             _ => (status, data),
         });
         if self.waiting.len() < self.most {
             return;
         }
-        if !self.is_isochronous {
-            // The host goes on when it has asked for all of these; till then the device is not asked.
+        if !self.is_isochronous() {
+            // The device is not asked until the host has asked for half of these.
             self.stop(endpoint, line);
             self.paused = true;
         } else if self.unasked >= self.most {

@@ -86,9 +86,10 @@ const ISO_IN: Endpoint = Endpoint::of_address(0x83);
 const ISO_OUT: Endpoint = Endpoint::of_address(0x03);
 const AHEAD: Endpoint = Endpoint::of_address(0x84);
 
-/// A device that is there until it is said not to be.
+/// A device that is there until it is said not to be, in any port.
 pub(crate) fn fickle() -> (Box<dyn Device>, Arc<AtomicBool>) {
-    let device = device();
+    let mut device = device();
+    device.line.backend.pipes.retain(|endpoint, _| *endpoint == INTERRUPT);
     let gone = Arc::clone(&device.line.backend.gone);
     (Box::new(device), gone)
 }
@@ -190,6 +191,13 @@ fn a_request_with_data_is_made_once_they_are_there() {
     assert_eq!(device.read(0, 0).0, short(0));
     device.setup(0, sets);
     assert_eq!(device.write(0, &[1, 2, 3, 4]), Answer::Stall);
+    // More than there is to it is refused, and it goes on.
+    device.setup(0, sets);
+    device.write(0, &[1, 2, 3]);
+    let (id, _) = device.submitted();
+    assert_eq!(device.write(0, &[4]), Answer::Stall);
+    device.setup(0, sets);
+    assert_eq!(device.told(), [Told::Cancel(id)]);
     // A new request ends the last one.
     device.setup(0, sets);
     device.write(0, &[1, 2, 3]);
@@ -388,19 +396,58 @@ fn what_is_read_ahead_waits_and_has_a_bound() {
     let mut device = device();
     assert_eq!(device.read(4, 4096).0, Answer::Nak);
     assert_eq!(device.told(), [Told::Start(AHEAD)]);
-    for _ in 0..5000 {
+    for _ in 0..2048 {
         device.packet(AHEAD, Status::Done, &[7; 512]);
     }
     device.turn();
     assert_eq!(device.told(), [Told::Stop(AHEAD)]);
+    // Those that were on their way are not lost, as many as can be.
     for _ in 0..5000 {
-        assert_eq!(device.read(4, 4096), (Answer::moved(512), vec![7; 512]));
+        device.packet(AHEAD, Status::Done, &[8; 512]);
     }
-    // One that was on its way is not lost, though nothing waited when it came.
-    device.packet(AHEAD, Status::Done, &[8; 3]);
-    assert_eq!(device.read(4, 4096), (short(3), vec![8; 3]));
+    for count in 0..4096 {
+        let byte = if count < 2048 { 7 } else { 8 };
+        assert_eq!(device.read(4, 4096), (Answer::moved(512), vec![byte; 512]));
+        let told = if count == 3071 { vec![Told::Start(AHEAD)] } else { vec![] };
+        assert_eq!(device.told(), told, "half of {count}");
+    }
     assert_eq!(device.read(4, 4096).0, Answer::Nak);
-    assert_eq!(device.told(), [Told::Start(AHEAD)]);
+    // Nobody need be woken for it.
+    device.setup(0, setup(0, request::SET_FEATURE, feature::DEVICE_REMOTE_WAKEUP, 0, 0));
+    device.set_suspended(true);
+    device.packet(AHEAD, Status::Done, &[9; 512]);
+    device.packet(AHEAD, Status::Done, &[9; 513]);
+    device.turn();
+    assert!(!device.wakes());
+    assert_eq!(device.read(4, 4096).0, Answer::moved(512));
+    assert_eq!(device.read(4, 4096).0, Answer::Babble, "no packet is so long");
+}
+
+#[test]
+fn an_interrupt_endpoint_is_sent_packets() {
+    let mut device = device();
+    let pipe = Pipe { max_packet: 8, ..device.line.backend.pipes[&INTERRUPT] };
+    device.line.backend.pipes.insert(Endpoint::of_address(2), pipe);
+    assert_eq!(device.write(2, &[5; 20]), Answer::Nak);
+    let (id, transfer) = device.submitted();
+    assert_eq!(transfer, Transfer::Out { endpoint: Endpoint::of_address(2), data: vec![5; 8] });
+    device.end(id, Status::Done, &[], 8);
+    assert_eq!(device.write(2, &[5; 20]), Answer::moved(8));
+}
+
+#[test]
+fn a_high_speed_device_is_left_out_of_a_full_speed_port_that_its_packets_do_not_fit() {
+    let mut device = device();
+    assert!(device.is_present());
+    device.set_high_speed(false);
+    assert!(!device.is_present());
+    assert_eq!(device.setup(0, setup(0x80, 6, 0x100, 0, 8)), Answer::Silent);
+    device.set_high_speed(true);
+    assert!(device.is_present() && !device.take_change());
+    // A keyboard's fit.
+    device.line.backend.pipes.retain(|endpoint, _| *endpoint == INTERRUPT);
+    device.set_high_speed(false);
+    assert_eq!((device.is_present(), device.speed()), (true, Speed::Full));
 }
 
 #[test]

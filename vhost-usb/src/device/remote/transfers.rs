@@ -5,8 +5,9 @@
 //! that is seen by what it asks for.
 
 use super::Line;
-use super::backend::{Backend, Event, Id, MOST, Status, Transfer};
+use super::backend::{Backend, Event, Id, MOST, Pipe, Status, Transfer};
 use crate::usb::data::{Sink, Source};
+use crate::usb::descriptor::Transfer as Kind;
 use crate::usb::{Answer, Endpoint};
 
 /// What is under way.
@@ -29,12 +30,21 @@ enum State {
 }
 
 /// An endpoint.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Transfers {
     state: State,
+    /// Bytes that are sent at once, at most.
+    most_sent: usize,
 }
 
 impl Transfers {
+    pub(super) fn new(pipe: &Pipe) -> Self {
+        // Of an interrupt endpoint a transfer is a packet for some who have devices.
+        let is_packet = pipe.kind == Kind::Interrupt && pipe.max_packet > 0;
+        let most_sent = if is_packet { pipe.max_packet.min(MOST) } else { MOST };
+        Self { state: State::Idle, most_sent }
+    }
+
     /// IN tokens.
     pub(super) fn receive<B: Backend>(
         &mut self,
@@ -70,7 +80,7 @@ impl Transfers {
         from: &dyn Source,
         line: &mut Line<B>,
     ) -> Answer {
-        let data = from.to_vec(MOST);
+        let data = from.to_vec(self.most_sent);
         match &mut self.state {
             State::Taken { data: sent, count, then } if *sent == data => {
                 let (count, then) = (*count, *then);

@@ -208,7 +208,7 @@ fn packets_come_and_go_by_themselves() {
     assert_eq!(kinds, [kind::STOP_ISO_STREAM, kind::STOP_ISO_STREAM, kind::RESET]);
 }
 
-/// What a serial line of such a class and vendor is asked for, by a guest that reads endpoint 1.
+/// What a device of such a class and vendor is asked for by a guest that reads endpoint 1.
 fn first_asked(class: u8, vendor: u16, max_packet: u16) -> (Remote<Session>, Vec<(u32, Vec<u8>)>) {
     let all = [(0x81, 2, max_packet), (2, 2, 512)];
     let interfaces = interfaces(&[[class, 0, 0]]);
@@ -221,9 +221,60 @@ fn first_asked(class: u8, vendor: u16, max_packet: u16) -> (Remote<Session>, Vec
 }
 
 #[test]
-fn serial_lines_are_read_before_the_guest_asks() {
+fn what_is_on_its_way_when_an_endpoint_is_stopped_is_seen() {
+    let bytes = [
+        hello(Capabilities::all()),
+        endpoints(&[(0x81, 3, 8)]),
+        interfaces(&[[3, 0, 0]]),
+        connect(1),
+    ];
+    let mut device = session(None, &bytes.concat());
+    read(&mut device, 1, 8);
+    for byte in 0..=255 {
+        tell(&mut device, kind::INTERRUPT_PACKET, 0, &[0x81, 0, 1, 0, byte]);
+    }
+    device.turn();
+    let kinds: Vec<u32> = sent(&mut device).iter().map(|(kind, ..)| *kind).collect();
+    assert_eq!(kinds, [kind::START_INTERRUPT_RECEIVING, kind::STOP_INTERRUPT_RECEIVING]);
+    tell(&mut device, kind::INTERRUPT_PACKET, 0, &[0x81, 0, 1, 0, 7]);
+    let mut all = (0..=255).chain([7]);
+    assert!(all.all(|byte| read(&mut device, 1, 8).1 == [byte]));
+}
+
+#[test]
+fn only_a_stall_stops_what_runs() {
+    let all = [(0x81, 3, 8), (3, 1, 192)];
+    let bytes = [hello(Capabilities::all()), endpoints(&all), interfaces(&[[3, 0, 0]]), connect(1)];
+    let mut device = session(None, &bytes.concat());
+    let (invalid, stall) = (2, 4);
+    // It was never started.
+    read(&mut device, 1, 8);
+    tell(&mut device, kind::INTERRUPT_RECEIVING_STATUS, 0, &[invalid, 0x81]);
+    assert_eq!(read(&mut device, 1, 8).0, Answer::Silent);
+    // It was.
+    read(&mut device, 1, 8);
+    tell(&mut device, kind::INTERRUPT_RECEIVING_STATUS, 0, &[0, 0x81]);
+    tell(&mut device, kind::INTERRUPT_RECEIVING_STATUS, 0, &[invalid, 0x81]);
+    assert_eq!(read(&mut device, 1, 8).0, Answer::Nak);
+    // Packets that were on their way when a stream had stopped have such an answer each.
+    let data: &[u8] = &[7];
+    device.data_out(3, &data);
+    tell(&mut device, kind::ISO_STREAM_STATUS, 0, &[stall, 3]);
+    assert_eq!(device.data_out(3, &data), Answer::Silent);
+    sent(&mut device);
+    device.data_out(3, &data);
+    let kinds: Vec<u32> = sent(&mut device).iter().map(|(kind, ..)| *kind).collect();
+    assert_eq!(kinds, [kind::START_ISO_STREAM, kind::ISO_PACKET]);
+    tell(&mut device, kind::ISO_STREAM_STATUS, 0, &[invalid, 3]);
+    device.data_out(3, &data);
+    let kinds: Vec<u32> = sent(&mut device).iter().map(|(kind, ..)| *kind).collect();
+    assert_eq!(kinds, [kind::ISO_PACKET]);
+}
+
+#[test]
+fn serial_converters_are_read_before_the_guest_asks() {
     let start = (kind::START_BULK_RECEIVING, vec![0, 0, 0, 0, 0, 2, 0, 0, 0x81, 8]);
-    let (mut device, asked) = first_asked(0x0a, 0x1234, 512);
+    let (mut device, asked) = first_asked(0xff, 0x0403, 512);
     assert_eq!(asked, std::slice::from_ref(&start));
     tell(&mut device, kind::BULK_RECEIVING_STATUS, 0, &[0, 0, 0, 0, 0x81, 0]);
     let packet = |length: u16, byte: u8| {
@@ -260,9 +311,15 @@ fn serial_lines_are_read_before_the_guest_asks() {
 
 #[test]
 fn other_bulk_endpoints_are_read_when_the_guest_asks() {
-    assert_eq!(first_asked(0xff, 0x0403, 512).1[0].0, kind::START_BULK_RECEIVING);
     for (class, vendor, max_packet) in
-        [(0xff, 0x1234, 512), (8, 0x0403, 512), (0x0a, 0x1234, 0), (0x0a, 0x1234, 65535)]
+        // Another vendor's; a stick; a modem; packets of no size, and of a size that none have.
+        [
+            (0xff, 0x1234, 512),
+            (8, 0x0403, 512),
+            (0x0a, 0x0403, 512),
+            (0xff, 0x0403, 0),
+            (0xff, 0x0403, 65535),
+        ]
     {
         assert_eq!(first_asked(class, vendor, max_packet).1[0].0, kind::BULK_PACKET);
     }
