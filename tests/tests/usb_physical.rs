@@ -92,6 +92,7 @@ fn a_guest_has_the_hosts_devices_as_they_come_and_go() -> Result<(), Error> {
         in_host("modprobe xhci-pci")?;
         plug_in("fast.0")?;
         in_host(&THERE.replace("$ID", STICK))?;
+        in_guest(&GONE.replace("$ID", STICK))?;
         plug_out()?;
         in_host(&GONE.replace("$ID", STICK))?;
         plug_in("usb.0")?;

@@ -70,8 +70,10 @@ pub struct Remote<B> {
     suspended: bool,
     /// Its port was told that it has gone.
     told_gone: bool,
-    /// It was said why it is left out.
-    told_why: bool,
+    /// The device that is there is not for the host.
+    left_out: bool,
+    /// That was judged of a device that is there.
+    judged: bool,
 }
 
 impl<B: Backend> Remote<B> {
@@ -87,7 +89,8 @@ impl<B: Backend> Remote<B> {
             remote_wakeup: false,
             suspended: false,
             told_gone: false,
-            told_why: false,
+            left_out: false,
+            judged: false,
         }
     }
 
@@ -98,8 +101,7 @@ impl<B: Backend> Remote<B> {
 
     /// Another device is there, or none: whatever was under way is nobody's.
     pub fn renew(&mut self) {
-        self.told_why = false;
-        self.say_why();
+        self.judge();
         self.control.reset();
         self.flows.clear();
         self.address = 0;
@@ -109,7 +111,7 @@ impl<B: Backend> Remote<B> {
 
     /// It is not there for the host.
     fn is_gone(&self) -> bool {
-        self.line.backend.is_gone() || !self.is_possible()
+        self.line.backend.is_gone() || self.left_out
     }
 
     /// The host can use it where it is plugged in. A device that signals at high speed can't tell whether a
@@ -130,10 +132,12 @@ impl<B: Backend> Remote<B> {
         })
     }
 
-    /// Says once that the device is left out.
-    fn say_why(&mut self) {
-        let is_left_out = !self.line.backend.is_gone() && !self.is_possible();
-        if is_left_out && !std::mem::replace(&mut self.told_why, true) {
+    /// Decides whether a device that has come is for the host. What it is set to later does not count: it would
+    /// be lost in the middle of its use.
+    fn judge(&mut self) {
+        self.judged = !self.line.backend.is_gone();
+        self.left_out = self.judged && !self.is_possible();
+        if self.left_out {
             log::info!("a high-speed device is left out of a full-speed port");
         }
     }
@@ -326,11 +330,11 @@ impl<B: Backend> Device for Remote<B> {
     }
 
     fn take_change(&mut self) -> bool {
+        if self.judged == self.line.backend.is_gone() {
+            self.judge();
+        }
         let gone = self.is_gone();
-        let changed = std::mem::replace(&mut self.told_gone, gone) != gone;
-        self.told_why &= !self.line.backend.is_gone();
-        self.say_why();
-        changed
+        std::mem::replace(&mut self.told_gone, gone) != gone
     }
 
     fn events(&self) -> Vec<RawFd> {
@@ -347,6 +351,7 @@ impl<B: Backend> Device for Remote<B> {
 
     fn set_high_speed(&mut self, possible: bool) {
         self.slowed = !possible;
+        self.judge();
         self.told_gone = self.is_gone();
     }
 

@@ -444,10 +444,17 @@ fn a_high_speed_device_is_left_out_of_a_full_speed_port_that_its_packets_do_not_
     assert_eq!(device.setup(0, setup(0x80, 6, 0x100, 0, 8)), Answer::Silent);
     device.set_high_speed(true);
     assert!(device.is_present() && !device.take_change());
-    // A keyboard's fit.
-    device.line.backend.pipes.retain(|endpoint, _| *endpoint == INTERRUPT);
+    // A keyboard's fit, and what is chosen later does not take it out of its port.
+    let all = std::mem::take(&mut device.line.backend.pipes);
     device.set_high_speed(false);
     assert_eq!((device.is_present(), device.speed()), (true, Speed::Full));
+    device.line.backend.pipes = all;
+    assert!(device.is_present() && !device.take_change());
+    // The next device is another matter.
+    device.line.backend.gone.store(true, Ordering::Relaxed);
+    assert!(device.take_change() && !device.is_present());
+    device.line.backend.gone.store(false, Ordering::Relaxed);
+    assert!(!device.take_change() && !device.is_present());
 }
 
 #[test]
