@@ -281,11 +281,13 @@ impl Session {
     /// already if nobody reads them. Other modems and networks lose nothing, and should not: when its connection
     /// is slow, usbredirhost drops packets of what is read ahead.
     fn is_converter(&self, number: u8) -> bool {
+        let vendor = self.known.device.map(|device| device.vendor);
         let mut interfaces = self.known.interfaces.iter().flatten();
-        let interface = interfaces.find(|interface| interface.number == number);
-        let made_by = |vendor| self.known.device.is_some_and(|device| device.vendor == vendor);
-        interface.is_some_and(|interface| interface.class[0] == VENDOR_SPECIFIC)
-            && CONVERTERS.into_iter().any(made_by)
+        // First what sets other devices apart at once: it is asked for each token.
+        vendor.is_some_and(|vendor| CONVERTERS.contains(&vendor))
+            && interfaces
+                .find(|interface| interface.number == number)
+                .is_some_and(|interface| interface.class[0] == VENDOR_SPECIFIC)
     }
 
     fn submit_control(&mut self, id: Id, setup: Setup, data: &[u8]) {
