@@ -106,13 +106,16 @@ pub struct ConfigError {
     pub length: usize,
 }
 
-/// How many of a queue's requests were taken.
+/// How much of what there is to do was done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Taken {
-    /// All that there were, or all that are wanted now: the driver kicks for the next.
+    /// All requests that there were, or all that are wanted now: the driver kicks for the next.
     All,
     /// Not all: the others come in the next round, after this one's completions were told.
     Some,
+    /// As many as are wanted: the driver need not kick for more until the worker itself
+    /// [asks for it](Queue::enable_kicks).
+    Enough,
 }
 
 /// What serves some of a device's queues: it lives on one thread, which must never block.
@@ -124,9 +127,16 @@ pub trait QueueWorker {
     /// Requests may have become available: take them, or as many as should begin together.
     fn process(&mut self, queue: &mut Queue) -> Taken;
 
+    /// Requests may be available in a started queue that is not enabled, which are to have no effect
+    /// (vhost-user, "Ring states"): by default they wait until it is.
+    fn discard(&mut self, _queue: &mut Queue) {}
+
+    /// A started queue is enabled now, or no more.
+    fn enabled(&mut self, _index: usize, _enabled: bool) {}
+
     /// Called once in each round, after all queues were processed or an event came: submit what was
-    /// gathered, and complete what is done.
-    fn turn(&mut self, queues: &mut Queues);
+    /// gathered, and complete what is done. [`Taken::Some`]: there is more to do in the next round.
+    fn turn(&mut self, queues: &mut Queues) -> Taken;
 
     /// The queue is to stop: end what waits for the host's goodwill. It has stopped when
     /// [`in_flight`](Self::in_flight) is 0.

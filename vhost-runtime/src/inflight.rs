@@ -296,6 +296,13 @@ impl QueueRecord {
         }
     }
 
+    /// A request that was taken is as if it had not been.
+    pub fn undo(&mut self, head: u16) {
+        if let Some(entry) = self.entry(head) {
+            entry.inflight.store(0, Ordering::Release);
+        }
+    }
+
     /// A request is put into the used ring, whose index does not count it yet.
     pub fn finishing(&mut self, head: u16) {
         if let Some(entry) = self.entry(head) {

@@ -80,7 +80,7 @@ pub struct Queue {
     record: Option<QueueRecord>,
     /// The places of completed requests, for the next ones.
     spare: Vec<Chain>,
-    /// Requests of a former process, to be done again before new ones.
+    /// Requests that come before new ones: of a former process, or given back.
     again: VecDeque<u16>,
     /// The available index as last read.
     available: u16,
@@ -159,10 +159,11 @@ impl Queue {
         self.index
     }
 
-    /// The available index to go on from, once everything taken is completed.
+    /// The available index to go on from, once everything taken is completed or given back.
     #[must_use]
     pub fn base(&self) -> u16 {
-        self.ring.next_avail()
+        let back = u16::try_from(self.again.len()).unwrap_or(u16::MAX);
+        self.ring.next_avail().wrapping_sub(back)
     }
 
     /// Ends it, with everything taken completed; returns the available index to go on from.
@@ -268,6 +269,23 @@ impl Queue {
         Ok(Some(u16::from_le(head)))
     }
 
+    /// Puts a request that nothing was done with back where it was: the next to be taken is this one.
+    /// Of several, the one that was taken last comes first; others that were taken later are not
+    /// completed any more.
+    pub fn give_back(&mut self, chain: Chain) {
+        if let Some(record) = &mut self.record {
+            record.undo(chain.head());
+        }
+        self.again.push_front(chain.head());
+        self.reuse(chain);
+    }
+
+    fn reuse(&mut self, chain: Chain) {
+        if chain.is_reusable(&self.memory) {
+            self.spare.push(chain);
+        }
+    }
+
     /// Gives a request back to the driver: `written` bytes of its writable buffers were written.
     /// The driver sees it after the next [`publish`](Self::publish) or [`notify`](Self::notify):
     /// it reads the used index all the time, so that each change of it costs both sides.
@@ -286,9 +304,7 @@ impl Queue {
             record.finishing(head);
         }
         self.unpublished.push(head);
-        if chain.is_reusable(&self.memory) {
-            self.spare.push(chain);
-        }
+        self.reuse(chain);
     }
 
     /// Lets the driver see all that is completed.

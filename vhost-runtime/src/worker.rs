@@ -162,6 +162,8 @@ struct Loop<W> {
     wake: EventFd,
     epoll: std::os::fd::OwnedFd,
     patience: Patience,
+    /// The worker has more to do, whatever its queues have.
+    left: bool,
     exit: bool,
 }
 
@@ -179,6 +181,7 @@ impl<W: QueueWorker> Loop<W> {
             wake,
             epoll,
             patience: Patience::default(),
+            left: false,
             exit: false,
         };
         this.watch(this.wake.as_raw_fd(), MAILBOX)?;
@@ -239,7 +242,7 @@ impl<W: QueueWorker> Loop<W> {
     }
 
     fn timeout(&self) -> i32 {
-        if self.slots.iter().any(|slot| slot.ready) {
+        if self.left || self.slots.iter().any(|slot| slot.ready) {
             0
         } else if self.slots.iter().any(|slot| matches!(slot.kick, Kick::Poll)) {
             POLL_INTERVAL
@@ -256,7 +259,7 @@ impl<W: QueueWorker> Loop<W> {
         let Some(slot) = self.slots.iter_mut().find(|slot| slot.index as u64 == index) else {
             return;
         };
-        slot.ready = slot.enabled;
+        slot.ready = true;
         if let Kick::Event(event) = &slot.kick
             && let Err(error) = event.read()
             && error.kind() != io::ErrorKind::WouldBlock
@@ -270,19 +273,26 @@ impl<W: QueueWorker> Loop<W> {
     /// Serves what is ready until nothing is, but not forever: the mailbox waits.
     fn serve(&mut self) {
         for slot in &mut self.slots {
-            slot.ready |= slot.enabled && matches!(slot.kick, Kick::Poll);
+            slot.ready |= slot.stopping.is_none() && matches!(slot.kick, Kick::Poll);
         }
         for _ in 0..ROUNDS {
-            let mut left = false;
-            for slot in self.slots.iter().filter(|slot| slot.ready) {
-                if let Some(queue) = self.queues.get_mut(slot.index) {
-                    queue.disable_kicks();
-                    left |= self.worker.process(queue) == Taken::Some;
+            self.left = false;
+            for slot in self.slots.iter_mut().filter(|slot| slot.ready) {
+                let Some(queue) = self.queues.get_mut(slot.index) else { continue };
+                if !slot.enabled {
+                    self.worker.discard(queue);
+                    continue;
+                }
+                queue.disable_kicks();
+                match self.worker.process(queue) {
+                    Taken::All => {}
+                    Taken::Some => self.left = true,
+                    Taken::Enough => slot.ready = false,
                 }
             }
-            self.worker.turn(&mut self.queues);
+            self.left |= self.worker.turn(&mut self.queues) == Taken::Some;
             self.queues.iter_mut().for_each(Queue::notify);
-            if left || self.more_comes() {
+            if self.left || self.more_comes() {
                 continue;
             }
             let mut more = false;
@@ -342,7 +352,8 @@ impl<W: QueueWorker> Loop<W> {
             Message::Enable { index, enabled } => {
                 if let Some(slot) = self.slot(index) {
                     slot.enabled = enabled;
-                    slot.ready = enabled; // a kick may have come before
+                    slot.ready = true; // a kick may have come before
+                    self.worker.enabled(index, enabled);
                 }
             }
             Message::Call { index, event } => {
@@ -372,9 +383,10 @@ impl<W: QueueWorker> Loop<W> {
         let index = queue.index();
         self.queues.insert(queue);
         self.slots.retain(|slot| slot.index != index);
-        let slot = Slot { index, kick: Kick::Poll, enabled, ready: enabled, stopping: None };
+        let slot = Slot { index, kick: Kick::Poll, enabled, ready: true, stopping: None };
         self.slots.push(slot);
         self.set_kick(index, kick);
+        self.worker.enabled(index, enabled);
     }
 
     fn set_kick(&mut self, index: usize, kick: Kick) {
@@ -435,7 +447,9 @@ mod tests {
         fn process(&mut self, _queue: &mut Queue) -> Taken {
             Taken::All
         }
-        fn turn(&mut self, _queues: &mut Queues) {}
+        fn turn(&mut self, _queues: &mut Queues) -> Taken {
+            Taken::All
+        }
         fn stop(&mut self, _queue: &mut Queue) {}
         fn in_flight(&self, _index: usize) -> usize {
             0

@@ -280,3 +280,34 @@ fn the_driver_kicks_for_what_comes_after_what_was_left_in_the_ring() {
     assert!(queue.enable_kicks());
     assert_eq!(get(&memory, 0x204 + 32), 3);
 }
+
+#[test]
+fn what_is_given_back_comes_again_in_its_order() {
+    let memory = memory();
+    offer(&memory, &[2, 0, 3]);
+    let mut queue = Queue::start(0, SETUP, Arc::clone(&memory), None).unwrap();
+    let [first, second, third] = std::array::from_fn(|_| queue.pop().unwrap());
+    queue.complete(first, 1);
+    queue.give_back(third);
+    queue.give_back(second);
+    assert_eq!(queue.base(), 1);
+    assert_eq!((queue.pop().unwrap().head(), queue.base()), (0, 2));
+    assert_eq!((queue.pop().unwrap().head(), queue.base()), (3, 3));
+    assert!(queue.pop().is_none());
+}
+
+#[test]
+fn what_is_given_back_is_not_under_way() {
+    let memory = memory();
+    offer(&memory, &[1, 2]);
+    let shape = Shape::of_queues(1, 4);
+    let (file, size) = Region::create(shape).unwrap();
+    let record = || Region::map(&file, shape, size, 0).unwrap().queue(0, 4);
+    let mut queue = Queue::start(0, SETUP, Arc::clone(&memory), record()).unwrap();
+    let [first, second] = std::array::from_fn(|_| queue.pop().unwrap());
+    queue.give_back(second);
+    drop((first, queue)); // killed
+    let mut queue = Queue::start(0, SETUP, Arc::clone(&memory), record()).unwrap();
+    let heads: Vec<u16> = std::iter::from_fn(|| queue.pop()).map(|chain| chain.head()).collect();
+    assert_eq!(heads, [1, 2], "one from the record, one from the ring");
+}

@@ -170,11 +170,12 @@ impl QueueWorker for Worker {
         }
     }
 
-    fn turn(&mut self, queues: &mut Queues) {
+    fn turn(&mut self, queues: &mut Queues) -> Taken {
         match self {
             Self::Control(worker) => worker.turn(queues),
             Self::Request(worker) => worker.turn(queues),
         }
+        Taken::All
     }
 
     fn stop(&mut self, queue: &mut Queue) {

@@ -256,9 +256,11 @@ impl QueueWorker for Worker {
         Taken::All
     }
 
-    fn turn(&mut self, queues: &mut Queues) {
+    fn turn(&mut self, queues: &mut Queues) -> Taken {
         let server = Arc::clone(&self.server);
-        let (Some(region), Some(memory)) = (self.region.clone(), memory(queues)) else { return };
+        let (Some(region), Some(memory)) = (self.region.clone(), memory(queues)) else {
+            return Taken::All;
+        };
         self.runner.run(&mut server.host(), |host, now| {
             let mut next = host.run(now, &Guest(&memory));
             for queue in queues.iter_mut() {
@@ -272,6 +274,7 @@ impl QueueWorker for Worker {
             }
             next
         });
+        Taken::All
     }
 
     fn stop(&mut self, _queue: &mut Queue) {}
