@@ -12,6 +12,7 @@
 //! - [`control`]: the control interface of every device program;
 //! - [`pty`]: pseudo-terminals of the host's, which serial ports and consoles are connected to;
 //! - [`sandbox`], [`supervisor`]: what a program gives up before it serves, and who starts it again;
+//! - [`broker`]: who opens for it what it may not open any more;
 //! - [`state`]: a device's state on its way to another process.
 
 #![cfg_attr(
@@ -25,6 +26,7 @@
 )]
 
 pub mod arguments;
+pub mod broker;
 pub mod chain;
 pub mod control;
 pub mod device;

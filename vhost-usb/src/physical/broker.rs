@@ -8,18 +8,14 @@
 
 use std::ffi::CStr;
 use std::fs::File;
-use std::io::{self, IoSlice, IoSliceMut};
-use std::mem::MaybeUninit;
+use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::netlink::{KOBJECT_UEVENT, SocketAddrNetlink};
-use rustix::net::{
-    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
-    SendAncillaryMessage, SendFlags, SocketFlags, SocketType, bind, recv, recvmsg, send, sendmsg,
-    socket_with, socketpair,
-};
+use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType, bind, recv, socket_with};
+use vhost_runtime::broker::{self, Channel, Message};
 
 use super::Filter;
 use super::sysfs::{self, HostDevice};
@@ -37,12 +33,12 @@ const PAUSE: Timespec = Timespec { tv_sec: 0, tv_nsec: 250_000_000 };
 
 /// The serving process's end of a filter's slot.
 #[derive(Debug)]
-pub struct Slot(OwnedFd);
+pub struct Slot(Channel);
 
 impl Slot {
     /// Whether there is a device to begin with.
     pub(super) fn first(&self) -> io::Result<Option<File>> {
-        Ok(self.receive(RecvFlags::CMSG_CLOEXEC)?)
+        Ok(device(self.0.receive()?))
     }
 
     /// The next one, if it has come.
@@ -50,33 +46,19 @@ impl Slot {
     /// # Errors
     /// None will come any more: the process has died.
     pub(super) fn next(&self) -> io::Result<Option<File>> {
-        match self.receive(RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT) {
-            Err(Errno::AGAIN | Errno::INTR) => Ok(None),
-            other => Ok(other?),
-        }
-    }
-
-    fn receive(&self, flags: RecvFlags) -> Result<Option<File>, Errno> {
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-        let mut control = RecvAncillaryBuffer::new(&mut space);
-        let mut byte = [NONE];
-        let message = recvmsg(&self.0, &mut [IoSliceMut::new(&mut byte)], &mut control, flags)?;
-        if message.bytes == 0 {
-            return Err(Errno::PIPE);
-        }
-        let files = control.drain().filter_map(|part| match part {
-            RecvAncillaryMessage::ScmRights(rights) => Some(rights),
-            _ => None,
-        });
-        Ok(files.flatten().next().map(File::from))
+        Ok(self.0.try_receive()?.and_then(device))
     }
 
     /// Its device has gone, or can't be used: there is room for another.
     pub(super) fn is_free(&self) {
-        if let Err(error) = send(&self.0, &[NONE], SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
+        if let Err(error) = self.0.send(NONE, &[]) {
             log::error!("devices that are plugged into the host are not noticed any more: {error}");
         }
     }
+}
+
+fn device(message: Message) -> Option<File> {
+    message.fds.into_iter().next().map(File::from)
 }
 
 impl AsFd for Slot {
@@ -94,8 +76,7 @@ pub fn start(filters: &[Filter]) -> io::Result<Vec<Slot>> {
     let events = watch()?;
     let (mut slots, mut theirs) = (Vec::new(), Vec::new());
     for filter in filters {
-        let (kind, flags) = (SocketType::SEQPACKET, SocketFlags::CLOEXEC);
-        let (ours, other) = socketpair(AddressFamily::UNIX, kind, flags, None)?;
+        let (ours, other) = Channel::pair()?;
         theirs.push(Slot(ours));
         slots.push(Entry {
             filter: filter.clone(),
@@ -105,23 +86,10 @@ pub fn start(filters: &[Filter]) -> io::Result<Vec<Slot>> {
             failed: 0,
         });
     }
-    // SAFETY: this process has one thread (the caller's promise), so the child finds every lock free; it
-    // never returns from here.
-    match unsafe { libc::fork() } {
-        -1 => Err(io::Error::last_os_error()),
-        0 => {
-            drop(theirs);
-            // What it is called does not matter to it.
-            let _ = rustix::thread::set_name(NAME);
-            close_others(
-                slots.iter().map(|slot| slot.socket.as_raw_fd()).chain([events.as_raw_fd()]),
-            );
-            Broker { events, slots }.run();
-            // SAFETY: it ends this process, without what belongs to the other one.
-            unsafe { libc::_exit(0) }
-        }
-        _ => Ok(theirs),
-    }
+    let sockets = slots.iter().map(|slot| slot.socket.as_fd().as_raw_fd());
+    let kept: Vec<RawFd> = sockets.chain([events.as_raw_fd()]).collect();
+    broker::start(NAME, &kept, || Broker { events, slots }.run())?;
+    Ok(theirs)
 }
 
 /// The kernel's messages about devices. What is in them is not looked at: whoever sends one has this process
@@ -134,24 +102,10 @@ fn watch() -> io::Result<OwnedFd> {
     Ok(socket)
 }
 
-/// Closes all descriptors but these and the standard ones: others listen and connect there.
-fn close_others(kept: impl Iterator<Item = RawFd>) {
-    let mut kept: Vec<u32> = kept.filter_map(|fd| u32::try_from(fd).ok()).collect();
-    kept.sort_unstable();
-    let mut first = 3;
-    for fd in kept.into_iter().chain([u32::MAX]) {
-        if let Some(last) = fd.checked_sub(1).filter(|last| *last >= first) {
-            // SAFETY: nothing in this process uses them any more.
-            unsafe { libc::close_range(first, last, 0) };
-        }
-        first = fd.saturating_add(1);
-    }
-}
-
 /// A filter's slot, from here.
 struct Entry {
     filter: Filter,
-    socket: OwnedFd,
+    socket: Channel,
     given: Option<(HostDevice, File)>,
     /// Devices that the other end has had, until they are plugged out.
     refused: Vec<HostDevice>,
@@ -172,7 +126,7 @@ impl Broker {
             if std::mem::take(&mut is_first) {
                 for slot in self.slots.iter().filter(|slot| slot.given.is_none()) {
                     // Who does not listen has closed it, which is seen at once.
-                    let _ = send(&slot.socket, &[NONE], SendFlags::NOSIGNAL);
+                    let _ = slot.socket.send(NONE, &[]);
                 }
             }
             if let Err(error) = self.wait(again.then_some(&PAUSE)) {
@@ -246,29 +200,22 @@ impl Broker {
 
 impl Entry {
     fn give(&mut self, device: &HostDevice, file: File) {
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-        let mut control = SendAncillaryBuffer::new(&mut space);
-        let fds = [file.as_fd()];
-        let whole = control.push(SendAncillaryMessage::ScmRights(&fds));
-        let sent =
-            sendmsg(&self.socket, &[IoSlice::new(&[DEVICE])], &mut control, SendFlags::NOSIGNAL);
-        if whole && sent.is_ok() {
+        if self.socket.send(DEVICE, &[file.as_fd()]).is_ok() {
             self.given = Some((device.clone(), file));
         }
     }
 
     /// The other end has said something, or is closed (`false`).
     fn hear(&mut self) -> bool {
-        let mut byte = [NONE];
-        let heard = recv(&self.socket, &mut byte[..], RecvFlags::DONTWAIT);
-        if matches!(heard, Err(Errno::AGAIN | Errno::INTR)) {
+        let heard = self.socket.try_receive();
+        if matches!(heard, Ok(None)) {
             return true;
         }
         if let Some((device, file)) = self.given.take() {
             give_back(&file);
             self.refused.push(device);
         }
-        matches!(heard, Ok((1.., _)))
+        heard.is_ok()
     }
 }
 
