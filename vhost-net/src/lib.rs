@@ -22,4 +22,10 @@
     )
 )]
 
+pub mod confinement;
+pub mod control;
 pub mod frame;
+pub mod host;
+pub mod manual;
+pub mod options;
+pub mod virtio;

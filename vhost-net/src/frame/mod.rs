@@ -35,6 +35,21 @@ impl Mac {
         let Self([first, ..]) = self;
         first & 1 != 0
     }
+
+    /// A locally administered address (IEEE 802, 8.4) that is always the same for a name on this host, and hardly
+    /// that of another name or host.
+    #[must_use]
+    pub fn of_name(name: &str) -> Self {
+        // Where the host has no number, names alone must do.
+        let host = std::fs::read("/etc/machine-id").unwrap_or_default();
+        let bytes = host.iter().chain(name.as_bytes());
+        // FNV-1a, which does not change from version to version.
+        let hash = bytes.fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+            (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
+        });
+        let [a, b, c, d, e, ..] = hash.to_be_bytes();
+        Self([0x02, a, b, c, d, e])
+    }
 }
 
 impl fmt::Display for Mac {

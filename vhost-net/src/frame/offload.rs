@@ -3,12 +3,6 @@
 //! A header that a guest wrote is read once and becomes an [`Offload`], which can't be wrong about the frame
 //! that it belongs to.
 
-use virtio_bindings::bindings::virtio_net::{
-    VIRTIO_NET_HDR_F_DATA_VALID, VIRTIO_NET_HDR_F_NEEDS_CSUM, VIRTIO_NET_HDR_GSO_ECN,
-    VIRTIO_NET_HDR_GSO_NONE, VIRTIO_NET_HDR_GSO_TCPV4, VIRTIO_NET_HDR_GSO_TCPV6,
-    VIRTIO_NET_HDR_GSO_UDP, VIRTIO_NET_HDR_GSO_UDP_L4,
-};
-
 use super::ETHERNET;
 
 /// Bytes of the header with `num_buffers`, which it has if VERSION_1 or MRG_RXBUF is negotiated.
@@ -138,16 +132,16 @@ pub enum HeaderError {
     Refused,
 }
 
-/// `flags`, as a byte.
-const NEEDS_CSUM: u8 = VIRTIO_NET_HDR_F_NEEDS_CSUM as u8;
-const DATA_VALID: u8 = VIRTIO_NET_HDR_F_DATA_VALID as u8;
-/// `gso_type`, likewise.
-const GSO_NONE: u8 = VIRTIO_NET_HDR_GSO_NONE as u8;
-const GSO_TCP4: u8 = VIRTIO_NET_HDR_GSO_TCPV4 as u8;
-const GSO_UDP: u8 = VIRTIO_NET_HDR_GSO_UDP as u8;
-const GSO_TCP6: u8 = VIRTIO_NET_HDR_GSO_TCPV6 as u8;
-const GSO_UDP_L4: u8 = VIRTIO_NET_HDR_GSO_UDP_L4 as u8;
-const GSO_ECN: u8 = VIRTIO_NET_HDR_GSO_ECN as u8;
+/// `flags`.
+const NEEDS_CSUM: u8 = 1;
+const DATA_VALID: u8 = 2;
+/// `gso_type`.
+const GSO_NONE: u8 = 0;
+const GSO_TCP4: u8 = 1;
+const GSO_UDP: u8 = 3;
+const GSO_TCP6: u8 = 4;
+const GSO_UDP_L4: u8 = 5;
+const GSO_ECN: u8 = 0x80;
 
 impl Offload {
     /// Nothing is left to do.

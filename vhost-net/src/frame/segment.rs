@@ -23,6 +23,7 @@ pub struct SegmentError;
 struct Layers {
     ip: usize,
     ipv6: bool,
+    udp: bool,
     transport: usize,
     payload: usize,
 }
@@ -47,18 +48,18 @@ impl Layers {
         if if ipv6 { transport < end } else { transport != end } {
             return Err(SegmentError);
         }
-        let length = match segmentation.protocol {
-            Protocol::Udp => UDP,
-            _ => {
-                let offset = byte(transport.saturating_add(12))?;
-                usize::from(offset >> 4).saturating_mul(4).max(20)
-            }
+        let udp = segmentation.protocol == Protocol::Udp;
+        let length = if udp {
+            UDP
+        } else {
+            let offset = byte(transport.saturating_add(12))?;
+            usize::from(offset >> 4).saturating_mul(4).max(20)
         };
         let payload = transport.saturating_add(length);
         if payload >= frame.len() {
             return Err(SegmentError);
         }
-        Ok(Self { ip, ipv6, transport, payload })
+        Ok(Self { ip, ipv6, udp, transport, payload })
     }
 }
 
@@ -98,11 +99,12 @@ pub fn segment(
         let number = u16::try_from(number).unwrap_or(u16::MAX);
         let offset = u32::from(number).saturating_mul(segmentation.size.into());
         network(space, &layers, number);
-        match segmentation.protocol {
-            Protocol::Udp => udp(space, &layers),
-            _ => tcp(space, &layers, offset, place),
+        if layers.udp {
+            udp(space, &layers);
+        } else {
+            tcp(space, &layers, offset, place);
         }
-        transport_checksum(space, &layers, checksum);
+        transport_checksum(space, &layers);
         emit(space);
     }
     Ok(())
@@ -156,18 +158,18 @@ fn udp(frame: &mut [u8], layers: &Layers) {
 }
 
 /// The sum over pseudo header (RFC 9293, 3.1; RFC 8200, 8.1), header and payload.
-fn transport_checksum(frame: &mut [u8], layers: &Layers, checksum: Checksum) {
-    let Layers { ip, ipv6, transport, .. } = *layers;
-    put(frame, checksum.place(), 0);
+fn transport_checksum(frame: &mut [u8], layers: &Layers) {
+    let Layers { ip, ipv6, udp, transport, .. } = *layers;
+    let place = transport.saturating_add(if udp { 6 } else { 16 });
+    put(frame, place, 0);
     let (from, to) = if ipv6 { (8, IPV6) } else { (12, 20) };
     let addresses = frame.get(ip.saturating_add(from)..ip.saturating_add(to)).unwrap_or_default();
-    let protocol = if checksum.offset == 6 { 17 } else { 6 };
     let sum = Sum::default()
         .with(addresses)
-        .with_word(protocol)
+        .with_word(if udp { 17 } else { 6 })
         .with_word(length_from(frame, transport))
         .with(frame.get(transport..).unwrap_or_default());
-    put(frame, checksum.place(), carried(sum.finish()));
+    put(frame, place, carried(sum.finish()));
 }
 
 #[cfg(test)]

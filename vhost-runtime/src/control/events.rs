@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -27,7 +27,8 @@ struct Shared {
     outboxes: Mutex<Vec<Arc<Outbox>>>,
     /// How many there are.
     count: AtomicUsize,
-    connected: AtomicBool,
+    /// VMMs that are connected.
+    connected: AtomicUsize,
 }
 
 impl std::fmt::Debug for Events {
@@ -59,15 +60,19 @@ impl Events {
         }
     }
 
-    /// A VMM has connected, or gone.
+    /// One more VMM has connected, or has gone.
     pub fn set_connected(&self, connected: bool) {
-        self.shared.connected.store(connected, Ordering::Relaxed);
+        if connected {
+            self.shared.connected.fetch_add(1, Ordering::Relaxed);
+        } else {
+            self.shared.connected.fetch_sub(1, Ordering::Relaxed);
+        }
         let name = if connected { "VMM_CONNECTED" } else { "VMM_DISCONNECTED" };
         self.send(name, || json!({}));
     }
 
     pub(super) fn is_connected(&self) -> bool {
-        self.shared.connected.load(Ordering::Relaxed)
+        self.shared.connected.load(Ordering::Relaxed) > 0
     }
 
     fn outboxes(&self) -> MutexGuard<'_, Vec<Arc<Outbox>>> {

@@ -48,15 +48,16 @@ pub struct Sandbox {
 impl Sandbox {
     /// Nothing is needed yet. To be called before the program opens anything: what is open now was
     /// inherited, and is closed when the sandbox is entered, except the standard streams, the
-    /// sockets of systemd, and `keep`.
+    /// sockets of systemd, and those of `keep`.
     #[must_use]
-    pub fn new(keep: Option<RawFd>) -> Self {
+    pub fn new(keep: impl IntoIterator<Item = RawFd>) -> Self {
+        let keep: Vec<RawFd> = keep.into_iter().collect();
         let passed = std::env::var("LISTEN_FDS").ok().and_then(|count| count.parse().ok());
         let first = 3_i32.saturating_add(passed.unwrap_or(0));
         let open = std::fs::read_dir("/proc/self/fd").into_iter().flatten();
         let numbers: Vec<RawFd> = open
             .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
-            .filter(|&fd| fd >= first && Some(fd) != keep)
+            .filter(|fd| *fd >= first && !keep.contains(fd))
             .collect();
         // The folder itself was among them, and is closed by now.
         let inherited = numbers.into_iter().filter(|&fd| is_open(fd)).collect();

@@ -1,0 +1,211 @@
+//! What the broker of this program opens: the host's side of the card, at first and each time that it was
+//! lost. It lives as long as the program, however often the serving process is started again: so a TAP
+//! interface that it made stays, and so does passt.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::time::Duration;
+
+use vhost_runtime::broker::{self, Channel};
+
+use super::datagram;
+use super::passt::{Passt, PasstError};
+use super::place::Place;
+use super::tap::{self, Tap, TapError};
+
+/// What the serving process says: it has just begun, or what it was given is of no use any more.
+pub(super) const FIRST: u8 = 1;
+pub(super) const GONE: u8 = 2;
+/// What it is told: here is the host's side, or there is none now.
+const HERE: u8 = 3;
+const NONE: u8 = 4;
+
+/// How often it is tried to have again what was lost.
+const PAUSE: Duration = Duration::from_millis(500);
+
+/// Where frames go.
+#[derive(Debug)]
+pub enum Backend {
+    /// An interface that is opened by name.
+    Tap(Tap),
+    /// An interface that is open.
+    TapFds(Vec<OwnedFd>),
+    /// A peer of a stream.
+    Stream(Place),
+    /// A peer of datagrams.
+    Datagram(datagram::Peer),
+    /// passt, of our own.
+    User(Passt),
+}
+
+/// Why the host's side can't be had.
+#[derive(Debug, thiserror::Error)]
+pub enum HostError {
+    /// An interface.
+    #[error(transparent)]
+    Tap(#[from] TapError),
+    /// A peer.
+    #[error("--stream {place}: nobody can be reached there: {error}")]
+    Stream {
+        /// Where.
+        place: Place,
+        /// What the host said.
+        error: io::Error,
+    },
+    /// A peer of datagrams.
+    #[error(transparent)]
+    Datagram(#[from] datagram::PeerError),
+    /// passt.
+    #[error(transparent)]
+    Passt(#[from] PasstError),
+    /// No broker can be started.
+    #[error("no process can be started: {0}")]
+    Broker(io::Error),
+}
+
+impl Backend {
+    fn open(&mut self) -> Result<Vec<OwnedFd>, HostError> {
+        match self {
+            Self::Tap(tap) => Ok(tap.open()?),
+            Self::TapFds(fds) => {
+                fds.iter().try_for_each(tap::check)?;
+                Ok(std::mem::take(fds))
+            }
+            Self::Stream(place) => match place.connect() {
+                Ok(socket) => Ok(vec![socket]),
+                Err(error) => Err(HostError::Stream { place: place.clone(), error }),
+            },
+            Self::Datagram(peer) => Ok(vec![peer.connect()?]),
+            Self::User(passt) => Ok(vec![passt.connect()?]),
+        }
+    }
+
+    /// Opens again what was lost, if there is something.
+    fn open_again(&mut self) -> Vec<OwnedFd> {
+        if let Self::Tap(tap) = self
+            && !tap.exists()
+        {
+            return Vec::new(); // whoever took it away does not want another
+        }
+        self.open().unwrap_or_else(|error| {
+            log::debug!("{error}");
+            Vec::new()
+        })
+    }
+
+    /// A connection is one serving process's: what another one has sent of it, or not, nobody knows.
+    fn is_kept(&self) -> bool {
+        matches!(self, Self::Tap(_) | Self::TapFds(_))
+    }
+}
+
+/// Opens the host's side, and starts the process that opens it again; returns how many queues it has, and the
+/// serving process's channel. Before any thread is started.
+///
+/// # Errors
+/// See [`HostError`].
+pub fn start(mut backend: Backend) -> Result<(usize, Channel), HostError> {
+    // passt is to be the broker's own child.
+    let open = if let Backend::User(_) = backend { Vec::new() } else { backend.open()? };
+    let queues = open.len().max(1);
+    let (ours, theirs) = Channel::pair().map_err(HostError::Broker)?;
+    let fds = open.iter().map(AsRawFd::as_raw_fd);
+    let kept: Vec<RawFd> = fds.chain([ours.as_fd().as_raw_fd()]).collect();
+    let broker = Broker { backend, open, channel: ours };
+    broker::start(c"net-broker", &kept, || broker.run()).map_err(HostError::Broker)?;
+    match theirs.receive() {
+        Ok(message) if message.byte == HERE => Ok((queues, theirs)),
+        _ => Err(PasstError::Silent.into()),
+    }
+}
+
+struct Broker {
+    backend: Backend,
+    open: Vec<OwnedFd>,
+    channel: Channel,
+}
+
+impl Broker {
+    fn run(mut self) {
+        if self.open.is_empty() {
+            match self.backend.open() {
+                Ok(open) => self.open = open,
+                Err(error) => {
+                    log::error!("{error}");
+                    return;
+                }
+            }
+        }
+        if self.channel.send(HERE, &[]).is_err() {
+            return;
+        }
+        loop {
+            let owes = match self.wait() {
+                Ok(FIRST) => {
+                    if self.open.is_empty() && !self.backend.is_kept() {
+                        self.open = self.backend.open_again();
+                    }
+                    self.answer()
+                }
+                Ok(_) => {
+                    self.open.clear();
+                    false
+                }
+                Err(_) => return,
+            };
+            if !owes && !self.keep_trying() {
+                return;
+            }
+        }
+    }
+
+    fn wait(&self) -> io::Result<u8> {
+        loop {
+            match self.channel.receive() {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                other => return Ok(other?.byte),
+            }
+        }
+    }
+
+    /// Tells what there is. `false`: nothing, which is owed.
+    fn answer(&mut self) -> bool {
+        let there = !self.open.is_empty();
+        let fds: Vec<BorrowedFd<'_>> = self.open.iter().map(AsFd::as_fd).collect();
+        // Who does not listen any more is followed by another who asks.
+        let _ = self.channel.send(if there { HERE } else { NONE }, &fds);
+        if !self.backend.is_kept() {
+            self.open.clear();
+        }
+        there
+    }
+
+    /// Tries until it has what is owed, or somebody asks. `false`: nobody is there any more.
+    fn keep_trying(&mut self) -> bool {
+        if matches!(self.backend, Backend::TapFds(_)) {
+            return true; // nobody here can open it
+        }
+        loop {
+            self.open = self.backend.open_again();
+            if !self.open.is_empty() {
+                self.answer();
+                return true;
+            }
+            match is_readable(self.channel.as_fd(), PAUSE) {
+                Ok(false) => {}
+                Ok(true) => return true,
+                Err(_) => return false,
+            }
+        }
+    }
+}
+
+fn is_readable(fd: BorrowedFd<'_>, limit: Duration) -> io::Result<bool> {
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+    let limit = Timespec::try_from(limit).map_err(|_| io::ErrorKind::InvalidInput)?;
+    match poll(&mut [PollFd::from_borrowed_fd(fd, PollFlags::IN)], Some(&limit)) {
+        Ok(count) => Ok(count > 0),
+        Err(rustix::io::Errno::INTR) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
+}

@@ -1,0 +1,50 @@
+//! One pair's way to the host: its descriptor, which may be lost and come again.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+
+use super::side::Side;
+use super::waiter::Waiter;
+
+/// A pair's descriptor.
+#[derive(Debug)]
+pub(super) struct Line {
+    side: Arc<Side>,
+    number: usize,
+    generation: u64,
+    fd: Option<Arc<OwnedFd>>,
+}
+
+impl Line {
+    pub(super) fn new(side: Arc<Side>, number: usize) -> Self {
+        Self { side, number, generation: 0, fd: None }
+    }
+
+    /// Takes what has come in place of what was lost. `true`: it is another one.
+    pub(super) fn refresh(&mut self, waiter: &Waiter) -> io::Result<bool> {
+        if self.side.generation() == self.generation {
+            return Ok(false);
+        }
+        if let Some(old) = self.fd.take() {
+            waiter.remove(&old);
+        }
+        (self.fd, self.generation) = self.side.queue(self.number);
+        if let Some(fd) = &self.fd {
+            waiter.add(fd)?;
+        }
+        Ok(true)
+    }
+
+    pub(super) fn fd(&self) -> Option<BorrowedFd<'_>> {
+        self.fd.as_ref().map(|fd| fd.as_fd())
+    }
+
+    /// It is of no use any more.
+    pub(super) fn lost(&mut self, waiter: &Waiter) {
+        if let Some(old) = self.fd.take() {
+            waiter.remove(&old);
+            self.side.lost(self.generation);
+        }
+    }
+}

@@ -1,0 +1,79 @@
+//! Where a peer listens: `PATH`, or `HOST:PORT`.
+
+use std::fmt;
+use std::io;
+use std::net::TcpStream;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use rustix::net::sockopt;
+
+/// Where a stream's peer listens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// A Unix socket.
+    Unix(PathBuf),
+    /// A TCP port.
+    Tcp(String),
+}
+
+impl FromStr for Place {
+    type Err = String;
+
+    /// What has a slash is a path, what ends in a port is not.
+    fn from_str(text: &str) -> Result<Self, String> {
+        let port = text.rsplit_once(':').filter(|(host, _)| !host.is_empty());
+        let port = port.and_then(|(_, port)| port.parse::<u16>().ok());
+        match (text.contains('/'), port) {
+            (false, Some(port)) if port != 0 => Ok(Self::Tcp(text.to_owned())),
+            _ if text.is_empty() => Err(String::from("write it as PATH or HOST:PORT")),
+            _ => Ok(Self::Unix(text.into())),
+        }
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unix(path) => write!(f, "{}", path.display()),
+            Self::Tcp(address) => f.write_str(address),
+        }
+    }
+}
+
+impl Place {
+    /// Connects, to each of the host's addresses in turn.
+    ///
+    /// # Errors
+    /// Nobody is there.
+    pub fn connect(&self) -> io::Result<OwnedFd> {
+        match self {
+            Self::Unix(path) => UnixStream::connect(path).map(OwnedFd::from),
+            Self::Tcp(address) => {
+                let stream = TcpStream::connect(address)?;
+                stream.set_nodelay(true)?;
+                // A peer may go without a word.
+                sockopt::set_socket_keepalive(&stream, true)?;
+                Ok(stream.into())
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_is_told_from_an_address() {
+        let unix = |path: &str| Ok(Place::Unix(path.into()));
+        assert_eq!("/run/a.sock".parse(), unix("/run/a.sock"));
+        assert_eq!("a.sock".parse(), unix("a.sock"));
+        assert_eq!("/run/a:1".parse(), unix("/run/a:1"));
+        assert_eq!("host:1".parse(), Ok(Place::Tcp(String::from("host:1"))));
+        assert_eq!("[::1]:5000".parse(), Ok(Place::Tcp(String::from("[::1]:5000"))));
+        assert!("".parse::<Place>().is_err());
+    }
+}

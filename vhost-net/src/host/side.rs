@@ -1,0 +1,124 @@
+//! The host's side of a card as the serving process has it: descriptors, which can be lost, and come again.
+
+use std::fmt;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+
+use vhost_runtime::broker::Channel;
+
+use super::broker::{FIRST, GONE};
+
+/// Told whether there is a host's side, each time that this changes.
+type Told = Box<dyn Fn(bool) + Send + Sync>;
+
+/// Descriptors, one for each pair of queues.
+pub struct Side {
+    channel: Channel,
+    state: Mutex<State>,
+    /// Goes up with each change.
+    generation: AtomicU64,
+    told: OnceLock<Told>,
+}
+
+#[derive(Default)]
+struct State {
+    fds: Vec<Arc<OwnedFd>>,
+}
+
+impl fmt::Debug for Side {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Side").field("generation", &self.generation).finish_non_exhaustive()
+    }
+}
+
+impl Side {
+    /// Asks the broker for what there is.
+    ///
+    /// # Errors
+    /// The broker is gone.
+    pub fn new(channel: Channel) -> io::Result<Self> {
+        channel.send(FIRST, &[])?;
+        let fds = channel.receive()?.fds.into_iter().map(Arc::new).collect();
+        Ok(Self {
+            channel,
+            state: Mutex::new(State { fds }),
+            generation: AtomicU64::new(1),
+            told: OnceLock::new(),
+        })
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// There is something.
+    #[must_use]
+    pub fn is_there(&self) -> bool {
+        !self.state().fds.is_empty()
+    }
+
+    /// Which of the descriptors that there were one after the other are the ones of now.
+    #[must_use]
+    pub fn generation(&self) -> u64 {
+        self.generation.load(Ordering::Acquire)
+    }
+
+    /// A pair's descriptor, and its generation.
+    #[must_use]
+    pub fn queue(&self, number: usize) -> (Option<Arc<OwnedFd>>, u64) {
+        let state = self.state();
+        (state.fds.get(number).cloned(), self.generation())
+    }
+
+    /// The descriptors of this generation are of no use any more.
+    pub fn lost(&self, generation: u64) {
+        let mut state = self.state();
+        if self.generation() != generation || state.fds.is_empty() {
+            return;
+        }
+        state.fds.clear();
+        self.generation.fetch_add(1, Ordering::AcqRel);
+        drop(state);
+        if let Err(error) = self.channel.send(GONE, &[]) {
+            log::error!("the host's side is lost for good: {error}");
+        }
+        self.tell(false);
+    }
+
+    fn tell(&self, there: bool) {
+        if let Some(told) = self.told.get() {
+            told(there);
+        }
+    }
+
+    /// Waits, on a thread of its own, for what takes the place of what is lost.
+    ///
+    /// # Errors
+    /// No thread can be had.
+    pub fn watch(self: &Arc<Self>, told: Told) -> io::Result<()> {
+        let _ = self.told.set(told); // once
+        let side = Arc::clone(self);
+        std::thread::Builder::new().name(String::from("host")).spawn(move || {
+            loop {
+                match side.channel.receive() {
+                    Ok(message) if message.fds.is_empty() => {}
+                    Ok(message) => {
+                        let mut state = side.state();
+                        state.fds = message.fds.into_iter().map(Arc::new).collect();
+                        side.generation.fetch_add(1, Ordering::AcqRel);
+                        drop(state);
+                        side.tell(true);
+                    }
+                    Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                    Err(error) => {
+                        log::error!("nothing takes the place of what is lost of the host: {error}");
+                        return;
+                    }
+                }
+            }
+        })?;
+        Ok(())
+    }
+}

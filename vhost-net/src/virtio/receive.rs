@@ -1,0 +1,255 @@
+//! Frames towards the guest: its buffers are taken in advance, and filled by the host's side itself.
+
+use std::collections::VecDeque;
+
+use vhost_runtime::chain::Chain;
+use vhost_runtime::device::Taken;
+use vhost_runtime::queue::Queue;
+
+use super::filter::Filter;
+use super::statistics::Receiving;
+use crate::frame::offload::{HEADER, LEGACY_HEADER};
+use crate::frame::{Ethernet, LONGEST, Mac};
+use crate::host::space::Space;
+use crate::host::{Port, Received};
+
+/// Frames that are received between two looks at what is to be sent.
+const BUDGET: usize = 64;
+/// Bytes that most frames have at most: buffers for more are offered only while longer ones come.
+const ORDINARY: usize = 2048;
+/// Ordinary frames after which no long ones are expected.
+const PATIENCE: u32 = 64;
+
+/// How a guest's frames are to be received.
+#[derive(Debug)]
+pub(super) struct Terms<'a> {
+    /// The link is up.
+    pub(super) link: bool,
+    pub(super) filter: &'a Filter,
+    pub(super) mac: Mac,
+    /// The driver says which VLANs it wants.
+    pub(super) by_vlan: bool,
+    pub(super) statistics: &'a Receiving,
+}
+
+/// The guest's buffers, and where frames go that don't fit into them.
+#[derive(Debug)]
+pub(super) struct Receiver {
+    /// Bytes of the header before each frame.
+    header: usize,
+    /// A frame may go on in the next buffer.
+    mergeable: bool,
+    stock: VecDeque<Chain>,
+    /// Bytes of the stock.
+    room: usize,
+    list: Vec<libc::iovec>,
+    scratch: Box<[u8]>,
+    /// Bytes that are offered for a frame.
+    expected: usize,
+    /// Ordinary frames since the last long one.
+    ordinary: u32,
+}
+
+/// What is in the stock's front now.
+struct Arrived {
+    /// Bytes of the frame.
+    length: usize,
+    /// Those that went into the guest's buffers.
+    placed: usize,
+    header: Option<[u8; HEADER]>,
+    wanted: bool,
+}
+
+impl Receiver {
+    pub(super) fn new(header: usize, mergeable: bool) -> Self {
+        Self {
+            header,
+            mergeable,
+            stock: VecDeque::new(),
+            room: 0,
+            list: Vec::new(),
+            scratch: vec![0; LONGEST.saturating_add(HEADER)].into(),
+            expected: ORDINARY,
+            ordinary: 0,
+        }
+    }
+
+    /// Gives all buffers back.
+    pub(super) fn stop(&mut self, queue: &mut Queue) {
+        while let Some(chain) = self.stock.pop_back() {
+            queue.give_back(chain);
+        }
+        self.room = 0;
+    }
+
+    /// Takes a buffer out of the ring. `false`: there is none.
+    fn take(&mut self, queue: &mut Queue, statistics: &Receiving) -> bool {
+        while let Some(chain) = queue.pop() {
+            let length = usize::try_from(chain.writable().len()).unwrap_or(0);
+            if length >= self.header {
+                self.room = self.room.saturating_add(length);
+                self.stock.push_back(chain);
+                return true;
+            }
+            statistics.bad_buffers.add(1);
+            queue.complete(chain, 0);
+        }
+        false
+    }
+
+    /// Receives what there is.
+    pub(super) fn run(&mut self, queue: &mut Queue, port: &mut Port, terms: &Terms<'_>) -> Taken {
+        let statistics = terms.statistics;
+        for _ in 0..BUDGET {
+            if !terms.link {
+                if !self.drop_one(port) {
+                    return Taken::All;
+                }
+                statistics.link_down.add(1);
+                continue;
+            }
+            while self.room < self.expected && self.take(queue, statistics) {}
+            if self.stock.is_empty() {
+                if queue.enable_kicks() {
+                    continue;
+                }
+                statistics.no_room.add(port.starved());
+                return Taken::All;
+            }
+            let Some(arrived) = self.receive(port, terms) else { return Taken::All };
+            if arrived.wanted {
+                self.hand_over(queue, &arrived, port.carries_header(), statistics);
+            } else {
+                statistics.filtered.add(1);
+            }
+        }
+        Taken::Some
+    }
+
+    /// Receives a frame for nobody. `false`: there is none.
+    fn drop_one(&mut self, port: &mut Port) -> bool {
+        let mut space = Space::new(&mut self.list);
+        space.add_own(&mut self.scratch);
+        port.receive(&mut space) != Received::Nothing
+    }
+
+    fn receive(&mut self, port: &mut Port, terms: &Terms<'_>) -> Option<Arrived> {
+        let carries = port.carries_header();
+        let mut space = Space::new(&mut self.list);
+        for chain in &self.stock {
+            let buffers = chain.writable();
+            let first = space.is_empty();
+            let skip = if first && !carries { self.header } else { 0 };
+            if !space.add(buffers.split_at(skip as u64).1) {
+                break;
+            }
+            if !self.mergeable || space.len() >= self.expected {
+                break;
+            }
+        }
+        let room = space.len();
+        space.add_own(&mut self.scratch);
+        let Received::Frame { length, header } = port.receive(&mut space) else { return None };
+        let skip = if carries { self.header } else { 0 };
+        let wanted = !terms.filter.used || {
+            let mut first = [0; Ethernet::BYTES];
+            let count = space.peek(skip, &mut first).min(length.saturating_sub(skip));
+            let frame = Ethernet::parse(first.get(..count).unwrap_or_default());
+            frame.is_some_and(|frame| terms.filter.takes(&frame, terms.mac, terms.by_vlan))
+        };
+        self.expect(length);
+        Some(Arrived { length, placed: length.min(room), header, wanted })
+    }
+
+    /// Long frames come in a row.
+    fn expect(&mut self, length: usize) {
+        if length > ORDINARY {
+            (self.expected, self.ordinary) = (LONGEST, 0);
+        } else if self.expected > ORDINARY {
+            self.ordinary = self.ordinary.saturating_add(1);
+            if self.ordinary > PATIENCE {
+                self.expected = ORDINARY;
+            }
+        }
+    }
+
+    /// Completes the buffers that the frame is in, or drops it, and its buffers take the next one.
+    fn hand_over(
+        &mut self,
+        queue: &mut Queue,
+        arrived: &Arrived,
+        carries: bool,
+        statistics: &Receiving,
+    ) {
+        let Arrived { length, placed, header, .. } = *arrived;
+        let spilled = length.saturating_sub(placed);
+        let total = if carries { length } else { length.saturating_add(self.header) };
+        if spilled > self.scratch.len() || (spilled > 0 && !self.mergeable) {
+            statistics.too_long.add(1);
+            return;
+        }
+        while self.room < total {
+            if !self.take(queue, statistics) {
+                statistics.no_room.add(1);
+                return;
+            }
+        }
+        if spilled > 0 {
+            self.place_rest(total.saturating_sub(spilled), spilled);
+        }
+        self.write_header(total, header, carries);
+        let mut rest = total as u64;
+        while rest > 0 {
+            let Some(chain) = self.stock.pop_front() else { break };
+            let length = chain.writable().len();
+            let count = length.min(rest);
+            chain.writable().split_at(count).0.mark_dirty();
+            self.room = self.room.saturating_sub(usize::try_from(length).unwrap_or(usize::MAX));
+            rest = rest.saturating_sub(count);
+            queue.complete(chain, u32::try_from(count).unwrap_or(u32::MAX));
+        }
+        let frame = total.saturating_sub(self.header);
+        statistics.frames.add(1);
+        statistics.bytes.add(frame as u64);
+        statistics.unsegmented.add(u64::from(frame > ORDINARY));
+    }
+
+    /// Copies what did not fit into the buffers that were offered to those behind them.
+    fn place_rest(&mut self, from: usize, spilled: usize) {
+        let mut skip = from as u64;
+        let mut rest = self.scratch.get(..spilled).unwrap_or_default();
+        for chain in &self.stock {
+            let buffers = chain.writable();
+            let here = skip.min(buffers.len());
+            skip = skip.saturating_sub(here);
+            let done = buffers.split_at(here).1.write(rest);
+            rest = rest.get(done..).unwrap_or_default();
+        }
+    }
+
+    /// Writes the header, or what of it the host's side does not: how many buffers the frame takes.
+    fn write_header(&self, total: usize, header: Option<[u8; HEADER]>, carries: bool) {
+        let Some(first) = self.stock.front() else { return };
+        let mut bytes = header.unwrap_or_default();
+        if let Some(buffers) = bytes.get_mut(LEGACY_HEADER..) {
+            buffers.copy_from_slice(&self.buffers(total).to_le_bytes());
+        }
+        let written = if carries { LEGACY_HEADER } else { 0 };
+        let bytes = bytes.get(written..self.header).unwrap_or_default();
+        first.writable().split_at(written as u64).1.write(bytes);
+    }
+
+    /// How many buffers of the stock so many bytes take.
+    fn buffers(&self, total: usize) -> u16 {
+        let mut rest = total as u64;
+        let mut count: u16 = 0;
+        for chain in &self.stock {
+            if rest == 0 {
+                break;
+            }
+            rest = rest.saturating_sub(chain.writable().len());
+            count = count.saturating_add(1);
+        }
+        count
+    }
+}
