@@ -18,6 +18,7 @@ mod error;
 mod guest;
 mod host;
 mod machine;
+pub mod net;
 mod process;
 mod progress;
 mod python;
@@ -34,7 +35,7 @@ pub use guest::{
     Builder, Guest, Host, Nested, Output, Qmp, Root, Shell, Task, VhostUserScsi, VmmGuest,
 };
 pub use host::{Tool, cargo, ensure_tools, program, workspace};
-pub use machine::{Kernel, Machine, Qemu, Spice, Version};
+pub use machine::{Dpdk, Kernel, Machine, Qemu, Spice, Version};
 pub use process::{Process, memory, serving, spawn, spawn_listening};
 pub use progress::{Step, during};
 pub use python::python;

@@ -155,7 +155,7 @@ pub fn spawn_listening(command: Command, socket: &Path) -> Result<Process, Error
     let failed = || format!("{name} does not listen on {}", socket.display());
     let mut process = spawn(command).context(failed)?;
     let end = Instant::now() + LISTEN;
-    while !is_listening(socket).context(failed)? {
+    while !is_listening(process.id(), socket) {
         if let Some(status) = process.try_wait().context(failed)? {
             return Err(io::Error::other(format!("it ended ({status})"))).context(failed);
         }
@@ -167,14 +167,17 @@ pub fn spawn_listening(command: Command, socket: &Path) -> Result<Process, Error
     Ok(process)
 }
 
-/// Asks the kernel, for a connection made only to find out would be taken for the VMM's.
-fn is_listening(socket: &Path) -> io::Result<bool> {
-    // "Num RefCount Protocol Flags Type St Inode Path": the flag is SO_ACCEPTCON.
-    let sockets = fs::read("/proc/net/unix")?;
-    let sockets = String::from_utf8_lossy(&sockets);
+/// Asks the kernel, for a connection made only to find out would be taken for the VMM's. Each network has its own
+/// sockets: the program may be in another than this process, or have left this one since.
+fn is_listening(process: u32, socket: &Path) -> bool {
     let path = socket.to_string_lossy();
-    Ok(sockets.lines().any(|line| {
-        let mut words = line.split_whitespace();
-        words.nth(3) == Some("00010000") && words.nth(3) == Some(path.as_ref())
-    }))
+    [format!("/proc/{process}/net/unix"), "/proc/net/unix".into()].iter().any(|list| {
+        // "Num RefCount Protocol Flags Type St Inode Path": the flag is SO_ACCEPTCON. There is no list of a process that
+        // has ended.
+        let sockets = fs::read(list).unwrap_or_default();
+        String::from_utf8_lossy(&sockets).lines().any(|line| {
+            let mut words = line.split_whitespace();
+            words.nth(3) == Some("00010000") && words.nth(3) == Some(path.as_ref())
+        })
+    })
 }

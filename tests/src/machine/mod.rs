@@ -2,6 +2,7 @@
 //! versions.
 
 mod cpio;
+mod dpdk;
 mod initrd;
 mod kernel;
 mod packages;
@@ -20,6 +21,7 @@ use crate::error::Context;
 use crate::host::target;
 use crate::{Error, Step, Tool, ensure_tools};
 
+pub use dpdk::Dpdk;
 pub use kernel::Kernel;
 pub use qemu::{Qemu, Version};
 pub use spice::Spice;
@@ -81,6 +83,12 @@ impl Machine {
     /// A folder with passt, and its own loader and libraries, unpacked at its first use.
     pub fn passt() -> Result<PathBuf, Error> {
         Artefact { name: "passt", recipe: passt::recipe() }.ensure(passt::build)
+    }
+
+    /// DPDK's testpmd, Debian 12's or the newest, unpacked at its first use.
+    pub fn dpdk(version: Version) -> Result<Dpdk, Error> {
+        let artefact = Artefact { name: dpdk::folder(version), recipe: dpdk::recipe(version) };
+        Ok(Dpdk::new(artefact.ensure(|dir, log| dpdk::build(version, dir, log))?))
     }
 
     /// The library that is usbredir's own parser, unpacked at its first use.

@@ -1,0 +1,10 @@
+//! What network devices are tested by: networks of a test's own, raw packets on their interfaces, and
+//! DPDK's testpmd as the guest.
+
+mod namespace;
+mod packet;
+mod testpmd;
+
+pub use namespace::Namespace;
+pub use packet::{Header, Packets};
+pub use testpmd::{Statistics, Testpmd, TestpmdBuilder};
