@@ -25,6 +25,10 @@ const LINES: usize = 30;
 const MEMORY: &str = "256";
 /// Its buffers, of 2 KiB until told otherwise.
 const BUFFERS: &str = "8192";
+/// The checksums of UDP and TCP, and TCP's segments together.
+const RECEIVE_OFFLOADS: &str = "--rx-offloads=0x1c";
+/// The same, and frames of more than one buffer.
+const SEND_OFFLOADS: &str = "--tx-offloads=0x802c";
 
 /// Settings of a testpmd, then its start.
 #[derive(Debug)]
@@ -34,6 +38,7 @@ pub struct TestpmdBuilder {
     driver: String,
     queues: u16,
     mode: String,
+    segment_size: Option<u16>,
     arguments: Vec<String>,
 }
 
@@ -64,7 +69,17 @@ impl TestpmdBuilder {
         self
     }
 
-    /// Adds an argument of testpmd's: `--enable-lro`.
+    /// Has its driver use all offloads: it takes frames of up to 64 KiB, and sends those of TCP back, with this
+    /// segment size and without a checksum, instead of what [`mode`](Self::mode) says. The addresses of Ethernet
+    /// become others.
+    pub fn segments(mut self, size: u16) -> Self {
+        self.segment_size = Some(size);
+        // None of it can be set while the device runs.
+        let segments = self.mode("csum").arg("--disable-device-start");
+        segments.arg(RECEIVE_OFFLOADS).arg(SEND_OFFLOADS)
+    }
+
+    /// Adds an argument of testpmd's: `--mbuf-size=9728`.
     pub fn arg(mut self, argument: impl Into<String>) -> Self {
         self.arguments.push(argument.into());
         self
@@ -82,6 +97,16 @@ impl TestpmdBuilder {
         let process = spawn(command).context(|| "cannot start testpmd".into())?;
         let mut testpmd = Testpmd { process, terminal, _folder: folder };
         testpmd.answer("starting testpmd")?;
+        if let Some(size) = self.segment_size {
+            let set = format!("tso set {size} 0");
+            let commands = ["csum set ip sw 0", "csum set tcp hw 0", &set, "port start 0"];
+            let said: Result<String, Error> =
+                commands.into_iter().map(|command| testpmd.command(command)).collect();
+            let said = said?;
+            if said.contains("Fail to configure") {
+                return Err(Error::Protocol { doing: "setting its offloads".into(), answer: said });
+            }
+        }
         Ok(testpmd)
     }
 
@@ -140,6 +165,7 @@ impl Testpmd {
             driver: String::new(),
             queues: 1,
             mode: "macswap".into(),
+            segment_size: None,
             arguments: Vec::new(),
         }
     }
@@ -147,9 +173,13 @@ impl Testpmd {
     /// Has it forward what it is sent.
     ///
     /// # Errors
-    /// It has ended.
+    /// It has ended, or its driver could not start the device.
     pub fn start(&mut self) -> Result<(), Error> {
-        self.command("start").map(drop)
+        let said = self.command("start")?;
+        match said.contains("packet forwarding - ports=1") {
+            true => Ok(()),
+            false => Err(Error::Protocol { doing: "starting to forward".into(), answer: said }),
+        }
     }
 
     /// Types a command of testpmd's, and gives what it says: `start tx_first`, `stop`,
