@@ -101,7 +101,13 @@ pub fn memory(process: u32, name: &str) -> Result<Option<u64>, Error> {
 /// or if the program was started without a supervisor.
 pub fn serving(supervisor: u32) -> Option<u32> {
     let children = fs::read_to_string(format!("/proc/{supervisor}/task/{supervisor}/children"));
-    children.ok()?.split_whitespace().next()?.parse().ok()
+    let is_broker = |child: &u32| {
+        let name = fs::read_to_string(format!("/proc/{child}/comm")).unwrap_or_default();
+        name.trim_end().ends_with("broker")
+    };
+    let children = children.ok()?;
+    let mut children = children.split_whitespace().filter_map(|child| child.parse().ok());
+    children.find(|child| !is_broker(child))
 }
 
 /// A program to start, and whom to tell.

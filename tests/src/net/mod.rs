@@ -1,10 +1,12 @@
 //! What network devices are tested by: networks of a test's own, raw packets on their interfaces, and
 //! DPDK's testpmd as the guest.
 
+mod device;
 mod namespace;
 mod packet;
 mod testpmd;
 
+pub use device::Net;
 pub use namespace::Namespace;
 pub use packet::{Header, Packets};
 pub use testpmd::{Statistics, Testpmd, TestpmdBuilder};

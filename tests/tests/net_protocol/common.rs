@@ -1,0 +1,41 @@
+//! What the tests here share.
+
+use std::time::Duration;
+
+use lab::Error;
+use lab::net::{Header, Packets};
+
+pub(crate) const SECOND: Duration = Duration::from_secs(1);
+/// An experimental protocol (IEEE 802), which no host answers.
+const PROTOCOL: [u8; 2] = [0x88, 0xb5];
+
+/// A frame of this size, of bytes that no other has.
+pub(crate) fn frame(size: usize) -> Vec<u8> {
+    let mut frame = vec![2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2];
+    frame.extend(PROTOCOL);
+    frame.extend(noise(size as u64).take(size - 14));
+    frame
+}
+
+/// Bytes that depend on a number.
+pub(crate) fn noise(seed: u64) -> impl Iterator<Item = u8> {
+    let mut state = seed;
+    std::iter::repeat_with(move || {
+        state =
+            state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        state.to_be_bytes()[0]
+    })
+}
+
+/// Sends frames of these sizes, and checks that each comes back, but for its addresses.
+pub(crate) fn comes_back(
+    packets: &Packets,
+    sizes: impl Iterator<Item = usize>,
+) -> Result<(), Error> {
+    for size in sizes {
+        packets.send(Header::default(), &frame(size))?;
+        let (_, back) = packets.receive(10 * SECOND)?.unwrap_or_else(|| panic!("{size} bytes"));
+        assert!(back[12..] == frame(size)[12..], "{size} bytes");
+    }
+    Ok(())
+}

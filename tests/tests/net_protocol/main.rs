@@ -1,0 +1,6 @@
+//! vhost-net as its frontends, its host's interfaces and its peers see it: DPDK's driver, and one of our own
+//! that breaks the rules.
+
+mod common;
+mod switch;
+mod tap;

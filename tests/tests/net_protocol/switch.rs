@@ -1,0 +1,1 @@
+//! A switch: two of DPDK's drivers.
