@@ -2,12 +2,14 @@
 //! through these.
 
 mod block;
+mod net;
 mod scsi;
 mod slots;
 
 use std::time::Duration;
 
 pub use block::{Block, BlockDone, BlockQueue, BlockRequest};
+pub use net::{NET_HEADER, NetDriver, NetFrame, NetOptions, NetPair};
 pub use scsi::{
     Answer, Command, Data, Done, Event, Initiator, InitiatorOptions, Lun, ScsiQueue, TaskManagement,
 };

@@ -17,6 +17,15 @@ pub(crate) fn frame(size: usize) -> Vec<u8> {
     frame
 }
 
+/// One from station `from` to station `to`, or to all.
+pub(crate) fn addressed(to: u8, from: u8, size: usize) -> Vec<u8> {
+    let mut frame = frame(size);
+    let to = if to == 0xff { [0xff; 6] } else { [2, 0, 0, 0, 0, to] };
+    frame[..6].copy_from_slice(&to);
+    frame[6..12].copy_from_slice(&[2, 0, 0, 0, 0, from]);
+    frame
+}
+
 /// Bytes that depend on a number.
 pub(crate) fn noise(seed: u64) -> impl Iterator<Item = u8> {
     let mut state = seed;
