@@ -31,6 +31,12 @@ use ctl::CtlError;
 /// Pairs of queues of a card at most.
 const QUEUES: u16 = 64;
 
+/// Pairs of queues, where nobody says how many: a guest has no use for more than it has processors.
+fn queues() -> u16 {
+    let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    u16::try_from(processors).unwrap_or(QUEUES).min(QUEUES)
+}
+
 #[derive(Debug, thiserror::Error)]
 enum Failure {
     #[error(transparent)]
@@ -97,7 +103,7 @@ fn run(options: &Options) -> Result<ExitCode, Failure> {
     };
 
     let events = Events::default();
-    let (cards, side) = host.cards(options, &events, &link).map_err(Failure::Card)?;
+    let Served { cards, side } = host.cards(options, &events, &link).map_err(Failure::Card)?;
     if options.program.sandbox == Confinement::On {
         let has_tap = options.backend.tap.is_some() || !options.backend.tap_fd.is_empty();
         confinement::allow(&mut sandbox, has_tap);
@@ -151,6 +157,12 @@ fn serve(
     })
 }
 
+/// The cards, and what of the host they stand on.
+struct Served {
+    cards: Vec<Arc<Card>>,
+    side: Option<Arc<Side>>,
+}
+
 /// Where frames go, open.
 enum Host {
     Broker { kind: Kind, pairs: u16, channel: Option<Channel> },
@@ -162,7 +174,10 @@ impl Host {
         let backend = &options.backend;
         let wanted = options.card.queues;
         let (kind, opened) = if let Some(name) = &backend.tap {
-            (Kind::Tap, Backend::Tap(Tap { name: name.clone(), queues: wanted }))
+            (
+                Kind::Tap,
+                Backend::Tap(Tap { name: name.clone(), queues: wanted.unwrap_or_else(queues) }),
+            )
         } else if !backend.tap_fd.is_empty() {
             let fds = backend.tap_fd.iter().map(|fd| take(*fd)).collect::<Result<_, _>>();
             (Kind::Tap, Backend::TapFds(fds.map_err(HostError::from)?))
@@ -189,12 +204,7 @@ impl Host {
     }
 
     /// The cards, and what of the host they stand on.
-    fn cards(
-        self,
-        options: &Options,
-        events: &Events,
-        link: &Link,
-    ) -> std::io::Result<(Vec<Arc<Card>>, Option<Arc<Side>>)> {
+    fn cards(self, options: &Options, events: &Events, link: &Link) -> std::io::Result<Served> {
         let card = |name: String, mac: Option<Mac>, pairs, backing| {
             let mac = mac.unwrap_or_else(|| Mac::of_name(&name));
             let settings = settings(&options.card, name, mac, pairs);
@@ -205,17 +215,18 @@ impl Host {
                 let channel = channel.ok_or(std::io::ErrorKind::NotConnected)?;
                 let side = Arc::new(Side::new(channel)?);
                 let backing = Backing::Host(kind, Arc::clone(&side));
-                Ok((vec![card(name(options), options.card.mac, pairs, backing)], Some(side)))
+                let cards = vec![card(name(options), options.card.mac, pairs, backing)];
+                Ok(Served { cards, side: Some(side) })
             }
             Self::Switch => {
                 let ports = &options.backend.switch;
-                let pairs = options.card.queues.unwrap_or(QUEUES);
+                let pairs = options.card.queues.unwrap_or_else(queues);
                 let switch = Switch::new(ports.len(), pairs)?;
                 let cards = ports.iter().enumerate().map(|(number, port)| {
                     let backing = Backing::Switch(Arc::clone(&switch), number);
                     card(port.path.display().to_string(), port.mac, pairs, backing)
                 });
-                Ok((cards.collect(), None))
+                Ok(Served { cards: cards.collect(), side: None })
             }
         }
     }

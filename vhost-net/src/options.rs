@@ -79,7 +79,7 @@ pub struct CardArgs {
     #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u16).range(68..))]
     pub mtu: Option<u16>,
 
-    /// Pairs of queues at most: as many as the host's side has, and no more than 64
+    /// Pairs of queues at most, of which an interface may have one alone [default: the host's processors]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=64))]
     pub queues: Option<u16>,
 

@@ -21,7 +21,7 @@ use vmm_frontend::cpu::help;
 use vmm_frontend::cpu::selection::Selection;
 use vmm_frontend::launcher::{LaunchError, Launcher};
 use vmm_frontend::machine::vm;
-use vmm_frontend::options::{Conflict, Options, VHOST_USB, VhostUserOption};
+use vmm_frontend::options::{Conflict, Options, VHOST_NET, VHOST_USB, VhostUserOption};
 use vmm_frontend::usb::UsbHost;
 use vmm_frontend::virtio::vhost_user::{Kind, VhostUser};
 use vmm_frontend::vmm::{self, Event, Machine, Settings, VmmError};
@@ -169,9 +169,13 @@ fn add_devices(
             machine.add_usb(&host.map_err(|error| failed(launcher, error.into()))?)?;
             continue;
         }
-        let device = connect(VhostUserOption::of(Kind::Scsi, &socket));
+        let kind = if name == VHOST_NET { Kind::Net } else { Kind::Scsi };
+        let device = connect(VhostUserOption::of(kind, &socket));
         let device = device.map_err(|error| failed(launcher, error.into()))?;
-        machine.boot_from(machine.add_virtio(device)?);
+        let place = machine.add_virtio(device)?;
+        if kind == Kind::Scsi {
+            machine.boot_from(place);
+        }
     }
     for option in &options.vhost_user {
         let device = connect(option.clone()).map_err(VmmError::from)?;

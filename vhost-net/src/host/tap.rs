@@ -52,16 +52,6 @@ pub enum TapError {
         /// What the host said.
         error: io::Error,
     },
-    /// It has fewer queues.
-    #[error(
-        "--queues {wanted}: the interface {name} has one queue; make it with multi_queue, or ask for one"
-    )]
-    Queues {
-        /// The interface.
-        name: String,
-        /// How many were asked for.
-        wanted: u16,
-    },
     /// Not a TAP's.
     #[error("--tap-fd {fd}: no open TAP or macvtap interface: {error}")]
     Fd {
@@ -77,12 +67,9 @@ pub enum TapError {
 pub struct Tap {
     /// The interface's name.
     pub name: String,
-    /// Queues; `None`: as many as it has, at most 64.
-    pub queues: Option<u16>,
+    /// Queues at most: an interface may have one alone.
+    pub queues: u16,
 }
-
-/// Queues of an interface at most.
-const QUEUES: u16 = 64;
 
 impl Tap {
     /// Opens all its queues, of which the first is in use; makes it if there is none.
@@ -98,7 +85,7 @@ impl Tap {
         if let Some(device) = macvtap(name) {
             return self.open_macvtap(&device);
         }
-        let multi_queue = self.queues != Some(1);
+        let multi_queue = self.queues > 1;
         let first = match self.attach(multi_queue) {
             // It is there, and of the other kind.
             Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
@@ -107,10 +94,7 @@ impl Tap {
             other => other.map(|file| (file, multi_queue)),
         };
         let (first, multi_queue) = first.map_err(|error| self.refused(error))?;
-        let wanted = self.queues.unwrap_or(if multi_queue { QUEUES } else { 1 });
-        if wanted > 1 && !multi_queue {
-            return Err(TapError::Queues { name: name.clone(), wanted });
-        }
+        let wanted = if multi_queue { self.queues } else { 1 };
         let mut queues = vec![OwnedFd::from(first)];
         for _ in 1..wanted {
             let next = self.attach(true).map_err(|error| self.refused(error))?;
@@ -165,9 +149,8 @@ impl Tap {
 
     fn open_macvtap(&self, device: &str) -> Result<Vec<OwnedFd>, TapError> {
         let path = PathBuf::from(format!("/dev/{device}"));
-        let wanted = self.queues.unwrap_or(1);
         let mut queues = Vec::new();
-        for _ in 0..wanted {
+        for _ in 0..self.queues {
             let failed = |error| {
                 let (name, device) = (self.name.clone(), path.clone());
                 TapError::Device { name, device, error }

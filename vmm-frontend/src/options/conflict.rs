@@ -45,9 +45,12 @@ impl Options {
         let controls = [("--qmp", &self.qmp), ("--usb-control", &self.usb_control)];
         let controls =
             controls.into_iter().filter_map(|(option, path)| Some((option, path.as_ref()?)));
-        let mut all = consoles.chain(controls);
+        let cards = self.net.iter().filter_map(|card| Some(("--net control", card.control()?)));
+        let controls = controls.map(|(option, path)| (option, path.as_path()));
+        let consoles = consoles.map(|(option, path)| (option, path.as_path()));
+        let mut all = consoles.chain(controls).chain(cards);
         match all.find(|(_, path)| !paths.insert(*path)) {
-            Some((option, path)) => Err(Conflict::SamePath(option, path.clone())),
+            Some((option, path)) => Err(Conflict::SamePath(option, path.to_owned())),
             None => Ok(()),
         }
     }
@@ -82,6 +85,7 @@ mod tests {
             ("--serial pty:s --port a=pty:s", &format!("--port {path}")),
             ("--serial unix:s --qmp s", &format!("--qmp {path}")),
             ("--usb kbd --qmp s --usb-control s", &format!("--usb-control {path}")),
+            ("--net user,control=s --net user,control=s", &format!("--net control {path}")),
         ] {
             assert_eq!(said(words), sentence, "{words}");
         }

@@ -3,6 +3,7 @@
 mod conflict;
 mod cpus;
 mod memory;
+mod net;
 mod vhost_user;
 
 use std::ffi::OsString;
@@ -18,6 +19,7 @@ use crate::launcher::Program;
 pub use conflict::Conflict;
 pub use cpus::Cpus;
 pub use memory::MemoryOption;
+pub use net::{NET_KEYS, NetOption};
 pub use vhost_user::{VHOST_USER_KEYS, VhostUserOption};
 
 /// What `--help` and the manual group options by.
@@ -26,6 +28,7 @@ mod group {
     pub(super) const MACHINE: &str = "Processors and memory";
     pub(super) const DISKS: &str = "Disks, by a vhost-scsi that it starts";
     pub(super) const USB: &str = "USB devices, by a vhost-usb that it starts";
+    pub(super) const NET: &str = "Network cards, each by a vhost-net that it starts";
     pub(super) const DEVICES: &str = "Other devices";
     pub(super) const CONSOLES: &str = "Consoles";
     pub(super) const CONTROL: &str = "Control";
@@ -108,6 +111,11 @@ pub struct Options {
     #[arg(long, value_name = "PATH", help_heading = group::USB)]
     pub usb_control: Option<PathBuf>,
 
+    /// A network card: tap=NAME, user (by passt), stream=PATH|HOST:PORT or datagram=PATH, [,key=value…] as
+    /// vhost-net's options; control=PATH is its --control
+    #[arg(long, value_name = "WHERE[,…]", help_heading = group::NET)]
+    pub net: Vec<NetOption>,
+
     /// A device of a process that runs already: type=scsi|net|blk|sound,socket=PATH[,key=value…], or
     /// type=generic,id=NUMBER,queues=NUMBER,socket=PATH
     #[arg(long, value_name = "type=…,socket=PATH", help_heading = group::DEVICES)]
@@ -166,7 +174,8 @@ impl Options {
     /// The device processes that the machine starts itself.
     #[must_use]
     pub fn programs(&self) -> Vec<Program> {
-        let mut programs: Vec<Program> = self.scsi().into_iter().chain(self.usb()).collect();
+        let first = self.scsi().into_iter().chain(self.usb());
+        let mut programs: Vec<Program> = first.chain(self.cards()).collect();
         if self.sandbox == Confinement::Off {
             for program in &mut programs {
                 program.arguments.extend(["--sandbox".into(), "off".into()]);
@@ -205,6 +214,12 @@ impl Options {
         Some(Program { name: VHOST_USB, arguments })
     }
 
+    fn cards(&self) -> impl Iterator<Item = Program> {
+        let processors = self.cpus.0.processors();
+        let arguments = self.net.iter().map(move |card| card.arguments(processors));
+        arguments.map(|arguments| Program { name: VHOST_NET, arguments })
+    }
+
     /// The consoles, each with its option.
     fn consoles(&self) -> impl Iterator<Item = (&'static str, &Spec)> {
         let ports = self.port.iter().map(|port| ("--port", &port.spec));
@@ -226,6 +241,9 @@ impl Options {
 pub const VHOST_SCSI: &str = "vhost-scsi";
 /// See [`VHOST_SCSI`].
 pub const VHOST_USB: &str = "vhost-usb";
+
+/// See [`VHOST_SCSI`].
+pub const VHOST_NET: &str = "vhost-net";
 
 /// An option for each text.
 fn each(option: &str, texts: &[String]) -> impl Iterator<Item = OsString> {
