@@ -127,8 +127,8 @@ pub trait QueueWorker {
     /// Requests may have become available: take them, or as many as should begin together.
     fn process(&mut self, queue: &mut Queue) -> Taken;
 
-    /// Requests may be available in a started queue that is not enabled, which are to have no effect
-    /// (vhost-user, "Ring states"): by default they wait until it is.
+    /// Requests may be available in a started queue that is not enabled any more, which are to have no
+    /// effect (vhost-user, "Ring states"): by default they wait until it is again.
     fn discard(&mut self, _queue: &mut Queue) {}
 
     /// A started queue is enabled now, or no more.

@@ -148,6 +148,8 @@ struct Slot {
     index: usize,
     kick: Kick,
     enabled: bool,
+    /// It has been.
+    begun: bool,
     /// There may be requests that nobody has looked at.
     ready: bool,
     /// Who waits for it to stop.
@@ -280,7 +282,10 @@ impl<W: QueueWorker> Loop<W> {
             for slot in self.slots.iter_mut().filter(|slot| slot.ready) {
                 let Some(queue) = self.queues.get_mut(slot.index) else { continue };
                 if !slot.enabled {
-                    self.worker.discard(queue);
+                    // What waits for it to be enabled for the first time is not lost.
+                    if slot.begun {
+                        self.worker.discard(queue);
+                    }
                     continue;
                 }
                 queue.disable_kicks();
@@ -352,6 +357,7 @@ impl<W: QueueWorker> Loop<W> {
             Message::Enable { index, enabled } => {
                 if let Some(slot) = self.slot(index) {
                     slot.enabled = enabled;
+                    slot.begun |= enabled;
                     slot.ready = true; // a kick may have come before
                     self.worker.enabled(index, enabled);
                 }
@@ -383,7 +389,8 @@ impl<W: QueueWorker> Loop<W> {
         let index = queue.index();
         self.queues.insert(queue);
         self.slots.retain(|slot| slot.index != index);
-        let slot = Slot { index, kick: Kick::Poll, enabled, ready: true, stopping: None };
+        let (begun, ready) = (enabled, true);
+        let slot = Slot { index, kick: Kick::Poll, enabled, begun, ready, stopping: None };
         self.slots.push(slot);
         self.set_kick(index, kick);
         self.worker.enabled(index, enabled);
@@ -462,7 +469,8 @@ mod tests {
         let (_mailbox, messages) = channel();
         let mut this = Loop::new(Idle, messages, EventFd::new(EFD_NONBLOCK).unwrap()).unwrap();
         let (enabled, ready) = (true, false);
-        let slot = Slot { index: 0, kick: Kick::Poll, enabled, ready, stopping: None };
+        let begun = enabled;
+        let slot = Slot { index: 0, kick: Kick::Poll, enabled, begun, ready, stopping: None };
         this.slots.push(slot);
         // SAFETY: the descriptor is owned, and is the event's from now on.
         this.set_kick(0, Kick::Event(unsafe { EventFd::from_raw_fd(kick.into_raw_fd()) }));

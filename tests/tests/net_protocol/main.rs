@@ -2,5 +2,8 @@
 //! that breaks the rules.
 
 mod common;
+mod control;
+mod host;
+mod hostile;
 mod switch;
 mod tap;

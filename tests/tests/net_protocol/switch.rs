@@ -140,7 +140,7 @@ fn a_guest_that_goes_leaves_nothing_behind() -> Result<(), Error> {
 
 #[test]
 fn two_of_dpdks_drivers_talk_to_each_other() -> Result<(), Error> {
-    let net = Net::switch(3)?.start()?;
+    let net = Net::switch(3)?.arg("--queues").arg("4").start()?;
     let mut echo = Testpmd::at(net.port(1)).version(Version::Sid).queues(4).launch()?;
     echo.start()?;
     let mut a = NetDriver::connect(net.port(0), NetOptions::default())?;

@@ -7,7 +7,7 @@ use super::common::{SECOND, comes_back, frame, noise};
 
 /// A card on the TAP `tap0` of a network of its own, whose packets are ours.
 fn card(network: &Namespace, arguments: &[&str]) -> Result<(Net, Packets), Error> {
-    let mut net = Net::new()?.arg("--tap").arg("tap0");
+    let mut net = Net::new()?.arg("--tap").arg("tap0").arg("--queues").arg("4");
     for argument in arguments {
         net = net.arg(*argument);
     }

@@ -93,6 +93,15 @@ impl Backend {
         })
     }
 
+    /// Leaves nothing behind.
+    fn clean_up(&mut self) {
+        match self {
+            Self::Datagram(peer) => peer.remove(),
+            Self::User(passt) => passt.end(),
+            Self::Tap(_) | Self::TapFds(_) | Self::Stream(_) => {}
+        }
+    }
+
     /// A connection is one serving process's: what another one has sent of it, or not, nobody knows.
     fn is_kept(&self) -> bool {
         matches!(self, Self::Tap(_) | Self::TapFds(_))
@@ -112,7 +121,12 @@ pub fn start(mut backend: Backend) -> Result<(usize, Channel), HostError> {
     let fds = open.iter().map(AsRawFd::as_raw_fd);
     let kept: Vec<RawFd> = fds.chain([ours.as_fd().as_raw_fd()]).collect();
     let broker = Broker { backend, open, channel: ours };
-    broker::start(c"net-broker", &kept, || broker.run()).map_err(HostError::Broker)?;
+    let work = || {
+        let mut broker = broker;
+        broker.run();
+        broker.backend.clean_up();
+    };
+    broker::start(c"net-broker", &kept, work).map_err(HostError::Broker)?;
     match theirs.receive() {
         Ok(message) if message.byte == HERE => Ok((queues, theirs)),
         _ => Err(PasstError::Silent.into()),
@@ -126,7 +140,7 @@ struct Broker {
 }
 
 impl Broker {
-    fn run(mut self) {
+    fn run(&mut self) {
         if self.open.is_empty() {
             match self.backend.open() {
                 Ok(open) => self.open = open,

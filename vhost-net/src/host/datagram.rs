@@ -56,18 +56,13 @@ impl Peer {
         Ok(socket.into())
     }
 
-    fn remove(&self) {
+    /// Leaves nothing of ours where the peer is.
+    pub(super) fn remove(&self) {
         match fs::remove_file(&self.own) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 log::debug!("{}: not removed: {error}", self.own.display());
             }
             _ => {}
         }
-    }
-}
-
-impl Drop for Peer {
-    fn drop(&mut self) {
-        self.remove();
     }
 }

@@ -21,6 +21,11 @@ impl Line {
         Self { side, number, generation: 0, fd: None }
     }
 
+    /// It is the first pair's.
+    pub(super) fn is_first(&self) -> bool {
+        self.number == 0
+    }
+
     /// Takes what has come in place of what was lost. `true`: it is another one.
     pub(super) fn refresh(&mut self, waiter: &Waiter) -> io::Result<bool> {
         if self.side.generation() == self.generation {

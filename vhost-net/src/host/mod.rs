@@ -223,7 +223,13 @@ impl Port {
             Medium::Datagram => space.send(fd).map(|_| Sent::Done),
         };
         match sent {
-            Ok(Sent::Done) => Outcome::Done(packet.chain),
+            Ok(Sent::Done) => {
+                // The rest of it may be still to go, even if nothing comes behind.
+                if matches!(medium, Medium::Stream(framing) if framing.is_full()) {
+                    await_room(waiter, line, true);
+                }
+                Outcome::Done(packet.chain)
+            }
             Ok(Sent::Full) => {
                 await_room(waiter, line, true);
                 Outcome::Full(packet.chain)
@@ -299,15 +305,20 @@ impl Medium {
                 {
                     log::warn!("the interface takes no header of {header} bytes: {error}");
                 }
-                self.attach(line);
+                // As it was opened, or as a process before has left it, for what waits in it.
+                if matches!(self, Self::Tap { attached: true, .. }) {
+                    self.attach(line);
+                }
             }
             Self::Stream(framing) => framing.clear(),
             Self::Datagram => {}
         }
     }
 
+    /// The first queue is used always: what comes while the guest takes nothing waits there.
     fn attach(&self, line: &Line) {
         if let (Self::Tap { attached, .. }, Some(fd)) = (self, line.fd())
+            && (*attached || !line.is_first())
             && let Err(error) = tap::set_attached(fd, *attached)
         {
             // One queue alone is always used; and it may be so already.

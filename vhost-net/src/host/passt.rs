@@ -95,8 +95,9 @@ impl Passt {
     }
 }
 
-impl Drop for Passt {
-    fn drop(&mut self) {
+impl Passt {
+    /// Ends it, and leaves nothing behind.
+    pub(super) fn end(&mut self) {
         if let Some(child) = &mut self.child {
             // It may have ended already.
             let _ = child.kill();

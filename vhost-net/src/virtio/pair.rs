@@ -26,8 +26,8 @@ pub struct PairWorker {
     transmitter: Transmitter,
     /// The receive queue is enabled.
     enabled: bool,
-    /// The guest takes frames of this pair.
-    active: bool,
+    /// The guest takes frames of this pair. `None`: the host was not told yet.
+    active: Option<bool>,
 }
 
 /// A queue's part in its pair (virtio 1.3, 5.1.2).
@@ -52,7 +52,7 @@ impl PairWorker {
         let header = card.header();
         let receiver = Receiver::new(header, card.is_mergeable());
         let transmitter = Transmitter::new(header, features.from_guest(), card.settings().mtu);
-        let (enabled, active) = (false, false);
+        let (enabled, active) = (false, None);
         Ok(Self { card, number, port, wake, receiver, transmitter, enabled, active })
     }
 
@@ -65,8 +65,8 @@ impl PairWorker {
         let _ = self.wake.read(); // however often it was written
         self.port.refresh();
         let active = self.enabled && self.card.uses_pair(self.number);
-        if active != self.active {
-            self.active = active;
+        if self.active != Some(active) {
+            self.active = Some(active);
             self.port.set_active(active);
         }
     }
@@ -125,6 +125,7 @@ impl QueueWorker for PairWorker {
             while let Some(chain) = self.port.returned() {
                 queue.complete(chain, 0);
             }
+            self.port.flush();
             while self.transmitter.is_waiting() {
                 taken = self.transmit(queue);
                 if taken != Taken::All || !queue.enable_kicks() {
@@ -132,7 +133,7 @@ impl QueueWorker for PairWorker {
                 }
             }
         }
-        if self.active
+        if self.active == Some(true)
             && let Some(queue) = queues.get_mut(self.index(Role::Receive))
         {
             let received = self.receive(queue);

@@ -1,0 +1,214 @@
+//! What becomes of the host's side: interfaces that are taken away, peers that go and come.
+
+use std::io::{Read, Write};
+use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
+use std::time::{Duration, Instant};
+
+use lab::Error;
+use lab::driver::{NET_HEADER, NetDriver, NetOptions};
+use lab::net::{Header, Namespace, Net, Packets};
+
+use super::common::{SECOND, frame, noise};
+
+const NOTHING: [u8; NET_HEADER] = [0; NET_HEADER];
+
+/// Waits until the link is up, or down.
+fn await_link(net: &Net, up: bool) -> Result<(), Error> {
+    let end = Instant::now() + 20 * SECOND;
+    while net.ctl(&["list"])?[0]["link"] != up {
+        assert!(Instant::now() < end, "the link does not become {up}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    Ok(())
+}
+
+#[test]
+fn an_interface_that_is_taken_away_is_picked_up_again() -> Result<(), Error> {
+    let network = Namespace::new()?;
+    network.ip("tuntap add dev tap0 mode tap multi_queue vnet_hdr")?;
+    let net = Net::new()?.arg("--tap").arg("tap0").start_in(&network)?;
+    network.ip("link set tap0 up")?;
+    let mut driver = NetDriver::connect(&net.socket(), NetOptions::default())?;
+    for round in 0..3 {
+        let packets = Packets::open(&network, "tap0")?;
+        packets.send(Header::default(), &frame(100 + round))?;
+        assert!(driver.pair().receive(SECOND)?.expect("a frame").1 == frame(100 + round));
+        driver.pair().send(NOTHING, &frame(200 + round))?;
+        assert!(packets.receive(SECOND)?.expect("a frame").1 == frame(200 + round));
+
+        network.ip("link del tap0")?;
+        driver.pair().send(NOTHING, &frame(300))?;
+        driver.pair().flush()?;
+        await_link(&net, false)?;
+        assert!(driver.session.device().config_changed().expect("the channel"));
+        network.ip("tuntap add dev tap0 mode tap multi_queue vnet_hdr")?;
+        network.ip("link set tap0 up")?;
+        await_link(&net, true)?;
+    }
+    Ok(())
+}
+
+#[test]
+fn an_interface_that_it_made_stays_when_the_process_is_killed() -> Result<(), Error> {
+    let network = Namespace::new()?;
+    let net = Net::new()?.arg("--tap").arg("tap0").start_in(&network)?;
+    network.ip("link set tap0 up")?;
+    let packets = Packets::open(&network, "tap0")?;
+    let mut driver = NetDriver::connect(&net.socket(), NetOptions::default())?;
+    for round in 0..10 {
+        net.kill_serving()?;
+        // It waits in the interface, and in the ring.
+        packets.send(Header::default(), &frame(100 + round))?;
+        driver.pair().send(NOTHING, &frame(200 + round))?;
+        driver.reconnect()?;
+        assert!(driver.pair().receive(SECOND)?.expect("a frame").1 == frame(100 + round));
+        assert!(packets.receive(SECOND)?.expect("a frame").1 == frame(200 + round));
+        // Else the next process would send it once more.
+        driver.pair().flush()?;
+    }
+    drop(net);
+    let end = Instant::now() + 5 * SECOND;
+    while network.ip("link show tap0").is_ok() {
+        assert!(Instant::now() < end, "it goes with the program");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    Ok(())
+}
+
+/// Reads a frame as QEMU's and passt's streams have it.
+fn read_frame(stream: &mut UnixStream) -> Vec<u8> {
+    let mut length = [0; 4];
+    stream.read_exact(&mut length).unwrap();
+    let mut frame = vec![0; u32::from_be_bytes(length) as usize];
+    stream.read_exact(&mut frame).unwrap();
+    frame
+}
+
+fn write_frame(stream: &mut UnixStream, frame: &[u8]) {
+    let length = (frame.len() as u32).to_be_bytes();
+    stream.write_all(&[&length, frame].concat()).unwrap();
+}
+
+#[test]
+fn a_stream_whose_peer_goes_is_connected_again() -> Result<(), Error> {
+    let net = Net::new()?;
+    let path = net.folder().join("peer.sock");
+    let listener = UnixListener::bind(&path).unwrap();
+    let net = net.arg("--stream").arg(path.display().to_string()).start()?;
+    let mut driver = NetDriver::connect(&net.socket(), NetOptions::default())?;
+    for round in 0..3 {
+        let (mut peer, _) = listener.accept().unwrap();
+        await_link(&net, true)?;
+        for size in [60, 1514, 9014, 65000] {
+            driver.pair().send(NOTHING, &frame(size + round))?;
+            assert!(read_frame(&mut peer) == frame(size + round), "{size}");
+            write_frame(&mut peer, &frame(size + round));
+            let (header, back) = driver.pair().receive(SECOND)?.expect("a frame");
+            assert!(back == frame(size + round) && header[..10] == [0; 10], "{size}");
+        }
+        match round {
+            // A length that no frame has.
+            1 => peer.write_all(&[0xff; 4]).unwrap(),
+            _ => drop(peer),
+        }
+        if round < 2 {
+            // It is told, and connects at once.
+            let end = Instant::now() + 10 * SECOND;
+            while !driver.session.device().config_changed().expect("the channel") {
+                assert!(Instant::now() < end);
+                std::thread::sleep(Duration::from_millis(10));
+            }
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn a_peer_that_does_not_read_keeps_the_guest_waiting_but_not_the_process() -> Result<(), Error> {
+    let net = Net::new()?;
+    let path = net.folder().join("peer.sock");
+    let listener = UnixListener::bind(&path).unwrap();
+    let net = net.arg("--stream").arg(path.display().to_string()).start()?;
+    let mut driver = NetDriver::connect(&net.socket(), NetOptions::default())?;
+    let (mut peer, _) = listener.accept().unwrap();
+    for number in 0..64 {
+        driver.pair().send(NOTHING, &frame(60000 + number))?;
+    }
+    // The other way goes on.
+    write_frame(&mut peer, &frame(100));
+    assert!(driver.pair().receive(SECOND)?.expect("a frame").1 == frame(100));
+    assert!(driver.pair().transmit.ring.under_way() > 0, "the stream is full");
+    for number in 0..64 {
+        assert!(read_frame(&mut peer) == frame(60000 + number), "{number}");
+    }
+    driver.pair().flush()?;
+    driver.pair().send(NOTHING, &frame(70))?;
+    assert!(read_frame(&mut peer) == frame(70));
+    Ok(())
+}
+
+#[test]
+fn a_datagram_is_a_frame() -> Result<(), Error> {
+    let net = Net::new()?;
+    let path = net.folder().join("peer.sock");
+    let peer = UnixDatagram::bind(&path).unwrap();
+    let net = net.arg("--datagram").arg(path.display().to_string()).start()?;
+    let mut driver = NetDriver::connect(&net.socket(), NetOptions::default())?;
+    let mut bytes = vec![0; 70000];
+    let (count, address) = peer.recv_from(&mut bytes).unwrap();
+    assert_eq!(&bytes[..count], b"VFKT");
+    let own = address.as_pathname().expect("a name to answer to").to_owned();
+    for size in [60, 1514, 9014, 65000] {
+        driver.pair().send(NOTHING, &frame(size))?;
+        let count = peer.recv(&mut bytes).unwrap();
+        assert!(bytes[..count] == frame(size), "{size}");
+        peer.send_to(&frame(size), &own).unwrap();
+        assert!(driver.pair().receive(SECOND)?.expect("a frame").1 == frame(size), "{size}");
+    }
+    // More than there is room for at once.
+    let sender = std::thread::spawn(move || {
+        (0..64).all(|number| {
+            let count = peer.recv(&mut bytes).unwrap();
+            bytes[..count] == noise(number).take(30000).collect::<Vec<_>>()
+        })
+    });
+    for number in 0..64 {
+        driver.pair().send(NOTHING, &noise(number).take(30000).collect::<Vec<_>>())?;
+    }
+    assert!(sender.join().unwrap());
+    Ok(())
+}
+
+#[test]
+fn what_cannot_be_had_is_told_in_one_sentence() -> Result<(), Error> {
+    let network = Namespace::new()?;
+    for (arguments, sentence) in [
+        ("--tap lo", "--tap lo: it is no TAP or macvtap interface"),
+        (
+            "--tap much-too-long-a-name",
+            "--tap much-too-long-a-name: an interface's name has 1 to 15",
+        ),
+        ("--tap-fd 77", "--tap-fd 77: no open TAP or macvtap interface"),
+        ("--tap-fd 0", "--tap-fd 0: no open TAP or macvtap interface"),
+        ("--stream /nowhere/sock", "--stream /nowhere/sock: nobody can be reached there"),
+        ("--datagram /nowhere/sock", "--datagram /nowhere/sock: nobody can be reached there"),
+        ("--stream 127.0.0.1:1 --queues 2", "--queues 2: a stream has one pair of queues"),
+        ("--user --features tso=off", "error: there is no feature tso"),
+        ("--tap t --mac 1:2:3", "write it as six bytes"),
+        ("", "required arguments were not provided"),
+    ] {
+        let net = arguments.split_whitespace().fold(Net::new()?, Net::arg);
+        let mut command = net.command()?;
+        network.confine(&mut command)?;
+        let output = command.env("PATH", "/nowhere").output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success() && said.lines().count() == 1, "{arguments}: {said}");
+        let sentence = sentence.trim_start_matches("error: ");
+        assert!(said.contains(sentence), "{arguments}: {said}");
+    }
+    let mut command = Net::new()?.arg("--user").command()?;
+    let output = command.env("PATH", "/nowhere").output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains("--user: passt is not installed"), "{said}");
+    Ok(())
+}
