@@ -10,7 +10,7 @@ use crate::error::Context;
 use crate::{Error, Step};
 
 /// Besides the kernel of [`STABLE_KERNEL`].
-const PACKAGES: [&str; 26] = [
+const PACKAGES: [&str; 31] = [
     // The backport.
     "linux-image-amd64",
     "busybox-static",
@@ -35,10 +35,16 @@ const PACKAGES: [&str; 26] = [
     "usbutils",
     "evtest",
     "usbredirect",
-    // Guests of the guest.
+    // Networks; a DHCP client and a server are in busybox.
+    "iperf3",
+    "ethtool",
+    "iputils-ping",
+    // Guests of the guest; libvirt without its services, which would start with what starts services.
     "qemu-system-x86",
     "qemu-utils",
     "seabios",
+    "libvirt-daemon",
+    "libvirt-clients",
     // Disks that firmware boots from.
     "dosfstools",
     "mtools",
