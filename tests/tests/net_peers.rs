@@ -8,8 +8,8 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use lab::net::{Header, Namespace, Packets, Testpmd, TestpmdBuilder};
-use lab::{Error, Machine, Process, Version, spawn_listening};
+use lab::net::{self, Header, Namespace, Packets, Testpmd, TestpmdBuilder};
+use lab::{Error, Host, Kernel, Machine, Nested, Process, Shell, Version, spawn_listening};
 
 const SECOND: Duration = Duration::from_secs(1);
 /// An experimental protocol (IEEE 802), which no host answers.
@@ -139,4 +139,115 @@ fn sends_back(
     }
     eprintln!("{settings}: {:?}, {:?}", started.elapsed(), testpmd.statistics()?);
     testpmd.quit()
+}
+
+/// passt, for a guest of the lab's machine, which has an address for it to hand on.
+const PASST: &str = r#"
+modprobe dummy
+ip link add dummy0 type dummy
+ip link set dummy0 up
+ip addr add 192.0.2.2/24 dev dummy0
+ip route add default via 192.0.2.1
+iperf3 --server --daemon
+install -d -o nobody /run/passt
+tree=/job/passt
+libraries=$tree/usr/lib/x86_64-linux-gnu
+exec $libraries/ld-linux-x86-64.so.2 --library-path $libraries $tree/usr/bin/passt \
+    --foreground --vhost-user --socket /run/passt/sock
+"#;
+
+/// The socket that passt listens on.
+const PASST_LISTENS: &str =
+    "for i in $(seq 300); do [ -S /run/passt/sock ] && exit; sleep 0.1; done; exit 1";
+
+/// All that is done with a network, and its figures.
+fn use_network(guest: &impl Shell, what: &str) -> Result<(), Error> {
+    eprintln!("{what}: {}", net::lease(guest)?);
+    for udp in ["", "--udp --bitrate 0 --length 64"] {
+        for direction in ["", "--reverse"] {
+            let arguments = format!("{udp} {direction}");
+            eprintln!("{what} {arguments}: {:?}", net::measure(guest, 5, &arguments)?);
+        }
+    }
+    Ok(())
+}
+
+#[test]
+#[ignore = "figures of others, to compare with"]
+fn a_guest_uses_a_network_of_its_hosts() -> Result<(), Error> {
+    let arguments = "-netdev tap,id=net,ifname=tap0,script=no,downscript=no,vhost=off \
+                     -device virtio-net-pci,netdev=net";
+    let tap = "ip tuntap add tap0 mode tap vnet_hdr && ip link set tap0 master lan0 up";
+    Host::test(|| {
+        let host = Host::boot(|builder| builder)?;
+        net::make_lan(&host)?;
+        host.guest().run(tap)?.stdout_if_ok()?;
+        let guest = host.boot_qemu_guest(arguments)?;
+        use_network(&guest, "QEMU's tap")?;
+        // passt has no echo.
+        guest.run(&format!("ping -c 3 {}", net::SERVER))?.stdout_if_ok().map(drop)
+    })
+}
+
+#[test]
+#[ignore = "figures of others, to compare with"]
+fn a_guest_uses_passt() -> Result<(), Error> {
+    const QEMU: &str = "-chardev socket,id=net,path=/run/passt/sock -netdev vhost-user,id=net,chardev=net \
+                        -device virtio-net-pci,netdev=net";
+    type Boot = fn(&Host) -> Result<Nested<'_>, Error>;
+    let ways: [(&str, Boot); 3] = [
+        ("QEMU", |host| host.boot_qemu_guest(QEMU)),
+        ("libvirt", |host| net::boot_libvirt_guest(host, "/run/passt/sock", 1)),
+        ("vmm-frontend", |host| {
+            let arguments = "--vhost-user type=net,socket=/run/passt/sock";
+            host.boot_vmm_guest(Kernel::Backports, "", arguments)
+        }),
+    ];
+    for (what, boot) in ways {
+        Host::test(|| {
+            let host = Host::boot(|builder| builder)?;
+            host.share(&Machine::passt()?, "passt")?;
+            let _passt = host.guest().start(PASST)?;
+            host.guest().run(PASST_LISTENS)?.stdout_if_ok()?;
+            use_network(&boot(&host)?, &format!("passt under {what}"))
+        })?;
+    }
+    Ok(())
+}
+
+/// A connection is kept while the guest moves to another QEMU, at another interface of the same network, and back.
+#[test]
+#[ignore = "shows that QEMU alone does it"]
+fn a_connection_outlives_a_migration() -> Result<(), Error> {
+    let tap = |number| {
+        let name = format!("tap{number}");
+        let make =
+            format!("ip tuntap add {name} mode tap vnet_hdr && ip link set {name} master lan0 up");
+        (
+            make,
+            format!(
+                "-netdev tap,id=net,ifname={name},script=no,downscript=no,vhost=off -device virtio-net-pci,netdev=net"
+            ),
+        )
+    };
+    Host::test(|| {
+        let host = Host::boot(|builder| builder.memory(3072))?;
+        net::make_lan(&host)?;
+        let ((make, first), (make_other, other)) = (tap(0), tap(1));
+        host.guest().run(&format!("{make} && {make_other}"))?.stdout_if_ok()?;
+        let mut guest = host.boot_qemu_guest(&first)?;
+        net::lease(&guest)?;
+        let start = format!("iperf3 --client {} --time 60 --json >/tmp/sent 2>&1 &", net::SERVER);
+        guest.run(&start)?.stdout_if_ok()?;
+        eprintln!("stood still for {:?}", guest.migrate(&other)?);
+        eprintln!("and for {:?} on its way back", guest.migrate(&first)?);
+        let wait = "for i in $(seq 1000); do pgrep iperf3 >/dev/null || break; sleep 0.1; done; cat /tmp/sent";
+        let sent = guest.run(wait)?.stdout_if_ok()?;
+        let sent: serde_json::Value = serde_json::from_str(&sent).unwrap();
+        assert!(sent["error"].is_null(), "{sent}");
+        let seconds = sent["end"]["sum_received"]["seconds"].as_f64().unwrap();
+        assert!(seconds > 55.0, "{sent}");
+        eprintln!("{} bits a second", sent["end"]["sum_received"]["bits_per_second"]);
+        Ok(())
+    })
 }

@@ -3,6 +3,7 @@
 
 mod builder;
 mod channel;
+mod migration;
 mod nested;
 mod qmp;
 mod slot;

@@ -140,9 +140,15 @@ impl Host {
     /// # Errors
     /// It does not boot.
     pub fn boot_guest(&self) -> Result<Nested<'_>, Error> {
-        let (vmlinuz, initrd) = (vmlinuz(Kernel::Backports), initrd(Kernel::Backports));
-        let script = QEMU.replace("VMLINUZ", &vmlinuz).replace("INITRD", &initrd);
-        self.boot_by(&script)
+        self.boot_qemu_guest(SCSI)
+    }
+
+    /// Boots its guest by QEMU, with one CPU and 512 MiB, and these arguments more.
+    ///
+    /// # Errors
+    /// It does not boot.
+    pub fn boot_qemu_guest(&self, arguments: &str) -> Result<Nested<'_>, Error> {
+        self.boot_by(&format!("{} {arguments}", qemu(QMP[0])))
     }
 
     /// Boots its guest by vmm-frontend, from the root filesystem on a disk of a vhost-scsi process
@@ -172,7 +178,7 @@ impl Host {
         self.boot_by(&format!("{VMM} {SERIAL} {arguments}"))
     }
 
-    fn boot_by(&self, script: &str) -> Result<Nested<'_>, Error> {
+    pub(crate) fn boot_by(&self, script: &str) -> Result<Nested<'_>, Error> {
         let path = channel(self.folder.path());
         let stream = UnixStream::connect(&path);
         let stream = stream.context(|| format!("cannot connect to {}", path.display()))?;
@@ -184,7 +190,7 @@ impl Host {
             eprintln!("{}{}{console}", said.stdout(), said.stderr());
             return Err(error);
         }
-        Ok(Nested { host: self, channel: Mutex::new(channel), vmm })
+        Ok(Nested { host: self, channel: Mutex::new(channel), vmm, qmp: QMP[0] })
     }
 
     /// Waits until the guest's agent has started, or its VMM has ended.
@@ -231,10 +237,25 @@ TMPDIR=/tmp exec qemu-system-x86_64 -accel kvm -cpu host -smp 1 -m 512M \
     -display none -nodefaults -no-user-config -no-reboot -serial file:/run/nested.console \
     -kernel /job/VMLINUZ -initrd /job/INITRD -append 'console=ttyS0 panic=-1 quiet' \
     -drive file=/dev/vdb,format=raw,if=virtio,snapshot=on \
-    -chardev pipe,id=channel,path=$port -device virtio-serial-pci \
-    -device virtserialport,chardev=channel,name=lab \
-    -chardev socket,id=scsi,path=/run/scsi.sock \
+    -chardev CHANNEL -device virtio-serial-pci \
+    -device virtserialport,chardev=channel,name=lab -qmp unix:CONTROL,server=on,wait=off";
+
+/// The port that leads to the lab, as QEMU has it.
+pub(super) const CHANNEL: &str = "pipe,id=channel,path=$port";
+
+/// The controller that vhost-scsi serves.
+const SCSI: &str = "-chardev socket,id=scsi,path=/run/scsi.sock \
     -device vhost-user-scsi-pci,chardev=scsi,num_queues=2";
+
+/// Where QEMU is controlled: the first one, and that to which its guest moves.
+pub(super) const QMP: [&str; 2] = ["/run/nested.qmp", "/run/moved.qmp"];
+
+/// The command that starts QEMU with a control socket at this path.
+pub(super) fn qemu(qmp: &str) -> String {
+    let (vmlinuz, initrd) = (vmlinuz(Kernel::Backports), initrd(Kernel::Backports));
+    let script = QEMU.replace("VMLINUZ", &vmlinuz).replace("INITRD", &initrd);
+    script.replace("CHANNEL", CHANNEL).replace("CONTROL", qmp)
+}
 
 const VMM: &str = "exec /job/vmm-frontend --port lab=dev:$port --memory 512M";
 
@@ -246,9 +267,11 @@ const SERIAL: &str = "--serial file:/run/nested.console";
 /// A guest's guest.
 #[derive(Debug)]
 pub struct Nested<'a> {
-    host: &'a Host,
+    pub(super) host: &'a Host,
     channel: Mutex<Channel>,
-    vmm: Task,
+    pub(super) vmm: Task,
+    /// Where its QEMU is controlled, if it is one.
+    pub(super) qmp: &'static str,
 }
 
 impl Nested<'_> {

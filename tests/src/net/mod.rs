@@ -2,11 +2,15 @@
 //! DPDK's testpmd as the guest.
 
 mod device;
+mod lan;
+mod libvirt;
 mod namespace;
 mod packet;
 mod testpmd;
 
 pub use device::Net;
+pub use lan::{Measured, SERVER, lease, make_lan, measure};
+pub use libvirt::boot_libvirt_guest;
 pub use namespace::Namespace;
 pub use packet::{Header, Packets};
 pub use testpmd::{Statistics, Testpmd, TestpmdBuilder};
