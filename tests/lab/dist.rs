@@ -10,7 +10,10 @@ use vhost_runtime::manual::{self, Shell};
 use vhost_usb::spice;
 
 /// The files of a package that are written by hand, and where they go.
-const FILES: [(&str, &str); 5] = [
+const FILES: [(&str, &str); 8] = [
+    ("vhost-net/dist/50-vhost-net.json", "usr/share/qemu/vhost-user"),
+    ("vhost-net/dist/vhost-net@.service", "usr/lib/systemd/system"),
+    ("vhost-net/dist/vhost-net@.socket", "usr/lib/systemd/system"),
     ("vhost-scsi/dist/50-vhost-scsi.json", "usr/share/qemu/vhost-user"),
     ("vhost-scsi/dist/vhost-scsi@.service", "usr/lib/systemd/system"),
     ("vhost-scsi/dist/vhost-scsi@.socket", "usr/lib/systemd/system"),
@@ -21,7 +24,8 @@ const FILES: [(&str, &str); 5] = [
 /// A program's name, its command line, and what its manual says besides.
 type Documented = (&'static str, fn() -> Command, &'static str);
 
-const PROGRAMS: [Documented; 4] = [
+const PROGRAMS: [Documented; 5] = [
+    ("vhost-net", vhost_net::options::Options::command, vhost_net::manual::SECTIONS),
     ("vhost-scsi", vhost_scsi::options::Options::command, vhost_scsi::manual::SECTIONS),
     ("vhost-usb", vhost_usb::options::Options::command, vhost_usb::manual::SECTIONS),
     ("vhost-usb-spice", spice::options::Options::command, spice::manual::SECTIONS),

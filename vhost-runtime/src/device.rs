@@ -152,6 +152,12 @@ pub struct Queues {
     queues: Vec<Queue>,
 }
 
+impl FromIterator<Queue> for Queues {
+    fn from_iter<I: IntoIterator<Item = Queue>>(queues: I) -> Self {
+        Self { queues: queues.into_iter().collect() }
+    }
+}
+
 impl Queues {
     pub(crate) fn get(&self, index: usize) -> Option<&Queue> {
         self.queues.iter().find(|queue| queue.index() == index)

@@ -48,7 +48,9 @@ pub enum KeepError {
 /// A process that a guest has taken over can keep whatever it likes. So nothing in a description may
 /// be opened by name by the process that gets it back, which is in no sandbox yet: all access is by
 /// the descriptors, and a description that makes no sense is dropped.
-#[derive(Clone, Debug)]
+///
+/// By default there is no supervisor, and nothing is kept.
+#[derive(Clone, Debug, Default)]
 pub struct Keeper {
     /// `None`: there is no supervisor, and none that would take this process's place.
     pub(super) link: Option<Arc<Mutex<ServingEnd>>>,
