@@ -36,6 +36,13 @@ pub trait Device: Send + Sync + 'static {
     /// Its own feature bits; the runtime adds those of the rings and of the transport.
     fn features(&self) -> u64;
 
+    /// Each queue's requests are completed in the order in which they were taken (VIRTIO_F_IN_ORDER).
+    /// The driver is told of every one all the same: to skip some is allowed (virtio 1.2, 2.7.9 and
+    /// 2.8.8), but says of those that all their buffers were written.
+    fn completes_in_order(&self) -> bool {
+        false
+    }
+
     /// The driver accepted these.
     fn set_features(&self, features: u64);
 

@@ -12,7 +12,7 @@ use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use crate::device::{Device, QueueWorker, Queues, Taken};
 use crate::memory::Memory;
-use crate::queue::Queue;
+use crate::queue::{Base, Queue};
 
 use self::patience::Patience;
 
@@ -43,7 +43,7 @@ enum Message {
     Call { index: usize, event: Option<EventFd> },
     Error { index: usize, event: Option<EventFd> },
     Memory(Arc<Memory>),
-    Stop { index: usize, base: Sender<u16> },
+    Stop { index: usize, base: Sender<Base> },
     Sync(Sender<()>),
     Exit,
 }
@@ -120,7 +120,7 @@ impl WorkerThread {
     }
 
     /// Asks to stop a queue; the answer, its base, comes when its last request is completed.
-    pub(crate) fn stop(&self, index: usize) -> Receiver<u16> {
+    pub(crate) fn stop(&self, index: usize) -> Receiver<Base> {
         let (base, answer) = channel();
         self.send(Message::Stop { index, base });
         answer
@@ -153,7 +153,7 @@ struct Slot {
     /// There may be requests that nobody has looked at.
     ready: bool,
     /// Who waits for it to stop.
-    stopping: Option<Sender<u16>>,
+    stopping: Option<Sender<Base>>,
 }
 
 struct Loop<W> {
@@ -410,7 +410,7 @@ impl<W: QueueWorker> Loop<W> {
         }
     }
 
-    fn stop(&mut self, index: usize, base: Sender<u16>) {
+    fn stop(&mut self, index: usize, base: Sender<Base>) {
         let place = self.slots.iter().position(|slot| slot.index == index);
         let Some(slot) = place.and_then(|place| self.slots.get_mut(place)) else { return };
         slot.enabled = false;

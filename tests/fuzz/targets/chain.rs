@@ -12,7 +12,7 @@ use fuzz::memfd;
 use libfuzzer_sys::fuzz_target;
 use vhost_runtime::chain::{Buffers, Chain, MAX_DESCRIPTORS};
 use vhost_runtime::memory::{Memory, RegionSpec};
-use vhost_runtime::queue::{Queue, RingSetup};
+use vhost_runtime::queue::{Base, Queue, RingSetup};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryRegion};
 
 /// Two regions side by side, and one after a gap.
@@ -107,13 +107,14 @@ fn run(input: &mut Unstructured<'_>) -> Result<()> {
     let (descriptors, available, used) =
         (ring(DESCRIPTORS, 16)?, ring(AVAILABLE, 2)?, ring(USED, 4)?);
     let size = if odd { input.arbitrary()? } else { 1 << input.int_in_range(0..=8)? };
-    let base = if input.arbitrary()? { input.arbitrary()? } else { 0 };
+    let start: u16 = if input.arbitrary()? { input.arbitrary()? } else { 0 };
+    let base = Base::Split(start);
     let event_index = input.arbitrary()?;
     let indirect = input.ratio(3, 4)?;
     let setup = RingSetup { size, descriptors, available, used, base, event_index, indirect };
     // The driver goes on where the device does.
-    poke(&memory, at(available, 2), &base.to_le_bytes());
-    poke(&memory, at(used, 2), &base.to_le_bytes());
+    poke(&memory, at(available, 2), &start.to_le_bytes());
+    poke(&memory, at(used, 2), &start.to_le_bytes());
     let Ok(mut queue) = Queue::start(0, setup, Arc::clone(&memory), None) else { return Ok(()) };
     assert!(size.is_power_of_two(), "a ring of {size} descriptors was started");
 

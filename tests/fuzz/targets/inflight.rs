@@ -44,10 +44,13 @@ fn hostile(input: &mut Unstructured<'_>) -> Result<()> {
     file.write_all_at(bytes, 0).expect("a memfd grows");
     let Some(mut record) = region.queue(index, ring) else { return Ok(()) };
     if version_is_ours {
-        // Each queue's part begins with 8 bytes of features, then the version.
-        let stride = (16 * u64::from(size) + 16).next_multiple_of(64);
-        let at = offset + stride * u64::from(index) + 8;
-        file.write_all_at(&1u16.to_ne_bytes(), at).expect("within the region");
+        // Each queue's part begins with 8 bytes of features, then the version. Where there is room,
+        // a part is large enough for a packed ring's record.
+        let stride = |entry: u64| (entry * u64::from(size) + entry).next_multiple_of(64);
+        let packed = words == 0 && stride(32) * u64::from(queues) <= length;
+        let at = offset + stride(if packed { 32 } else { 16 }) * u64::from(index);
+        let head = [&0u64.to_ne_bytes()[..], &1u16.to_ne_bytes()].concat();
+        file.write_all_at(&head, at).expect("within the region");
     }
     let mut heads = record.recover(used).unwrap_or_default();
     assert!(heads.iter().all(|&head| head < ring), "{heads:?} of {ring}");

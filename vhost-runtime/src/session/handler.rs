@@ -11,7 +11,9 @@ use vhost::vhost_user::message::{
     VhostUserVringAddrFlags, VhostUserVringState,
 };
 use vhost::vhost_user::{Error, GpuBackend, Result, VhostUserBackendReqHandler};
-use virtio_bindings::bindings::virtio_config::{VIRTIO_F_RING_RESET, VIRTIO_F_VERSION_1};
+use virtio_bindings::bindings::virtio_config::{
+    VIRTIO_F_IN_ORDER, VIRTIO_F_RING_PACKED, VIRTIO_F_RING_RESET, VIRTIO_F_VERSION_1,
+};
 use virtio_bindings::bindings::virtio_ring::{
     VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC,
 };
@@ -27,6 +29,7 @@ use crate::state::StateError;
 /// What the rings can do.
 const RING_FEATURES: u64 = 1 << VIRTIO_F_VERSION_1
     | 1 << VIRTIO_F_RING_RESET
+    | 1 << VIRTIO_F_RING_PACKED
     | 1 << VIRTIO_RING_F_INDIRECT_DESC
     | 1 << VIRTIO_RING_F_EVENT_IDX;
 
@@ -103,7 +106,8 @@ impl<D: Device> Handler<D> {
     }
 
     fn offered(&self) -> u64 {
-        self.device.features() | RING_FEATURES | LOG_ALL | PROTOCOL_FEATURES
+        let in_order = if self.device.completes_in_order() { 1 << VIRTIO_F_IN_ORDER } else { 0 };
+        self.device.features() | in_order | RING_FEATURES | LOG_ALL | PROTOCOL_FEATURES
     }
 
     /// Replies are asked for by flag.
@@ -187,7 +191,8 @@ impl<D: Device> VhostUserBackendReqHandler for Handler<D> {
     }
 
     fn set_vring_num(&self, index: u32, size: u32) -> Result<()> {
-        Ok(self.connection().rings.set_size(index, size)?)
+        let Connection { rings, features, .. } = &mut *self.connection();
+        Ok(rings.set_size(index, size, *features)?)
     }
 
     fn set_vring_addr(
@@ -204,12 +209,13 @@ impl<D: Device> VhostUserBackendReqHandler for Handler<D> {
     }
 
     fn set_vring_base(&self, index: u32, base: u32) -> Result<()> {
-        Ok(self.connection().rings.set_base(index, base)?)
+        let Connection { rings, features, .. } = &mut *self.connection();
+        Ok(rings.set_base(index, base, *features)?)
     }
 
     fn get_vring_base(&self, index: u32) -> Result<VhostUserVringState> {
         let base = self.connection().rings.stop(index)?;
-        Ok(VhostUserVringState::new(index, base.into()))
+        Ok(VhostUserVringState::new(index, base))
     }
 
     fn set_vring_kick(&self, index: u8, fd: Option<File>) -> Result<()> {

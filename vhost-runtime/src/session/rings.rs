@@ -6,6 +6,7 @@ use std::io;
 use std::os::fd::{FromRawFd, IntoRawFd};
 use std::sync::Arc;
 
+use virtio_bindings::bindings::virtio_config::VIRTIO_F_RING_PACKED;
 use virtio_bindings::bindings::virtio_ring::{
     VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC,
 };
@@ -14,7 +15,7 @@ use vmm_sys_util::eventfd::EventFd;
 use crate::device::Device;
 use crate::inflight::Region;
 use crate::memory::Memory;
-use crate::queue::{Queue, QueueError, RingSetup};
+use crate::queue::{Base, Queue, QueueError, RingSetup};
 use crate::worker::{Kick, WorkerThread};
 
 /// Why a ring does not start, or what was said of it is refused.
@@ -50,11 +51,17 @@ pub(super) struct Addresses {
 struct Ring {
     size: u16,
     addresses: Option<Addresses>,
-    base: u16,
+    /// As the frontend says it: what it means depends on the ring's format.
+    base: Option<u32>,
     call: Option<EventFd>,
     error: Option<EventFd>,
     enabled: bool,
     running: bool,
+}
+
+/// The driver chose packed rings.
+fn packed(features: u64) -> bool {
+    features & 1 << VIRTIO_F_RING_PACKED != 0
 }
 
 /// An event from the frontend. Non-blocking, whatever it really is: no worker waits for a peer.
@@ -112,7 +119,13 @@ impl<D: Device> Rings<D> {
         self.rings.iter().any(|ring| ring.running)
     }
 
-    pub(super) fn set_size(&mut self, index: u32, size: u32) -> Result<(), RingError> {
+    pub(super) fn set_size(
+        &mut self,
+        index: u32,
+        size: u32,
+        features: u64,
+    ) -> Result<(), RingError> {
+        let any = packed(features); // virtio 1.2, 2.8.10.1
         let most = self.device.queue_size();
         let wrong = RingError::Size { index, size };
         let ring = self.ring(index)?;
@@ -120,7 +133,9 @@ impl<D: Device> Rings<D> {
             return Err(RingError::Running(index));
         }
         match u16::try_from(size) {
-            Ok(size) if size.is_power_of_two() && size <= most => ring.size = size,
+            Ok(size) if (size.is_power_of_two() || any && size > 0) && size <= most => {
+                ring.size = size;
+            }
             _ => return Err(wrong),
         }
         Ok(())
@@ -136,12 +151,18 @@ impl<D: Device> Rings<D> {
         Ok(())
     }
 
-    pub(super) fn set_base(&mut self, index: u32, base: u32) -> Result<(), RingError> {
+    pub(super) fn set_base(
+        &mut self,
+        index: u32,
+        base: u32,
+        features: u64,
+    ) -> Result<(), RingError> {
         let ring = self.ring(index)?;
         if ring.running {
             return Err(RingError::Running(index));
         }
-        ring.base = u16::try_from(base).map_err(|_| RingError::Base { index, base })?;
+        Base::parse(base, packed(features)).ok_or(RingError::Base { index, base })?;
+        ring.base = Some(base);
         Ok(())
     }
 
@@ -212,13 +233,19 @@ impl<D: Device> Rings<D> {
     ) -> Result<RingSetup, RingError> {
         let ring = self.ring(index)?;
         let addresses = ring.addresses.ok_or(RingError::Address(index))?;
+        let base = match ring.base {
+            Some(base) => {
+                Base::parse(base, packed(features)).ok_or(RingError::Base { index, base })?
+            }
+            None => Base::start(packed(features)),
+        };
         let guest = |user| memory.guest_address(user).ok_or(RingError::Address(index));
         Ok(RingSetup {
             size: ring.size,
             descriptors: guest(addresses.descriptors)?,
             available: guest(addresses.available)?,
             used: guest(addresses.used)?,
-            base: ring.base,
+            base,
             event_index: features & (1 << VIRTIO_RING_F_EVENT_IDX) != 0,
             indirect: features & (1 << VIRTIO_RING_F_INDIRECT_DESC) != 0,
         })
@@ -233,8 +260,7 @@ impl<D: Device> Rings<D> {
         inflight: Option<&Arc<Region>>,
     ) -> Result<(), RingError> {
         let place = usize::from(number);
-        let record = inflight.and_then(|region| region.queue(number, setup.size));
-        let mut queue = Queue::start(place, setup, Arc::clone(memory), record)?;
+        let mut queue = Queue::start(place, setup, Arc::clone(memory), inflight)?;
         let worker_number = self.device.worker_of(number);
         if !self.workers.contains_key(&worker_number) {
             let worker =
@@ -254,7 +280,7 @@ impl<D: Device> Rings<D> {
     }
 
     /// Stops a ring when its last request is completed, and returns its base.
-    pub(super) fn stop(&mut self, index: u32) -> Result<u16, RingError> {
+    pub(super) fn stop(&mut self, index: u32) -> Result<u32, RingError> {
         let answer = self.worker(index).map(|(worker, place)| worker.stop(place));
         let stopped = answer.map(|answer| {
             self.device.ring_stops();
@@ -267,12 +293,12 @@ impl<D: Device> Rings<D> {
             ring.running = false;
             // No answer: the worker is gone, and nobody knows more than the frontend does.
             if let Ok(base) = base {
-                ring.base = base;
+                ring.base = Some(base.value());
             }
         }
         ring.call = None;
         ring.error = None;
-        let base = ring.base;
+        let base = ring.base.unwrap_or(0);
         self.deactivate_if_idle();
         Ok(base)
     }

@@ -18,7 +18,7 @@ use std::sync::atomic::Ordering;
 use vhost_runtime::chain::Chain;
 use vhost_runtime::dirty_log::DirtyLog;
 use vhost_runtime::memory::{self, Memory, RegionSpec};
-use vhost_runtime::queue::{Queue, QueueError, RingSetup};
+use vhost_runtime::queue::{Base, Queue, QueueError, RingSetup};
 use virtio_bindings::bindings::virtio_config::VIRTIO_F_VERSION_1;
 use virtio_bindings::bindings::virtio_ring::{
     VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC,
@@ -100,7 +100,7 @@ impl Served {
             descriptors: setup.descriptors,
             available: setup.available,
             used: setup.used,
-            base: u16::from_le(base),
+            base: Base::Split(u16::from_le(base)),
             event_index: features & 1 << VIRTIO_RING_F_EVENT_IDX != 0,
             indirect: features & 1 << VIRTIO_RING_F_INDIRECT_DESC != 0,
         };

@@ -2,7 +2,7 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 
 use vhost_runtime::memory::{Memory, RegionSpec};
-use vhost_runtime::queue::RingSetup;
+use vhost_runtime::queue::{Base, RingSetup};
 
 use super::*;
 use crate::image::engine::EngineKind;
@@ -15,7 +15,7 @@ const SETUP: RingSetup = RingSetup {
     descriptors: 0,
     available: 0x100,
     used: 0x200,
-    base: 0,
+    base: Base::Split(0),
     event_index: false,
     indirect: false,
 };

@@ -1,21 +1,15 @@
 use super::*;
-use crate::inflight::{Region, Shape};
-use crate::memory::tests::region;
-use vm_memory::ByteValued;
+use vm_memory::{ByteValued, Bytes, GuestAddress};
 
 const SETUP: RingSetup = RingSetup {
     size: 4,
     descriptors: 0,
     available: 0x100,
     used: 0x200,
-    base: 0,
+    base: Base::Split(0),
     event_index: false,
     indirect: true,
 };
-
-fn memory() -> Arc<Memory> {
-    Arc::new(Memory::new([region(0, 0x10000, 0)], Arc::default()).unwrap())
-}
 
 fn set(memory: &Memory, address: u64, value: u16) {
     memory.space().write_obj(value, GuestAddress(address)).unwrap();
@@ -58,7 +52,7 @@ fn requests_come_out_in_order_and_completions_reach_the_driver() {
     assert_eq!(get(&memory, 0x202), 2);
     assert_eq!((get(&memory, 0x204), get(&memory, 0x208)), (0, 5));
     assert_eq!((get(&memory, 0x20c), get(&memory, 0x210)), (2, 7));
-    assert_eq!(queue.base(), 2);
+    assert_eq!(queue.base(), Base::Split(2));
 }
 
 #[test]
@@ -147,8 +141,8 @@ fn a_killed_process_s_requests_are_done_again_and_only_those() {
     let memory = memory();
     offer(&memory, &[1, 3, 0]);
     let (file, bytes) = Region::create(Shape::of_queues(1, 4)).unwrap();
-    let record = || Region::map(&file, Shape::of_queues(1, 4), bytes, 0).unwrap().queue(0, 4);
-    let mut queue = Queue::start(0, SETUP, Arc::clone(&memory), record()).unwrap();
+    let region = || Region::map(&file, Shape::of_queues(1, 4), bytes, 0).unwrap();
+    let mut queue = Queue::start(0, SETUP, Arc::clone(&memory), Some(&region())).unwrap();
     let one = queue.pop().unwrap();
     let three = queue.pop().unwrap();
     queue.complete(three, 0);
@@ -156,11 +150,11 @@ fn a_killed_process_s_requests_are_done_again_and_only_those() {
     drop((queue, one)); // killed
 
     // The frontend does not know how far the old process was.
-    let mut queue = Queue::start(0, SETUP, Arc::clone(&memory), record()).unwrap();
+    let mut queue = Queue::start(0, SETUP, Arc::clone(&memory), Some(&region())).unwrap();
     assert!(queue.enable_kicks());
     let heads: Vec<u16> = std::iter::from_fn(|| queue.pop()).map(|chain| chain.head()).collect();
     assert_eq!(heads, [1, 0]);
-    assert_eq!(queue.base(), 3);
+    assert_eq!(queue.base(), Base::Split(3));
 }
 
 #[test]
@@ -168,8 +162,8 @@ fn the_driver_sees_completions_together() {
     let memory = memory();
     offer(&memory, &[1, 3, 0]);
     let (file, bytes) = Region::create(Shape::of_queues(1, 4)).unwrap();
-    let record = || Region::map(&file, Shape::of_queues(1, 4), bytes, 0).unwrap().queue(0, 4);
-    let mut queue = Queue::start(0, SETUP, Arc::clone(&memory), record()).unwrap();
+    let region = || Region::map(&file, Shape::of_queues(1, 4), bytes, 0).unwrap();
+    let mut queue = Queue::start(0, SETUP, Arc::clone(&memory), Some(&region())).unwrap();
     for (number, head) in [1, 3].into_iter().enumerate() {
         let chain = queue.pop().unwrap();
         queue.complete(chain, 7);
@@ -179,7 +173,7 @@ fn the_driver_sees_completions_together() {
     queue.publish();
     assert_eq!(get(&memory, 0x202), 2);
     drop(queue); // killed
-    let mut queue = Queue::start(0, SETUP, Arc::clone(&memory), record()).unwrap();
+    let mut queue = Queue::start(0, SETUP, Arc::clone(&memory), Some(&region())).unwrap();
     assert_eq!(queue.pop().unwrap().head(), 0);
 }
 
@@ -189,15 +183,15 @@ fn requests_that_a_killed_process_had_not_taken_are_done_whatever_the_base() {
     let memory = memory();
     offer(&memory, &[1]);
     let (file, bytes) = Region::create(Shape::of_queues(1, 4)).unwrap();
-    let record = || Region::map(&file, Shape::of_queues(1, 4), bytes, 0).unwrap().queue(0, 4);
-    let mut queue = Queue::start(0, SETUP, Arc::clone(&memory), record()).unwrap();
+    let region = || Region::map(&file, Shape::of_queues(1, 4), bytes, 0).unwrap();
+    let mut queue = Queue::start(0, SETUP, Arc::clone(&memory), Some(&region())).unwrap();
     let one = queue.pop().unwrap();
     queue.complete(one, 0);
     queue.publish();
     drop(queue); // killed
     offer(&memory, &[1, 3, 0]);
-    let setup = RingSetup { base: 3, ..SETUP };
-    let mut queue = Queue::start(0, setup, Arc::clone(&memory), record()).unwrap();
+    let setup = RingSetup { base: Base::Split(3), ..SETUP };
+    let mut queue = Queue::start(0, setup, Arc::clone(&memory), Some(&region())).unwrap();
     let heads: Vec<u16> = std::iter::from_fn(|| queue.pop()).map(|chain| chain.head()).collect();
     assert_eq!(heads, [3, 0]);
 }
@@ -208,13 +202,13 @@ fn a_request_that_broke_the_ring_is_not_done_again_in_the_next_ring() {
     let memory = memory();
     offer(&memory, &[2]);
     let (file, bytes) = Region::create(Shape::of_queues(1, 4)).unwrap();
-    let record = || Region::map(&file, Shape::of_queues(1, 4), bytes, 0).unwrap().queue(0, 4);
-    let mut queue = Queue::start(0, SETUP, Arc::clone(&memory), record()).unwrap();
+    let region = || Region::map(&file, Shape::of_queues(1, 4), bytes, 0).unwrap();
+    let mut queue = Queue::start(0, SETUP, Arc::clone(&memory), Some(&region())).unwrap();
     drop(queue.pop().unwrap());
     queue.fail(&QueueError::Request("a request that is none"));
-    assert_eq!(queue.close(), 1);
+    assert_eq!(queue.close(), Base::Split(1));
     offer(&memory, &[1]);
-    let mut queue = Queue::start(0, SETUP, Arc::clone(&memory), record()).unwrap();
+    let mut queue = Queue::start(0, SETUP, Arc::clone(&memory), Some(&region())).unwrap();
     let heads: Vec<u16> = std::iter::from_fn(|| queue.pop()).map(|chain| chain.head()).collect();
     assert_eq!(heads, [1]);
 }
@@ -290,9 +284,9 @@ fn what_is_given_back_comes_again_in_its_order() {
     queue.complete(first, 1);
     queue.give_back(third);
     queue.give_back(second);
-    assert_eq!(queue.base(), 1);
-    assert_eq!((queue.pop().unwrap().head(), queue.base()), (0, 2));
-    assert_eq!((queue.pop().unwrap().head(), queue.base()), (3, 3));
+    assert_eq!(queue.base(), Base::Split(1));
+    assert_eq!((queue.pop().unwrap().head(), queue.base()), (0, Base::Split(2)));
+    assert_eq!((queue.pop().unwrap().head(), queue.base()), (3, Base::Split(3)));
     assert!(queue.pop().is_none());
 }
 
@@ -302,12 +296,12 @@ fn what_is_given_back_is_not_under_way() {
     offer(&memory, &[1, 2]);
     let shape = Shape::of_queues(1, 4);
     let (file, size) = Region::create(shape).unwrap();
-    let record = || Region::map(&file, shape, size, 0).unwrap().queue(0, 4);
-    let mut queue = Queue::start(0, SETUP, Arc::clone(&memory), record()).unwrap();
+    let region = || Region::map(&file, shape, size, 0).unwrap();
+    let mut queue = Queue::start(0, SETUP, Arc::clone(&memory), Some(&region())).unwrap();
     let [first, second] = std::array::from_fn(|_| queue.pop().unwrap());
     queue.give_back(second);
     drop((first, queue)); // killed
-    let mut queue = Queue::start(0, SETUP, Arc::clone(&memory), record()).unwrap();
+    let mut queue = Queue::start(0, SETUP, Arc::clone(&memory), Some(&region())).unwrap();
     let heads: Vec<u16> = std::iter::from_fn(|| queue.pop()).map(|chain| chain.head()).collect();
     assert_eq!(heads, [1, 2], "one from the record, one from the ring");
 }

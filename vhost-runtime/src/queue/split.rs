@@ -1,0 +1,261 @@
+//! A split ring (virtio 1.2, 2.7).
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{Ordering, fence};
+
+use virtio_bindings::bindings::virtio_ring::VRING_AVAIL_F_NO_INTERRUPT;
+use virtio_queue::{Queue as Ring, QueueT};
+use vm_memory::{Bytes, GuestAddress};
+
+use super::{Base, QueueError, RingSetup, Spare};
+use crate::chain::Chain;
+use crate::inflight::QueueRecord;
+use crate::memory::Memory;
+
+/// Bytes of an entry of the available ring, and of one of the used ring.
+const HEAD: u64 = 2;
+const USED_ELEMENT: u64 = 8;
+
+/// Where an entry of `width` bytes is, behind the ring's flags and index (virtio 1.2, 2.7.6 and
+/// 2.7.8). Behind the last one is the event index.
+fn entry(ring: u64, number: u16, width: u64) -> GuestAddress {
+    let offset = u64::from(number).saturating_mul(width).saturating_add(4);
+    GuestAddress(ring.saturating_add(offset))
+}
+
+/// The device's side of it.
+#[derive(Debug)]
+pub(super) struct Split {
+    ring: Ring,
+    indirect: bool,
+    record: Option<QueueRecord>,
+    /// Requests that come before new ones: of a former process, or given back.
+    again: VecDeque<u16>,
+    /// The available index as last read.
+    available: u16,
+    /// The available index at the last look whether there are new requests.
+    seen: u16,
+    /// Heads that are in the used ring, past the index that the driver sees.
+    unpublished: Vec<u16>,
+    /// The used index when it was last decided whether to notify the driver.
+    notified: u16,
+}
+
+impl Split {
+    /// Goes on where the frontend says, or where a former process's record says.
+    pub(super) fn start(
+        index: usize,
+        setup: &RingSetup,
+        memory: &Memory,
+        mut record: Option<QueueRecord>,
+    ) -> Result<Self, QueueError> {
+        let invalid = |_| QueueError::Invalid(index);
+        let mut ring = Ring::new(setup.size).map_err(invalid)?;
+        ring.try_set_desc_table_address(GuestAddress(setup.descriptors)).map_err(invalid)?;
+        ring.try_set_avail_ring_address(GuestAddress(setup.available)).map_err(invalid)?;
+        ring.try_set_used_ring_address(GuestAddress(setup.used)).map_err(invalid)?;
+        ring.set_event_idx(setup.event_index);
+        ring.set_ready(true);
+        let Base::Split(mut base) = setup.base else { return Err(QueueError::Invalid(index)) };
+        if !ring.is_valid(memory.space()) {
+            return Err(QueueError::Invalid(index));
+        }
+        let used = ring
+            .used_idx(memory.space(), Ordering::Acquire)
+            .map_err(|_| QueueError::Invalid(index))?
+            .0;
+        let mut again = VecDeque::new();
+        if let Some(record) = &mut record
+            && let Some(under_way) = record.recover(used)
+        {
+            // What a former process took from the ring and did not complete lies between the used
+            // index and the base. The frontend's own idea of the base may be where the driver is.
+            base = used.wrapping_add(u16::try_from(under_way.len()).unwrap_or(0));
+            again = under_way.into();
+        }
+        ring.set_next_avail(base);
+        ring.set_next_used(used);
+        Ok(Self {
+            ring,
+            indirect: setup.indirect,
+            record,
+            again,
+            available: base,
+            seen: base,
+            unpublished: Vec::new(),
+            notified: used,
+        })
+    }
+
+    pub(super) fn base(&self) -> Base {
+        let back = u16::try_from(self.again.len()).unwrap_or(u16::MAX);
+        Base::Split(self.ring.next_avail().wrapping_sub(back))
+    }
+
+    pub(super) fn clear_record(&mut self) {
+        if let Some(record) = &mut self.record {
+            record.clear();
+        }
+    }
+
+    pub(super) fn next(
+        &mut self,
+        memory: &Arc<Memory>,
+        spare: &mut Spare,
+    ) -> Result<Option<Chain>, QueueError> {
+        let head = match self.again.pop_front() {
+            Some(head) => head,
+            None => match self.next_head(memory)? {
+                Some(head) => head,
+                None => return Ok(None),
+            },
+        };
+        let table = self.ring.desc_table();
+        let mut chain = spare.get(memory);
+        chain
+            .parse(table, self.ring.size(), head, self.indirect)
+            .map_err(|error| QueueError::Chain { head, error })?;
+        if let Some(record) = &mut self.record {
+            record.begin(head);
+        }
+        Ok(Some(chain))
+    }
+
+    fn next_head(&mut self, memory: &Memory) -> Result<Option<u16>, QueueError> {
+        let space = memory.space();
+        let next = self.ring.next_avail();
+        if next == self.available {
+            let available =
+                self.ring.avail_idx(space, Ordering::Acquire).map_err(|_| QueueError::Available)?.0;
+            if available.wrapping_sub(next) > self.ring.size() {
+                return Err(QueueError::Available);
+            }
+            if available == next {
+                return Ok(None);
+            }
+            self.available = available;
+            self.seen = available;
+        }
+        let address = entry(self.ring.avail_ring(), self.slot(next), HEAD);
+        let head: u16 =
+            space.load(address, Ordering::Relaxed).map_err(|_| QueueError::Available)?;
+        self.ring.set_next_avail(next.wrapping_add(1));
+        Ok(Some(u16::from_le(head)))
+    }
+
+    pub(super) fn give_back(&mut self, chain: &Chain) {
+        if let Some(record) = &mut self.record {
+            record.undo(chain.head());
+        }
+        self.again.push_front(chain.head());
+    }
+
+    pub(super) fn complete(
+        &mut self,
+        memory: &Memory,
+        chain: &Chain,
+        written: u32,
+    ) -> Result<(), QueueError> {
+        let head = chain.head();
+        let slot = self.slot(self.ring.next_used());
+        let address = entry(self.ring.used_ring(), slot, USED_ELEMENT);
+        // `struct virtq_used_elem`: le32 id, le32 len.
+        let element = u64::from(head) | u64::from(written) << 32;
+        memory.space().write_obj(element.to_le(), address).map_err(|_| QueueError::Used)?;
+        self.ring.set_next_used(self.ring.next_used().wrapping_add(1));
+        if let Some(record) = &mut self.record {
+            record.finishing(head);
+        }
+        self.unpublished.push(head);
+        Ok(())
+    }
+
+    /// `true` if there was something.
+    pub(super) fn publish(&mut self, memory: &Memory) -> Result<bool, QueueError> {
+        if self.unpublished.is_empty() {
+            return Ok(false);
+        }
+        let used = self.ring.next_used();
+        let address = GuestAddress(self.ring.used_ring().saturating_add(2));
+        if memory.space().store(used.to_le(), address, Ordering::Release).is_err() {
+            self.unpublished.clear();
+            return Err(QueueError::Used);
+        }
+        if let Some(record) = &mut self.record {
+            record.finished(&self.unpublished, used);
+        }
+        self.unpublished.clear();
+        Ok(true)
+    }
+
+    pub(super) fn driver_wants_notification(
+        &mut self,
+        memory: &Memory,
+    ) -> Result<bool, QueueError> {
+        // What was published comes before what the driver is found to want (virtio 1.2, 2.7.7.2).
+        fence(Ordering::SeqCst);
+        let space = memory.space();
+        let used = self.ring.next_used();
+        let notified = std::mem::replace(&mut self.notified, used);
+        if self.ring.event_idx_enabled() {
+            let address = entry(self.ring.avail_ring(), self.ring.size(), HEAD);
+            let event: u16 =
+                space.load(address, Ordering::Relaxed).map_err(|_| QueueError::Available)?;
+            let event = u16::from_le(event);
+            // Whether the index passed the one after which the driver wants to be told.
+            let passed = used.wrapping_sub(event).wrapping_sub(1);
+            return Ok(passed < used.wrapping_sub(notified));
+        }
+        let address = GuestAddress(self.ring.avail_ring());
+        let flags: u16 =
+            space.load(address, Ordering::Relaxed).map_err(|_| QueueError::Available)?;
+        Ok(u32::from(u16::from_le(flags)) & VRING_AVAIL_F_NO_INTERRUPT == 0)
+    }
+
+    /// Whether there are requests that were not there at the last look.
+    pub(super) fn has_news(&mut self, memory: &Memory) -> Result<bool, QueueError> {
+        let available = self.newest(memory)?;
+        Ok(self.is_news(available))
+    }
+
+    fn is_news(&mut self, available: u16) -> bool {
+        available != std::mem::replace(&mut self.seen, available)
+            && available != self.ring.next_avail()
+    }
+
+    /// With the event index the driver kicks when it passes the one told here (virtio 1.2, 2.7.10): the
+    /// newest one, since what was left in the ring on purpose has been passed already.
+    pub(super) fn enable_kicks(&mut self, memory: &Memory) -> Result<bool, QueueError> {
+        if self.ring.event_idx_enabled() {
+            let newest = self.newest(memory)?;
+            let event = entry(self.ring.used_ring(), self.ring.size(), USED_ELEMENT);
+            let space = memory.space();
+            space.store(newest.to_le(), event, Ordering::Relaxed).map_err(|_| QueueError::Used)?;
+            fence(Ordering::SeqCst);
+        } else {
+            self.ring.enable_notification(memory.space()).map_err(|_| QueueError::Used)?;
+        }
+        let available = self.newest(memory)?;
+        Ok(self.is_news(available) || !self.again.is_empty())
+    }
+
+    pub(super) fn disable_kicks(&mut self, memory: &Memory) -> Result<(), QueueError> {
+        self.ring.disable_notification(memory.space()).map_err(|_| QueueError::Used)
+    }
+
+    /// The entry of a ring that an index of requests or completions stands for.
+    fn slot(&self, index: u16) -> u16 {
+        index.checked_rem(self.ring.size()).unwrap_or(0)
+    }
+
+    pub(super) fn is_idle(&self) -> bool {
+        self.again.is_empty() && self.ring.next_avail() == self.ring.next_used()
+    }
+
+    /// The available index as it is now.
+    fn newest(&self, memory: &Memory) -> Result<u16, QueueError> {
+        let index = self.ring.avail_idx(memory.space(), Ordering::Acquire);
+        index.map(|index| index.0).map_err(|_| QueueError::Available)
+    }
+}
