@@ -4,7 +4,7 @@
 //! Every descriptor is read exactly once; what comes out is a list of mapped segments that later
 //! changes by the guest can no longer alter.
 
-pub(crate) mod packed;
+mod packed;
 
 use std::sync::Arc;
 
@@ -76,7 +76,7 @@ pub struct Chain(Box<Parts>);
 #[derive(Debug)]
 struct Parts {
     head: u16,
-    place: packed::Place,
+    place: Place,
     memory: Arc<Memory>,
     list: List,
 }
@@ -95,10 +95,21 @@ struct List {
 // volatile memory that the guest may change at any time anyway.
 unsafe impl Send for Chain {}
 
+/// What a queue knows of a chain.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Place {
+    /// Descriptors of a packed ring that it takes.
+    pub(crate) descriptors: u16,
+    /// Its first entry in a packed ring's record.
+    pub(crate) entry: u16,
+    /// A former process took it from the ring, where there may be something else by now.
+    pub(crate) again: bool,
+}
+
 impl Chain {
     /// The place for a chain in `memory`.
     pub(crate) fn empty(memory: &Arc<Memory>) -> Self {
-        let (place, list) = (packed::Place::default(), List::default());
+        let (place, list) = (Place::default(), List::default());
         Self(Box::new(Parts { head: 0, place, memory: Arc::clone(memory), list }))
     }
 
@@ -128,6 +139,14 @@ impl Chain {
     #[must_use]
     pub fn head(&self) -> u16 {
         self.0.head
+    }
+
+    pub(crate) fn place(&self) -> Place {
+        self.0.place
+    }
+
+    pub(crate) fn set_place(&mut self, place: Place) {
+        self.0.place = place;
     }
 
     /// What the device reads.

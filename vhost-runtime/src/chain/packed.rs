@@ -12,17 +12,6 @@ use crate::memory::Memory;
 /// Bytes of a descriptor.
 const ENTRY: u64 = size_of::<Descriptor>() as u64;
 
-/// Where a chain is in its ring, and in the record of requests under way.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Place {
-    /// Descriptors of the ring that it takes.
-    pub(crate) descriptors: u16,
-    /// Its first entry in the record.
-    pub(crate) entry: u16,
-    /// A former process took it from the ring.
-    pub(crate) again: bool,
-}
-
 impl Chain {
     /// Reads a chain whose descriptors are what `read` returns, one call for each, at most `room`; and
     /// tells how many it took.
@@ -59,14 +48,6 @@ impl Chain {
         } else {
             ChainError::Endless(room)
         })
-    }
-
-    pub(crate) fn place(&self) -> Place {
-        self.0.place
-    }
-
-    pub(crate) fn set_place(&mut self, place: Place) {
-        self.0.place = place;
     }
 }
 

@@ -11,8 +11,7 @@ use virtio_queue::desc::packed::Descriptor;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend};
 
 use super::{Base, Position, QueueError, RingSetup, Spare};
-use crate::chain::packed::Place;
-use crate::chain::{Chain, ChainError};
+use crate::chain::{Chain, ChainError, Place};
 use crate::inflight::{PackedRecord, Taken};
 use crate::memory::{GuestSlice, Memory};
 
@@ -308,7 +307,6 @@ impl Packed {
         let Place { descriptors, entry, again } = chain.place();
         self.release(chain.head());
         if again {
-            // Where it was there may be something else by now.
             self.again.push_front(Taken { entry, descriptors });
             return;
         }

@@ -9,7 +9,7 @@ use virtio_queue::{Queue as Ring, QueueT};
 use vm_memory::{Bytes, GuestAddress};
 
 use super::{Base, QueueError, RingSetup, Spare};
-use crate::chain::Chain;
+use crate::chain::{Chain, Place};
 use crate::inflight::QueueRecord;
 use crate::memory::Memory;
 
@@ -32,6 +32,8 @@ pub(super) struct Split {
     record: Option<QueueRecord>,
     /// Requests that come before new ones: of a former process, or given back.
     again: VecDeque<u16>,
+    /// How many of those, the first ones, a former process took, and are in the record.
+    recorded: usize,
     /// The available index as last read.
     available: u16,
     /// The available index at the last look whether there are new requests.
@@ -72,7 +74,19 @@ impl Split {
             // What a former process took from the ring and did not complete lies between the used
             // index and the base. The frontend's own idea of the base may be where the driver is.
             base = used.wrapping_add(u16::try_from(under_way.len()).unwrap_or(0));
-            again = under_way.into();
+            let head = |index: u16| {
+                let slot = index.checked_rem(setup.size).unwrap_or(0);
+                memory.space().load(entry(setup.available, slot, HEAD), Ordering::Relaxed).ok()
+            };
+            let mut heads = (0..=u16::MAX).map(|number| head(used.wrapping_add(number)));
+            if under_way.iter().all(|it| heads.next() == Some(Some(it.to_le()))) {
+                // The ring still has them: as if nobody had taken them, so that they can be given
+                // back. If this process is killed meanwhile, those left are still the first ones.
+                under_way.iter().rev().for_each(|&head| record.undo(head));
+                base = used;
+            } else {
+                again = under_way.into();
+            }
         }
         ring.set_next_avail(base);
         ring.set_next_used(used);
@@ -80,6 +94,7 @@ impl Split {
             ring,
             indirect: setup.indirect,
             record,
+            recorded: again.len(),
             again,
             available: base,
             seen: base,
@@ -89,7 +104,8 @@ impl Split {
     }
 
     pub(super) fn base(&self) -> Base {
-        let back = u16::try_from(self.again.len()).unwrap_or(u16::MAX);
+        let back = self.again.len().saturating_sub(self.recorded);
+        let back = u16::try_from(back).unwrap_or(u16::MAX);
         Base::Split(self.ring.next_avail().wrapping_sub(back))
     }
 
@@ -104,6 +120,8 @@ impl Split {
         memory: &Arc<Memory>,
         spare: &mut Spare,
     ) -> Result<Option<Chain>, QueueError> {
+        let is_recorded = self.recorded > 0;
+        self.recorded = self.recorded.saturating_sub(1);
         let head = match self.again.pop_front() {
             Some(head) => head,
             None => match self.next_head(memory)? {
@@ -116,7 +134,9 @@ impl Split {
         chain
             .parse(table, self.ring.size(), head, self.indirect)
             .map_err(|error| QueueError::Chain { head, error })?;
-        if let Some(record) = &mut self.record {
+        chain.set_place(Place { again: is_recorded, ..Place::default() });
+        // What is recorded keeps its place among the others that are.
+        if !is_recorded && let Some(record) = &mut self.record {
             record.begin(head);
         }
         Ok(Some(chain))
@@ -145,7 +165,9 @@ impl Split {
     }
 
     pub(super) fn give_back(&mut self, chain: &Chain) {
-        if let Some(record) = &mut self.record {
+        if chain.place().again {
+            self.recorded = self.recorded.saturating_add(1);
+        } else if let Some(record) = &mut self.record {
             record.undo(chain.head());
         }
         self.again.push_front(chain.head());
