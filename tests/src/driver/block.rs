@@ -126,6 +126,7 @@ impl Block {
         let ring = RingFeatures {
             event_index: offered & EVENT_INDEX != 0,
             indirect: offered & INDIRECT != 0,
+            packed: false,
         };
         let mut all = Vec::new();
         for number in 0..queues {

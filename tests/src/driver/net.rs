@@ -46,7 +46,7 @@ impl Default for NetOptions {
             size: 256,
             depth: 64,
             buffer: 2048,
-            ring: RingFeatures { event_index: true, indirect: true },
+            ring: RingFeatures { event_index: true, indirect: true, packed: false },
             features: NetOptions::MRG_RXBUF,
         }
     }

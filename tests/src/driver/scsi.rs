@@ -25,6 +25,7 @@ const FIRST_REQUEST_QUEUE: u16 = 2;
 const VERSION_1: u64 = 1 << 32;
 const EVENT_INDEX: u64 = 1 << 29;
 const INDIRECT: u64 = 1 << 28;
+const PACKED: u64 = 1 << 34;
 const HOTPLUG: u64 = 1 << 1;
 const CHANGE: u64 = 1 << 2;
 
@@ -238,7 +239,7 @@ pub struct InitiatorOptions {
     pub depth: u16,
     /// Bytes of data that a command can have.
     pub data: u32,
-    /// Event index and indirect descriptors.
+    /// Event index, indirect descriptors, packed rings.
     pub ring: RingFeatures,
     /// What is wanted of the transport; feature bits are added to it.
     pub wanted: Wanted,
@@ -251,7 +252,7 @@ impl Default for InitiatorOptions {
             size: 128,
             depth: 32,
             data: 64 << 10,
-            ring: RingFeatures { event_index: true, indirect: true },
+            ring: RingFeatures { event_index: true, indirect: true, packed: false },
             wanted: Wanted::new(VERSION_1 | HOTPLUG | CHANGE),
         }
     }
@@ -263,6 +264,7 @@ impl InitiatorOptions {
         let mut wanted = self.wanted;
         wanted.features |= if self.ring.event_index { EVENT_INDEX } else { 0 };
         wanted.features |= if self.ring.indirect { INDIRECT } else { 0 };
+        wanted.features |= if self.ring.packed { PACKED } else { 0 };
         wanted
     }
 

@@ -15,7 +15,11 @@ const CONTROLLED: NetOptions = NetOptions {
     size: 256,
     depth: 64,
     buffer: 2048,
-    ring: vmm_frontend::frontend::ring::RingFeatures { event_index: true, indirect: true },
+    ring: vmm_frontend::frontend::ring::RingFeatures {
+        event_index: true,
+        indirect: true,
+        packed: false,
+    },
     features: NetOptions::MRG_RXBUF | NetOptions::OFFLOADS | NetOptions::CONTROL,
 };
 

@@ -18,8 +18,8 @@ use crate::common::{
     VERSION_1, io, one_disk, works,
 };
 
-const LINUX: RingFeatures = RingFeatures { event_index: true, indirect: true };
-const FIRMWARE: RingFeatures = RingFeatures { event_index: false, indirect: false };
+const LINUX: RingFeatures = RingFeatures { event_index: true, indirect: true, packed: false };
+const FIRMWARE: RingFeatures = RingFeatures { event_index: false, indirect: false, packed: false };
 const LINUX_FEATURES: u64 = VERSION_1 | EVENT_INDEX | INDIRECT | HOTPLUG | CHANGE;
 
 struct NoNotices;

@@ -128,8 +128,9 @@ fn commit(initiator: &mut Initiator, act: &Act) -> Result<(), Error> {
     slots.write(ARENA, &head(act))?;
     for (index, &Descriptor { address, length, flags, next }) in (0..).zip(&act.indirect) {
         let low = [&address.to_le_bytes()[..], &length.to_le_bytes()].concat();
-        let high = [flags.to_le_bytes(), next.to_le_bytes()].concat();
-        slots.write(TABLE + index * 16, &[low, high].concat())?;
+        let packed = slots.ring.features().packed;
+        let high = if packed { [next, flags] } else { [flags, next] }.map(u16::to_le_bytes);
+        slots.write(TABLE + index * 16, &[low, high.concat()].concat())?;
     }
     let ring = &mut slots.ring;
     for (index, &descriptor) in (0..).zip(&act.direct) {
@@ -148,9 +149,9 @@ fn repair(initiator: &mut Initiator, queue: u16) -> Result<(), Error> {
     ring.clear();
     let _ = ring.is_broken(); // forgets what was told of the old one
     let ring = &slots(initiator, queue).ring;
-    let setup = QueueSetup::of(ring);
+    let (setup, base) = (QueueSetup::of(ring), ring.base());
     let memory = initiator.space.memory.clone();
-    initiator.session.device().start_queue(queue, &setup, 0, &memory).sent()?;
+    initiator.session.device().start_queue(queue, &setup, base, &memory).sent()?;
     inquire(initiator, 0)
 }
 
@@ -172,10 +173,10 @@ fn connect(scsi: &Scsi, ring: RingFeatures) -> Result<Initiator, Error> {
 
 #[test]
 fn random_chains() -> Result<(), Error> {
-    const BOTH: RingFeatures = RingFeatures { event_index: true, indirect: true };
-    const NONE: RingFeatures = RingFeatures { event_index: false, indirect: false };
     let mut scsi = Scsi::new()?.disk(1 << 20, "")?.start()?;
-    for ring in [BOTH, NONE] {
+    let formats = [(true, false), (false, false), (true, true), (false, true)];
+    for (full, packed) in formats {
+        let ring = RingFeatures { event_index: full, indirect: full, packed };
         let initiator = RefCell::new(connect(&scsi, ring)?);
         let mut runner = TestRunner::new(Config { cases: 1000, ..Config::default() });
         let result = runner.run(&act(), |act| {
@@ -201,7 +202,7 @@ fn rules_broken_one_by_one() -> Result<(), Error> {
     let at = |address, length, flags, next| Descriptor { address, length, flags, next };
     let out = |next| at(ARENA, 51, NEXT, next);
     let table = |entries: u32| at(TABLE, entries * 16, INDIRECT, 0);
-    let cases: [(&str, Vec<Descriptor>, Vec<Descriptor>); 13] = [
+    let cases: [Case<'_>; 13] = [
         ("a loop", vec![at(ARENA, 51, NEXT, 1), at(ARENA, 1, NEXT, 0)], vec![]),
         ("itself", vec![at(ARENA, 51, NEXT, 0)], vec![]),
         ("past the table", vec![at(ARENA, 51, NEXT, 64)], vec![]),
@@ -225,10 +226,54 @@ fn rules_broken_one_by_one() -> Result<(), Error> {
             ],
         ),
     ];
+    broken(false, &cases)
+}
+
+/// Those of packed rings, whose third field is the flags and whose fourth is the buffer ID.
+#[test]
+fn rules_of_packed_rings_broken_one_by_one() -> Result<(), Error> {
+    const NEXT: u16 = 1;
+    const WRITE: u16 = 2;
+    const INDIRECT: u16 = 4;
+    let at = |address, length, flags, next| Descriptor { address, length, flags, next };
+    let out = at(ARENA, 51, NEXT, 0);
+    let table = |entries: u32, flags| at(TABLE, entries * 16, INDIRECT | flags, 0);
+    let past_memory = ARENA + ARENA_SIZE - 100;
+    let cases: [Case<'_>; 14] = [
+        ("no end", vec![at(ARENA, 1, NEXT, 0); 64], vec![]),
+        ("an ID that no chain has", vec![out, at(ARENA, 108, WRITE, 64)], vec![]),
+        ("past guest memory", vec![out, at(past_memory, 108, WRITE, 0)], vec![]),
+        ("past the address space", vec![out, at(u64::MAX - 7, 108, WRITE, 0)], vec![]),
+        ("no response", vec![at(ARENA, 51, 0, 0)], vec![]),
+        ("a short response", vec![out, at(ARENA, 107, WRITE, 0)], vec![]),
+        ("a short head", vec![at(ARENA, 50, NEXT, 0), at(ARENA, 108, WRITE, 0)], vec![]),
+        ("out after in", vec![at(ARENA, 108, WRITE | NEXT, 0), at(ARENA, 51, 0, 0)], vec![]),
+        ("an empty table", vec![table(0, 0)], vec![]),
+        ("half a descriptor", vec![at(TABLE, 24, INDIRECT, 0)], vec![out]),
+        ("a table past guest memory", vec![at(past_memory & !15, 160, INDIRECT, 0)], vec![]),
+        ("a table and more", vec![table(2, NEXT), at(ARENA, 108, WRITE, 0)], vec![out, out]),
+        ("more and a table", vec![out, table(1, 0)], vec![at(ARENA, 108, WRITE, 0)]),
+        (
+            "8 GiB in",
+            vec![table(4, 0)],
+            vec![
+                out,
+                at(ARENA, 108, WRITE, 0),
+                at(ARENA, u32::MAX, WRITE, 0),
+                at(ARENA, u32::MAX, WRITE, 0),
+            ],
+        ),
+    ];
+    broken(true, &cases)
+}
+
+type Case<'a> = (&'a str, Vec<Descriptor>, Vec<Descriptor>);
+
+fn broken(packed: bool, cases: &[Case<'_>]) -> Result<(), Error> {
     let mut scsi = Scsi::new()?.disk(1 << 20, "")?.start()?;
-    let both = RingFeatures { event_index: true, indirect: true };
-    let mut initiator = connect(&scsi, both)?;
-    for (name, direct, indirect) in cases {
+    let ring = RingFeatures { event_index: true, indirect: true, packed };
+    let mut initiator = connect(&scsi, ring)?;
+    for (name, direct, indirect) in cases.iter().cloned() {
         let act =
             Act { queue: 2, lun: DISK.0, cdb: [0; 32], direct, indirect, heads: vec![0], jump: 0 };
         commit(&mut initiator, &act)?;

@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use lab::driver::{Data, Initiator, InitiatorOptions};
 use lab::{Error, Scsi};
-use vmm_frontend::frontend::{DirtyLog, FrontendError, ProtocolFeatures};
+use vmm_frontend::frontend::ring::RingFeatures;
+use vmm_frontend::frontend::{Base, DirtyLog, FrontendError, ProtocolFeatures};
 
 use crate::common::{BLOCK, DISK, Sent, clear_attention, one_disk, read16, works};
 
@@ -28,21 +29,24 @@ fn read(initiator: &mut Initiator) -> Result<BTreeSet<u64>, Error> {
     let device = initiator.session.device();
     device.set_features(device.features()).sent()?;
     let queue = &initiator.queues[0];
-    let used = queue.slots.ring.layout().used;
+    let ring = &queue.slots.ring;
+    let used = if ring.features().packed { ring.layout().descriptors } else { ring.layout().used };
     let payload = (place.data..place.data + LENGTH).step_by(PAGE as usize);
     Ok(payload.chain([place.response, used]).map(|address| address & !(PAGE - 1)).collect())
 }
 
-/// The pages marked since the last look.
-fn marked(log: &DirtyLog) -> BTreeSet<u64> {
-    log.take().into_iter().collect()
+/// The pages marked since the last look. By what a packed ring's driver is told of kicks, which is a
+/// page of its own, the device may have been late.
+fn marked(initiator: &Initiator, log: &DirtyLog) -> BTreeSet<u64> {
+    let ring = &initiator.queues[0].slots.ring;
+    let kicks = ring.features().packed.then(|| ring.layout().used & !(PAGE - 1));
+    log.take().into_iter().filter(|&page| Some(page) != kicks).collect()
 }
 
 #[test]
 fn every_page_that_a_read_writes_is_marked() -> Result<(), Error> {
-    for ring in [(true, true), (false, false)] {
-        let ring =
-            vmm_frontend::frontend::ring::RingFeatures { event_index: ring.0, indirect: ring.1 };
+    for (full, packed) in [(true, false), (false, false), (true, true), (false, true)] {
+        let ring = RingFeatures { event_index: full, indirect: full, packed };
         let scsi = one_disk()?;
         let options = InitiatorOptions { ring, ..InitiatorOptions::default() };
         let mut initiator = Initiator::connect(&scsi.socket(), options)?;
@@ -50,15 +54,15 @@ fn every_page_that_a_read_writes_is_marked() -> Result<(), Error> {
         let log = Arc::new(DirtyLog::new(initiator.session.memory()).sent()?);
         initiator.session.device().set_log(&log).sent()?;
         read(&mut initiator)?;
-        assert_eq!(marked(&log), BTreeSet::new(), "not asked for");
+        assert_eq!(marked(&initiator, &log), BTreeSet::new(), "not asked for");
         initiator.session.set_log(Some(Arc::clone(&log))).sent()?;
         for _ in 0..3 {
             let written = read(&mut initiator)?;
-            assert_eq!(marked(&log), written);
+            assert_eq!(marked(&initiator, &log), written);
         }
         initiator.session.set_log(None).sent()?;
         read(&mut initiator)?;
-        assert_eq!(marked(&log), BTreeSet::new(), "no longer asked for");
+        assert_eq!(marked(&initiator, &log), BTreeSet::new(), "no longer asked for");
     }
     Ok(())
 }
@@ -79,7 +83,7 @@ fn a_new_memory_table_keeps_the_log() -> Result<(), Error> {
         initiator.session.set_log(Some(Arc::clone(&log))).sent()?;
         initiator.session.set_memory(&memory).sent()?;
         let written = read(&mut initiator)?;
-        assert_eq!(marked(&log), written);
+        assert_eq!(marked(&initiator, &log), written);
     }
     Ok(())
 }
@@ -105,8 +109,8 @@ fn rings_may_stop_while_dirty_pages_are_logged() -> Result<(), Error> {
     while initiator.queues[0].take()?.is_some() {
         completed += 1;
     }
-    assert!(completed <= base);
-    let marked = marked(&log);
+    assert!(matches!(base, Base::Split(base) if completed <= base));
+    let marked = marked(&initiator, &log);
     assert!(completed < 32 || marked.is_superset(&wanted));
     Ok(())
 }

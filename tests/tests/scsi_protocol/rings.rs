@@ -9,13 +9,14 @@ use lab::driver::{Data, Initiator, InitiatorOptions};
 use vhost::VhostBackend;
 use vhost::vhost_user::VhostUserFrontend;
 use vhost::vhost_user::message::FrontendReq;
+use vmm_frontend::frontend::Base;
 use vmm_frontend::frontend::ring::RingFeatures;
 
 use crate::common::{
     ByHand, DISK, PROTOCOL_FEATURES, Sent, VERSION_1, inquiry, io, one_disk, works,
 };
 
-const PLAIN: RingFeatures = RingFeatures { event_index: false, indirect: false };
+const PLAIN: RingFeatures = RingFeatures { event_index: false, indirect: false, packed: false };
 const SHORT: Duration = Duration::from_millis(100);
 
 /// Everything but kick and enable.
@@ -122,7 +123,11 @@ fn one_connection_after_the_other() -> Result<(), Error> {
     for round in 0..20 {
         let options = InitiatorOptions {
             queues: round % 3 + 1,
-            ring: RingFeatures { event_index: round % 2 == 0, indirect: round % 4 < 2 },
+            ring: RingFeatures {
+                event_index: round % 2 == 0,
+                indirect: round % 4 < 2,
+                packed: round % 8 < 4,
+            },
             ..InitiatorOptions::default()
         };
         let mut initiator = Initiator::connect(&scsi.socket(), options)?;
@@ -138,13 +143,34 @@ fn one_connection_after_the_other() -> Result<(), Error> {
 
 #[test]
 fn a_ring_starts_again_where_it_stopped() -> Result<(), Error> {
+    for packed in [false, true] {
+        let scsi = one_disk()?;
+        let mut options = InitiatorOptions::default();
+        options.ring.packed = packed;
+        let mut initiator = Initiator::connect(&scsi.socket(), options)?;
+        for _ in 0..5 {
+            works(&mut initiator.queues[0])?;
+            let base = initiator.session.stop(2).sent()?;
+            assert_ne!(base, Base::start(packed));
+            let ring = &initiator.queues[0].slots.ring;
+            assert_eq!(base, ring.base());
+            initiator.session.start(2, ring).sent()?;
+        }
+    }
+    Ok(())
+}
+
+/// virtio 1.2, 2.8.10.1: a packed ring need not have a power of two.
+#[test]
+fn packed_rings_have_any_size() -> Result<(), Error> {
     let scsi = one_disk()?;
-    let mut initiator = Initiator::connect(&scsi.socket(), InitiatorOptions::default())?;
-    for _ in 0..5 {
-        works(&mut initiator.queues[0])?;
-        let base = initiator.session.stop(2).sent()?;
-        assert_ne!(base, 0);
-        initiator.session.start(2, &initiator.queues[0].slots.ring).sent()?;
+    for size in [7, 100, 255] {
+        let mut options = InitiatorOptions { size, depth: 8, ..InitiatorOptions::default() };
+        options.ring.packed = true;
+        let mut initiator = Initiator::connect(&scsi.socket(), options)?;
+        for _ in 0..10 {
+            works(&mut initiator.queues[0])?;
+        }
     }
     Ok(())
 }

@@ -19,12 +19,13 @@ use vhost::vhost_user::{
     Frontend, FrontendReqHandler, HandlerResult, VhostUserFrontend, VhostUserFrontendReqHandler,
 };
 use vhost::{VhostBackend, VhostUserMemoryRegionInfo, VringConfigData};
+use virtio_bindings::bindings::virtio_config::VIRTIO_F_RING_PACKED;
 
 use super::dirty_log::DirtyLog;
 use super::memory::{Memory, shared_file};
 use super::ring::{Events, Layout, Ring};
 use super::watchdog::Watchdog;
-use super::{FrontendError, ProtocolFeatures, host};
+use super::{Base, FrontendError, ProtocolFeatures, host, wire};
 
 const PROTOCOL_FEATURES: u64 = VhostUserVirtioFeatures::PROTOCOL_FEATURES.bits();
 const LOG_ALL: u64 = VhostUserVirtioFeatures::LOG_ALL.bits();
@@ -242,6 +243,12 @@ impl Device {
         self.features
     }
 
+    /// The rings are packed ones.
+    #[must_use]
+    pub fn has_packed_rings(&self) -> bool {
+        self.features & 1 << VIRTIO_F_RING_PACKED != 0
+    }
+
     /// The protocol features that both ends have.
     #[must_use]
     pub fn protocol_features(&self) -> ProtocolFeatures {
@@ -312,7 +319,7 @@ impl Device {
         Ok(())
     }
 
-    /// Starts a ring: the device goes on from available index `base`.
+    /// Starts a ring: the device goes on from `base`.
     ///
     /// # Errors
     /// See [`FrontendError`].
@@ -320,7 +327,7 @@ impl Device {
         &mut self,
         queue: u16,
         setup: &QueueSetup,
-        base: u16,
+        base: Base,
         memory: &Memory,
     ) -> Result<(), FrontendError> {
         let Layout { size, descriptors, available, used, .. } = setup.layout;
@@ -337,7 +344,7 @@ impl Device {
         let Events { kick, call, error } = &setup.events;
         let index = usize::from(queue);
         self.send("SET_VRING_NUM", |messages| messages.set_vring_num(index, size))?;
-        self.send("SET_VRING_BASE", |messages| messages.set_vring_base(index, base))?;
+        self.set_base(queue, base)?;
         self.send("SET_VRING_ADDR", |messages| messages.set_vring_addr(index, &addresses))?;
         self.send("SET_VRING_CALL", |messages| messages.set_vring_call(index, call))?;
         self.send("SET_VRING_ERR", |messages| messages.set_vring_err(index, error))?;
@@ -346,6 +353,17 @@ impl Device {
             self.enable_queue(queue, true)?;
         }
         Ok(())
+    }
+
+    fn set_base(&mut self, queue: u16, base: Base) -> Result<(), FrontendError> {
+        let message = "SET_VRING_BASE";
+        if let Base::Split(index) = base {
+            return self.send(message, |messages| messages.set_vring_base(queue.into(), index));
+        }
+        let acknowledged = self.protocol_features.contains(ProtocolFeatures::REPLY_ACK);
+        let stream = self.stream.try_clone().map_err(host("a socket cannot be duplicated"))?;
+        let base = base.value();
+        self.send(message, |_| wire::set_vring_base(&stream, queue, base, acknowledged))
     }
 
     /// Lets a started ring be served, or not (SET_VRING_ENABLE).
@@ -357,17 +375,16 @@ impl Device {
         self.send("SET_VRING_ENABLE", |messages| messages.set_vring_enable(index, enabled))
     }
 
-    /// Stops a ring when its last request is done; returns the available index to go on from
-    /// (GET_VRING_BASE).
+    /// Stops a ring when its last request is done; returns where to go on (GET_VRING_BASE).
     ///
     /// # Errors
     /// See [`FrontendError`].
-    pub fn stop_queue(&mut self, queue: u16) -> Result<u16, FrontendError> {
+    pub fn stop_queue(&mut self, queue: u16) -> Result<Base, FrontendError> {
         let message = "GET_VRING_BASE";
         let base =
             self.send_within(WORK, message, |messages| messages.get_vring_base(queue.into()))?;
-        let impossible = |_| FrontendError::Answer { message, value: base.into() };
-        u16::try_from(base).map_err(impossible)
+        let impossible = FrontendError::Answer { message, value: base.into() };
+        Base::parse(base, self.has_packed_rings()).ok_or(impossible)
     }
 
     /// Reads `length` bytes of the configuration space.

@@ -39,6 +39,15 @@ impl Inflight {
         Ok(Some(Self { description, file }))
     }
 
+    /// One in its place, of another process, with nothing in it.
+    ///
+    /// # Errors
+    /// See [`FrontendError`].
+    pub fn renewed(&self, device: &mut Device) -> Result<Option<Self>, FrontendError> {
+        let VhostUserInflight { num_queues, queue_size, .. } = self.description;
+        Self::new(device, num_queues, queue_size)
+    }
+
     /// Maps it, with so many doublewords behind the queues' records. `None`: it does not have them, or may
     /// be taken away from who reads it.
     pub fn region(&self, words: usize) -> Option<Arc<Region>> {

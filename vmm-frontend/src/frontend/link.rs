@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 use vhost::vhost_user::message::VhostUserVirtioFeatures;
+use virtio_bindings::bindings::virtio_config::VIRTIO_F_RING_PACKED;
 use vmm_sys_util::eventfd::EventFd;
 
 use super::memory::Memory;
@@ -71,7 +72,11 @@ impl Link {
         let mut session = Session::open(path, Wanted::new(u64::MAX), memory)?;
         let device = session.device();
         let has_config = device.protocol_features().contains(ProtocolFeatures::CONFIG);
-        let features = device.features() & !unwanted(has_config) & !of_connection();
+        let mut features = device.features() & !unwanted(has_config) & !of_connection();
+        if !device.protocol_features().contains(ProtocolFeatures::INFLIGHT_SHMFD) {
+            // If such a process died, nobody would know how far its rings were.
+            features &= !(1 << VIRTIO_F_RING_PACKED);
+        }
         let shared = Shared {
             session: Mutex::new(session),
             path: path.to_owned(),
@@ -175,6 +180,9 @@ impl Link {
     pub fn stop(&self, reset: bool) {
         let mut session = lock(&self.shared.session);
         let mut result = session.stop_all();
+        if reset {
+            session.forget(result.is_err());
+        }
         let can_reset =
             session.device().protocol_features().contains(ProtocolFeatures::RESET_DEVICE);
         if reset && can_reset && result.is_ok() {

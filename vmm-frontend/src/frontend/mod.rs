@@ -12,6 +12,7 @@ pub mod memory;
 pub mod ring;
 mod session;
 mod watchdog;
+mod wire;
 
 use std::io;
 use std::path::PathBuf;
@@ -22,6 +23,7 @@ pub use inflight::Inflight;
 pub use link::Link;
 pub use session::Session;
 pub use vhost::vhost_user::message::VhostUserProtocolFeatures as ProtocolFeatures;
+pub use vhost_runtime::queue::Base;
 
 /// What can go wrong with a device process.
 #[derive(Debug, thiserror::Error)]

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use vhost::vhost_user::message::VhostUserVirtioFeatures;
 use vhost_runtime::inflight::Region;
+use virtio_bindings::bindings::virtio_config::VIRTIO_F_RING_PACKED;
 use vm_memory::{Bytes, GuestAddress};
 
 use super::device::{Device, QueueSetup, Wanted};
@@ -15,7 +16,7 @@ use super::dirty_log::DirtyLog;
 use super::inflight::Inflight;
 use super::memory::Memory;
 use super::ring::Ring;
-use super::{FrontendError, host};
+use super::{Base, FrontendError, host};
 
 const LOG_ALL: VhostUserVirtioFeatures = VhostUserVirtioFeatures::LOG_ALL;
 /// Where a used ring has its index, in bytes.
@@ -34,6 +35,11 @@ pub struct Session {
     /// The features that are in use, which a later process must have too.
     features: u64,
     queues: BTreeMap<u16, QueueSetup>,
+    /// Where packed rings go on, which have that nowhere in memory: as they were started or stopped
+    /// last, if the driver goes on too.
+    bases: BTreeMap<u16, Base>,
+    /// The record is that of a driver that is gone.
+    record_is_stale: bool,
     log: Option<Arc<DirtyLog>>,
 }
 
@@ -70,6 +76,8 @@ impl Session {
             memory: memory.clone(),
             inflight: None,
             queues: BTreeMap::new(),
+            bases: BTreeMap::new(),
+            record_is_stale: false,
             log: None,
         })
     }
@@ -139,15 +147,17 @@ impl Session {
     /// # Errors
     /// See [`FrontendError`].
     pub fn start(&mut self, queue: u16, ring: &Ring) -> Result<(), FrontendError> {
+        self.bases.insert(queue, ring.base());
         self.start_queue(queue, QueueSetup::of(ring))
     }
 
-    /// Starts a ring. If the device process is gone, the next one does.
+    /// Starts a ring, where it stopped if it did, and the driver was not [forgotten](Self::forget) since.
+    /// If the device process is gone, the next one does.
     ///
     /// # Errors
     /// See [`FrontendError`].
     pub fn start_queue(&mut self, queue: u16, setup: QueueSetup) -> Result<(), FrontendError> {
-        let base = self.used_index(queue, &setup)?;
+        let base = self.base(queue, &setup)?;
         let setup = self.queues.entry(queue).insert_entry(setup);
         self.device.start_queue(queue, setup.get(), base, &self.memory)
     }
@@ -156,9 +166,11 @@ impl Session {
     ///
     /// # Errors
     /// See [`FrontendError`].
-    pub fn stop(&mut self, queue: u16) -> Result<u16, FrontendError> {
+    pub fn stop(&mut self, queue: u16) -> Result<Base, FrontendError> {
         self.queues.remove(&queue);
-        self.device.stop_queue(queue)
+        let base = self.device.stop_queue(queue)?;
+        self.bases.insert(queue, base);
+        Ok(base)
     }
 
     /// Stops all rings, each when its last request is done; none is started again by another
@@ -168,7 +180,14 @@ impl Session {
     /// See [`FrontendError`].
     pub fn stop_all(&mut self) -> Result<(), FrontendError> {
         let queues = std::mem::take(&mut self.queues);
-        queues.keys().try_for_each(|queue| self.device.stop_queue(*queue).map(drop))
+        queues.keys().try_for_each(|queue| self.stop(*queue).map(drop))
+    }
+
+    /// The driver is gone, and the rings of the next one are new. `lost`: the process was gone already,
+    /// so that the next one must not find what was under way.
+    pub fn forget(&mut self, lost: bool) {
+        self.bases.clear();
+        self.record_is_stale |= lost;
     }
 
     /// Begins to log dirty pages, or ends it.
@@ -192,6 +211,7 @@ impl Session {
     pub fn reset(&mut self) -> Result<(), FrontendError> {
         self.device.reset()?;
         self.queues.clear();
+        self.forget(false);
         Ok(())
     }
 
@@ -221,12 +241,21 @@ impl Session {
         if device.features() != features {
             device.set_features(features)?;
         }
+        if self.record_is_stale
+            && let Some(inflight) = &self.inflight
+        {
+            self.inflight = inflight.renewed(&mut device)?;
+            self.record_is_stale = false;
+        }
         if let Some(inflight) = &self.inflight {
             inflight.hand_over(&mut device)?;
         }
         device.set_memory(&self.memory)?;
+        if self.inflight.is_none() {
+            self.bases.clear(); // the rings were rewound
+        }
         for (&queue, setup) in &self.queues {
-            let base = self.used_index(queue, setup)?;
+            let base = self.base(queue, setup)?;
             device.start_queue(queue, setup, base, &self.memory)?;
             // The kick for what was added meanwhile went to nobody.
             setup.events.kick.write(1).map_err(host("a kick event cannot be written"))?;
@@ -235,9 +264,14 @@ impl Session {
         Ok(())
     }
 
-    fn used_index(&self, queue: u16, setup: &QueueSetup) -> Result<u16, FrontendError> {
+    fn base(&self, queue: u16, setup: &QueueSetup) -> Result<Base, FrontendError> {
+        if self.features & 1 << VIRTIO_F_RING_PACKED != 0 {
+            let base = self.bases.get(&queue).copied();
+            return Ok(base.unwrap_or(Base::start(true)));
+        }
         let address = GuestAddress(setup.layout.used.saturating_add(USED_INDEX));
         let index: Result<u16, _> = self.memory.space().load(address, Ordering::Acquire);
-        index.map(u16::from_le).map_err(|_| FrontendError::Queue(queue))
+        let index = index.map_err(|_| FrontendError::Queue(queue))?;
+        Ok(Base::Split(u16::from_le(index)))
     }
 }

@@ -57,13 +57,13 @@ pub type StartError = Box<dyn std::error::Error + Send + Sync>;
 pub struct Queue {
     /// Its number.
     pub index: u16,
-    /// Descriptors, a power of two.
+    /// Descriptors, a power of two unless the ring is a packed one.
     pub size: u16,
     /// Guest physical address of the descriptor table.
     pub descriptors: u64,
-    /// Of the available ring.
+    /// Of the available ring, or of a packed ring's driver event suppression structure.
     pub available: u64,
-    /// Of the used ring.
+    /// Of the used ring, or of a packed ring's device event suppression structure.
     pub used: u64,
     /// Written to when the driver has added to the available ring.
     pub kick: Arc<EventFd>,

@@ -57,7 +57,7 @@ impl Guest {
 
     pub(super) fn ring(&mut self, size: u16) -> Ring {
         let layout = Layout::allocate(&mut self.allocator, size).unwrap();
-        let features = RingFeatures { event_index: true, indirect: true };
+        let features = RingFeatures { event_index: true, indirect: true, packed: false };
         let mut ring = Ring::new(&self.memory, layout, features).unwrap();
         ring.enable_calls();
         ring

@@ -7,13 +7,13 @@ use crate::frontend::memory::Allocator;
 /// Where a ring's areas lie, as guest addresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Layout {
-    /// Descriptors: a power of two, at most 2^15.
+    /// Descriptors: at most 2^15, a power of two in a split ring.
     pub size: u16,
     /// The descriptor table.
     pub descriptors: u64,
-    /// The available ring.
+    /// The available ring, or a packed ring's driver event suppression structure.
     pub available: u64,
-    /// The used ring.
+    /// The used ring, or a packed ring's device event suppression structure.
     pub used: u64,
     /// The indirect tables: one of [`Layout::TABLE`] descriptors for each descriptor.
     pub tables: u64,
@@ -22,13 +22,15 @@ pub struct Layout {
 impl Layout {
     /// Descriptors of an indirect table.
     pub const TABLE: u64 = 32;
+    /// Descriptors of a ring, at most.
+    pub(super) const MOST: u16 = 1 << 15;
 
-    /// Finds room for a ring of `size` descriptors.
+    /// Finds room for a ring of `size` descriptors, in either format.
     ///
     /// # Errors
     /// [`RingError::Size`] or [`RingError::NoMemory`].
     pub fn allocate(allocator: &mut Allocator, size: u16) -> Result<Self, RingError> {
-        if !size.is_power_of_two() {
+        if !(1..=Self::MOST).contains(&size) {
             return Err(RingError::Size(size));
         }
         let bytes = u64::from(size);

@@ -1,16 +1,14 @@
-//! Notifications (virtio 1.2, 2.7.7 and 2.7.10): what the driver shows the device, whether it kicks,
-//! and when it wants to be called.
+//! Notifications (virtio 1.2, 2.7.7 and 2.7.10; 2.8.10 in a packed ring): what the driver shows the
+//! device, whether it kicks, and when it wants to be called.
 
 use std::io;
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
-use std::sync::atomic::{Ordering, fence};
 use std::time::{Duration, Instant};
 
-use virtio_bindings::bindings::virtio_ring::{VRING_AVAIL_F_NO_INTERRUPT, VRING_USED_F_NO_NOTIFY};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
-use super::Ring;
+use super::{Format, Ring, in_format};
 
 /// The event descriptors of a ring.
 #[derive(Clone, Debug)]
@@ -45,20 +43,7 @@ impl Ring {
 
     /// Shows the device what was added, without a kick. `true`: it wants to be kicked.
     pub fn show(&mut self) -> bool {
-        let (old, new) = (self.published, self.available);
-        if old == new {
-            return false;
-        }
-        self.shared.set_available_index(new);
-        self.published = new;
-        fence(Ordering::SeqCst);
-        if self.features.event_index {
-            // virtio 1.2, 2.7.7.2: the index passed the event's.
-            let event = self.shared.available_event();
-            new.wrapping_sub(event).wrapping_sub(1) < new.wrapping_sub(old)
-        } else {
-            u32::from(self.shared.used_flags()) & VRING_USED_F_NO_NOTIFY == 0
-        }
+        in_format!(&mut self.format, ring => ring.show())
     }
 
     /// Kicks the device, whether it wants to be kicked or not.
@@ -75,23 +60,12 @@ impl Ring {
 
     /// Tells the device that the driver looks for completions by itself.
     pub fn disable_calls(&mut self) {
-        if self.features.event_index {
-            // An index that the used index has just passed.
-            self.shared.set_used_event(self.used.wrapping_sub(1));
-        } else {
-            self.shared.set_available_flags(VRING_AVAIL_F_NO_INTERRUPT as u16);
-        }
+        in_format!(&mut self.format, ring => ring.disable_calls());
     }
 
     /// Asks the device to tell of the next completion. `true`: there is one already.
     pub fn enable_calls(&mut self) -> bool {
-        if self.features.event_index {
-            self.shared.set_used_event(self.used);
-        } else {
-            self.shared.set_available_flags(0);
-        }
-        fence(Ordering::SeqCst);
-        self.shared.used_index() != self.used
+        in_format!(&mut self.format, ring => ring.enable_calls())
     }
 
     /// Waits on the call event until there are completions; `false` if there are none after `limit`.

@@ -8,10 +8,10 @@ use vm_memory::{Bytes, GuestAddress};
 use crate::frontend::memory::{AddressSpace, Allocator};
 
 const BOTH: [RingFeatures; 4] = [
-    RingFeatures { event_index: false, indirect: false },
-    RingFeatures { event_index: false, indirect: true },
-    RingFeatures { event_index: true, indirect: false },
-    RingFeatures { event_index: true, indirect: true },
+    RingFeatures { event_index: false, indirect: false, packed: false },
+    RingFeatures { event_index: false, indirect: true, packed: false },
+    RingFeatures { event_index: true, indirect: false, packed: false },
+    RingFeatures { event_index: true, indirect: true, packed: false },
 ];
 
 /// A driver's ring, and a device's end of it.

@@ -15,6 +15,7 @@ const FEATURES_OK: u8 = 8;
 const NEEDS_RESET: u8 = 64;
 const FAILED: u8 = 128;
 const VERSION_1: u64 = 1 << 32;
+const RING_PACKED: u64 = 1 << 34;
 
 /// What a write asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -167,13 +168,15 @@ impl Common {
         if self.status & DRIVER_OK != 0 {
             return;
         }
+        let any = self.accepted & RING_PACKED != 0; // 2.8.10.1
         let Some(queue) = self.queue().filter(|queue| !queue.enabled) else { return };
         let high = |old: u64| old & 0xffff_ffff | value << 32;
         let lower = |old: u64| old & !0xffff_ffff | value;
         match (offset, length) {
             (0x18, 2) => {
                 let size = low(value) as u16;
-                if size.is_power_of_two() && size <= queue.most {
+                let fits = size.is_power_of_two() || any && size > 0;
+                if fits && size <= queue.most {
                     queue.size = size;
                 }
             }

@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use virtio_bindings::bindings::virtio_config::{
     VIRTIO_F_ACCESS_PLATFORM, VIRTIO_F_NOTIF_CONFIG_DATA, VIRTIO_F_NOTIFICATION_DATA,
-    VIRTIO_F_RING_PACKED, VIRTIO_F_RING_RESET,
+    VIRTIO_F_RING_RESET,
 };
 use virtio_bindings::bindings::virtio_net::{
     VIRTIO_NET_F_CTRL_GUEST_OFFLOADS, VIRTIO_NET_F_CTRL_MAC_ADDR, VIRTIO_NET_F_CTRL_RX,
@@ -60,11 +60,10 @@ impl fmt::Display for Kind {
 }
 
 /// What no transport or ring here has.
-const NEVER: [u32; 5] = [
+const NEVER: [u32; 4] = [
     VIRTIO_F_ACCESS_PLATFORM,
     VIRTIO_F_NOTIFICATION_DATA,
     VIRTIO_F_NOTIF_CONFIG_DATA,
-    VIRTIO_F_RING_PACKED,
     VIRTIO_F_RING_RESET,
 ];
 /// What needs a control queue, which a network process without a configuration space leaves to
