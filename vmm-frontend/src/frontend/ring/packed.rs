@@ -235,8 +235,9 @@ impl Packed {
     /// Shows the device what was added. `true`: it wants to be kicked.
     pub(super) fn show(&mut self) -> bool {
         while let Some((index, descriptor)) = self.raw.pop() {
-            let flags = descriptor.flags ^ self.available.available();
-            self.shared.put(index, Descriptor { flags, ..descriptor });
+            let place = self.available.after(index, self.layout.size);
+            let flags = descriptor.flags ^ place.available();
+            self.shared.put(place.index, Descriptor { flags, ..descriptor });
         }
         let Some((index, flags)) = self.hidden.take() else { return false };
         self.shared.set_flags(index, flags);
@@ -271,7 +272,9 @@ impl Packed {
 
     /// Any descriptor at any place, which is available unless its own flags take that back.
     pub(super) fn set_raw(&mut self, index: u16, descriptor: Descriptor) {
-        self.raw.push((index, descriptor));
+        if index < self.layout.size {
+            self.raw.push((index, descriptor));
+        }
     }
 
     pub(super) fn take_raw(&mut self) -> Option<(u32, u32)> {

@@ -5,8 +5,8 @@ use super::{Descriptor, Format, Ring, in_format};
 /// For drivers that break the rules: none of this keeps the books of [`add`](Ring::add) and
 /// [`take`](Ring::take). [`clear`](Ring::clear) ends it.
 impl Ring {
-    /// Writes a descriptor, in a packed ring as an available one, which the device
-    /// sees at the next [`show_raw`](Self::show_raw). One beyond the ring is not written.
+    /// Writes a descriptor; one beyond the ring is not written. In a packed ring it is counted from the
+    /// next one on, is available, and seen by the device at the next [`show_raw`](Self::show_raw).
     pub fn set_raw(&mut self, index: u16, descriptor: Descriptor) {
         match &mut self.format {
             Format::Split(ring) => ring.shared.set_descriptor(index, descriptor),
