@@ -64,8 +64,15 @@ fio --name=verify --directory=/mnt --size=16M --rw=randrw --bs=4k-64k --iodepth=
 ! dmesg | grep -E 'I/O error|Buffer I/O|EXT4-fs error|blk_update_request' || exit 1
 umount /mnt && fsck.ext4 -fn $disk";
 
+/// Linux has packed rings where they are offered (VIRTIO_F_RING_PACKED, bit 34).
+const PACKED: &str = "
+for features in /sys/bus/virtio/drivers/virtio_scsi/virtio*/features; do
+    [ $(cut -c35 $features) = 1 ] || { echo \"$features: $(cat $features)\"; exit 1; }
+done";
+
 /// Verified load for so long, while the process of the disks is killed so often.
 fn load(host: &Host, guest: &Nested<'_>, seconds: u32, kills: u32) -> Result<(), Error> {
+    guest.run(PACKED)?.stdout_if_ok()?;
     // Between one and the next the disk is used, or the next would kill what serves nobody.
     let pause = f64::from(seconds) / f64::from(kills + 1);
     let kill = format!("for i in $(seq {kills}); do sleep {pause}; pkill -9 vhost-scsi; done");

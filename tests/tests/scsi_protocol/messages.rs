@@ -3,8 +3,9 @@
 use std::io::Read;
 
 use lab::Error;
-use lab::driver::{Initiator, InitiatorOptions};
-use vmm_frontend::frontend::{FrontendError, ProtocolFeatures};
+use lab::driver::{Initiator, InitiatorOptions, Space};
+use vhost_runtime::queue::Position;
+use vmm_frontend::frontend::{Base, FrontendError, ProtocolFeatures, QueueSetup};
 
 use crate::common::{Sent, io, one_disk, works};
 
@@ -53,6 +54,46 @@ fn what_cannot_be_is_refused_and_the_session_goes_on() -> Result<(), Error> {
     let kick = vmm_sys_util::eventfd::EventFd::new(0).map_err(|source| io("an event", source))?;
     refused(device.send("SET_VRING_KICK", |messages| messages.set_vring_kick(3, &kick)));
     works(&mut initiator.queues[0])
+}
+
+/// How far a packed ring is takes 32 bits, which a split ring does not have; and SCSI commands are not
+/// completed in the order in which they came.
+#[test]
+fn a_ring_s_base_is_that_of_its_format() -> Result<(), Error> {
+    const IN_ORDER: u64 = 1 << 35;
+    let scsi = one_disk()?;
+    let mut wanted = InitiatorOptions::default().wanted();
+    wanted.features |= IN_ORDER;
+    let start = |packed, base| -> Result<Base, Error> {
+        let mut options = InitiatorOptions { wanted, ..InitiatorOptions::default() };
+        options.ring.packed = packed;
+        let space = Space::new(options.memory())?;
+        let mut initiator = Initiator::prepare(&scsi.socket(), options, space)?;
+        let memory = initiator.space.memory.clone();
+        let setup = QueueSetup::of(&initiator.queues[0].slots.ring);
+        let device = initiator.session.device();
+        assert_eq!(device.features() & IN_ORDER, 0);
+        assert_eq!(device.has_packed_rings(), packed);
+        device.start_queue(2, &setup, base, &memory).sent()?;
+        device.stop_queue(2).sent()
+    };
+    let at = |index, wrap| Base::Packed {
+        available: Position { index, wrap },
+        used: Position { index: 127, wrap: !wrap },
+    };
+    assert_eq!(start(false, Base::Split(0))?, Base::Split(0));
+    assert_eq!(start(true, at(0, true))?, at(0, true));
+    assert!(start(false, at(0, true)).is_err(), "not negotiated");
+    assert!(start(true, at(128, true)).is_err(), "beyond the ring");
+    assert!(
+        start(
+            true,
+            Base::Packed { available: Position::START, used: Position { index: 1, wrap: true } }
+        )
+        .is_err(),
+        "more used than taken"
+    );
+    Ok(())
 }
 
 /// Messages that the process does not know, and messages of devices that it is not.

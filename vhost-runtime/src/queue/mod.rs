@@ -3,6 +3,7 @@
 //! What the two formats of rings have in common is here; [`split`] and [`packed`] are the formats.
 
 mod base;
+mod descriptors;
 mod packed;
 mod split;
 

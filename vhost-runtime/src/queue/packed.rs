@@ -7,13 +7,13 @@ use virtio_bindings::bindings::virtio_ring::{
     VRING_DESC_F_WRITE, VRING_PACKED_EVENT_FLAG_DESC, VRING_PACKED_EVENT_FLAG_DISABLE,
     VRING_PACKED_EVENT_FLAG_ENABLE,
 };
-use virtio_queue::desc::packed::Descriptor;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend};
 
+use super::descriptors::{DESCRIPTOR, Descriptors};
 use super::{Base, Position, QueueError, RingSetup, Spare};
 use crate::chain::{Chain, ChainError, Place};
 use crate::inflight::{PackedRecord, Taken};
-use crate::memory::{GuestSlice, Memory};
+use crate::memory::Memory;
 
 const WRITE: u16 = VRING_DESC_F_WRITE as u16;
 const ENABLE: u32 = VRING_PACKED_EVENT_FLAG_ENABLE;
@@ -22,8 +22,7 @@ const ONE: u32 = VRING_PACKED_EVENT_FLAG_DESC;
 
 /// Descriptors that a ring may have (2.8).
 const MOST: u16 = 1 << 15;
-/// Bytes of a descriptor, and of an event suppression structure.
-const DESCRIPTOR: u64 = size_of::<Descriptor>() as u64;
+/// Bytes of an event suppression structure.
 const EVENT: u64 = 4;
 
 /// The device's side of it.
@@ -64,46 +63,6 @@ struct Batch {
     descriptors: u16,
     /// Their entries in the record.
     entries: Vec<u16>,
-}
-
-/// The ring's descriptors, found in memory once for several accesses.
-struct Descriptors<'a> {
-    memory: &'a Memory,
-    ring: u64,
-    /// `None` if they go on in another region.
-    mapped: Option<GuestSlice<'a>>,
-}
-
-impl Descriptors<'_> {
-    fn load<T: vm_memory::AtomicAccess>(
-        &self,
-        index: u16,
-        field: u64,
-        order: Ordering,
-    ) -> Result<T, ChainError> {
-        let offset = u64::from(index).saturating_mul(DESCRIPTOR).saturating_add(field);
-        let place = self.mapped.as_ref().zip(usize::try_from(offset).ok());
-        if let Some(value) = place.and_then(|(mapped, at)| mapped.load(at, order).ok()) {
-            return Ok(value);
-        }
-        let address = self.ring.saturating_add(offset);
-        let unmapped = ChainError::Unmapped { address, length: DESCRIPTOR };
-        self.memory.space().load(GuestAddress(address), order).map_err(|_| unmapped)
-    }
-
-    fn flags(&self, index: u16) -> Result<u16, ChainError> {
-        Ok(u16::from_le(self.load(index, 14, Ordering::Acquire)?))
-    }
-
-    /// A descriptor, read once.
-    fn read(&self, index: u16) -> Result<Descriptor, ChainError> {
-        let address = u64::from_le(self.load(index, 0, Ordering::Relaxed)?);
-        let rest = u64::from_le(self.load(index, 8, Ordering::Relaxed)?).to_le_bytes();
-        let [a, b, c, d, id, id_high, flags, flags_high] = rest;
-        let length = u32::from_le_bytes([a, b, c, d]);
-        let (id, flags) = ([id, id_high], [flags, flags_high]);
-        Ok(Descriptor::new(address, length, u16::from_le_bytes(id), u16::from_le_bytes(flags)))
-    }
 }
 
 impl Packed {
@@ -215,8 +174,7 @@ impl Packed {
     }
 
     fn descriptors<'a>(&self, memory: &'a Memory) -> Descriptors<'a> {
-        let length = u64::from(self.size).saturating_mul(DESCRIPTOR);
-        Descriptors { memory, ring: self.ring, mapped: memory.slice(self.ring, length) }
+        Descriptors::new(memory, self.ring, self.size)
     }
 
     fn place(&self, index: u16, field: u64) -> GuestAddress {

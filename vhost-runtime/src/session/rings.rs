@@ -25,7 +25,9 @@ pub(super) enum RingError {
     Index(u32),
     #[error("queue {index} cannot have {size} descriptors")]
     Size { index: u32, size: u32 },
-    #[error("queue {index} has no base {base:#x}")]
+    #[error(
+        "queue {index} has no base {base:#x}: only packed rings, which were not negotiated, have it"
+    )]
     Base { index: u32, base: u32 },
     #[error("queue {0} has rings outside the memory table")]
     Address(u32),
