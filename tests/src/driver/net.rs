@@ -18,6 +18,7 @@ const LONGEST: u32 = 70_000;
 const VERSION_1: u64 = 1 << 32;
 const EVENT_INDEX: u64 = 1 << 29;
 const INDIRECT: u64 = 1 << 28;
+const PACKED: u64 = 1 << 34;
 const CTRL_VQ: u64 = 1 << 17;
 const MQ: u64 = 1 << 22;
 
@@ -32,7 +33,7 @@ pub struct NetOptions {
     pub depth: u16,
     /// Bytes of a buffer that frames are received into.
     pub buffer: u32,
-    /// Event index and indirect descriptors.
+    /// Event index, indirect descriptors, packed rings.
     pub ring: RingFeatures,
     /// The device's features that are wanted.
     pub features: u64,
@@ -64,6 +65,7 @@ impl NetOptions {
         let mut features = self.features | VERSION_1;
         features |= if self.ring.event_index { EVENT_INDEX } else { 0 };
         features |= if self.ring.indirect { INDIRECT } else { 0 };
+        features |= if self.ring.packed { PACKED } else { 0 };
         Wanted::new(features)
     }
 

@@ -16,8 +16,12 @@ const ALL: u8 = 0xff;
 
 fn three() -> Result<(Net, [NetDriver; 3]), Error> {
     let net = Net::switch(3)?.arg("--queues").arg("1").start()?;
-    let connect = |port| NetDriver::connect(net.port(port), NetOptions::default());
-    let drivers = [connect(0)?, connect(1)?, connect(2)?];
+    let connect = |port, packed| {
+        let mut options = NetOptions::default();
+        options.ring.packed = packed;
+        NetDriver::connect(net.port(port), options)
+    };
+    let drivers = [connect(0, false)?, connect(1, true)?, connect(2, true)?];
     Ok((net, drivers))
 }
 
@@ -127,7 +131,9 @@ fn a_guest_that_goes_leaves_nothing_behind() -> Result<(), Error> {
         }
         drop(b);
         a.pair().flush()?;
-        b = NetDriver::connect(net.port(1), NetOptions::default())?;
+        let mut options = NetOptions::default();
+        options.ring.packed = round % 2 == 0;
+        b = NetDriver::connect(net.port(1), options)?;
         let frame = addressed(B, A, 700 + round);
         a.pair().send(NOTHING, &frame)?;
         let mut last = None;

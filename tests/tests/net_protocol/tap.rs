@@ -35,7 +35,11 @@ fn frames_of_all_sizes_come_back() -> Result<(), Error> {
         for ring in ["in_order=0", "in_order=1"] {
             sends_back(version, |guest| guest.driver(ring).arg("--mbuf-size=2176"))?;
         }
-        sends_back(version, |guest| guest.driver("mrg_rxbuf=0").arg("--mbuf-size=9728"))?;
+        // For frames in several buffers this driver has indirect tables, which in packed rings begin with
+        // a writable buffer, and so are refused.
+        for ring in ["mrg_rxbuf=0", "packed_vq=1", "packed_vq=1,in_order=0"] {
+            sends_back(version, |guest| guest.driver(ring).arg("--mbuf-size=9728"))?;
+        }
         sends_back(version, |guest| guest.queues(4))?;
     }
     Ok(())

@@ -113,13 +113,15 @@ impl Base {
         }
     }
 
-    /// What SET_VRING_BASE says, of a packed ring or of a split one.
+    /// What SET_VRING_BASE says, of a packed ring or of a split one. A frontend that says but the lower
+    /// half of a packed one, as DPDK's does, means that all that was taken is used.
     #[must_use]
     pub fn parse(value: u32, packed: bool) -> Option<Self> {
         if !packed {
             return u16::try_from(value).ok().map(Self::Split);
         }
-        let (available, used) = (Position::of(low(value)), Position::of(low(value >> 16)));
+        let available = Position::of(low(value));
+        let used = if value >> 16 == 0 { available } else { Position::of(low(value >> 16)) };
         Some(Self::Packed { available, used })
     }
 
@@ -154,6 +156,7 @@ mod tests {
         assert_eq!(Base::Packed { available, used }.value(), 0x8003_0005);
         assert_eq!(Base::parse(0x8003_0005, true), Some(Base::Packed { available, used }));
         assert_eq!(Base::parse(0x8003_0005, false), None);
+        assert_eq!(Base::parse(0x8000, true), Some(Base::start(true)), "the lower half");
         assert_eq!(Base::parse(0xffff, false), Some(Base::Split(0xffff)));
     }
 
