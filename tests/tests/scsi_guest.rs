@@ -25,7 +25,8 @@ fn a_guest_keeps_its_files_on_a_disk() -> Result<(), Error> {
 }
 
 #[test]
-fn a_guest_keeps_its_files_on_a_qcow2_image() -> Result<(), Box<dyn std::error::Error>> {
+fn a_guest_keeps_its_files_on_a_qcow2_image_by_packed_rings()
+-> Result<(), Box<dyn std::error::Error>> {
     let scsi = Scsi::new()?;
     let (base, top) = (scsi.folder().join("base.img"), scsi.folder().join("top.qcow2"));
     make(&base, 256 << 20)?;
@@ -33,7 +34,11 @@ fn a_guest_keeps_its_files_on_a_qcow2_image() -> Result<(), Box<dyn std::error::
     let create = ["create", "-q", "-f", "qcow2", "-F", "raw", "-b", "base.img"];
     assert!(Command::new("qemu-img").args(create).arg(&top).status()?.success());
     let scsi = scsi.arg("--disk").arg(top.display().to_string()).start()?;
-    let guest = Guest::builder().vhost_user_scsi(scsi.controller().queues(2)).boot()?;
+    let controller = scsi.controller().queues(2).packed();
+    let guest = Guest::builder().vhost_user_scsi(controller).boot()?;
+    // VIRTIO_F_RING_PACKED is bit 34.
+    let packed = "cut -c35 /sys/bus/virtio/drivers/virtio_scsi/virtio*/features";
+    assert_eq!(guest.run(packed)?.stdout_if_ok()?, "1\n");
     let seen = guest.run("dd if=/dev/sda bs=1M skip=128 count=1 | head -c 10")?.stdout_if_ok()?;
     assert_eq!(seen, "from below");
     let script = "set -e; mkfs.ext4 -q /dev/sda; mount /dev/sda /mnt; cp -r /usr/bin /mnt; sync; \

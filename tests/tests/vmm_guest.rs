@@ -330,6 +330,8 @@ syslinux --install /tmp/boot.img";
         let guest = host.boot_vmm_disk("--disk /tmp/boot.img --disk /dev/vdb --cpus 2")?;
         let line = guest.run("cat /proc/cmdline")?.stdout_if_ok()?;
         assert!(line.contains("by-firmware"), "{line}");
+        // After the firmware's, which are split.
+        guest.run(PACKED)?.stdout_if_ok()?;
         guest.run("(sleep 1; echo o >/proc/sysrq-trigger) >/dev/null 2>&1 &")?;
         guest.wait(2 * MINUTE)?;
         Ok(())

@@ -30,18 +30,25 @@ pub enum Root {
 pub struct VhostUserScsi {
     socket: PathBuf,
     queues: u16,
+    packed: bool,
     reconnect: Option<Duration>,
 }
 
 impl VhostUserScsi {
     /// A controller behind `socket`, with one request queue.
     pub fn new(socket: impl Into<PathBuf>) -> VhostUserScsi {
-        VhostUserScsi { socket: socket.into(), queues: 1, reconnect: None }
+        VhostUserScsi { socket: socket.into(), queues: 1, packed: false, reconnect: None }
     }
 
     /// The number of request queues.
     pub fn queues(mut self, queues: u16) -> VhostUserScsi {
         self.queues = queues;
+        self
+    }
+
+    /// Offers packed virtqueues.
+    pub fn packed(mut self) -> VhostUserScsi {
+        self.packed = true;
         self
     }
 
@@ -223,15 +230,17 @@ impl Builder {
             command.arg("-drive").arg(option("file=", &machine.root_image(), options));
         }
         for (number, controller) in self.controllers.iter().enumerate() {
-            let VhostUserScsi { socket, queues, reconnect } = controller;
+            let VhostUserScsi { socket, queues, packed, reconnect } = controller;
             let mut options = "server=off".to_owned();
             if let Some(interval) = reconnect {
                 options.push_str(&format!(",reconnect-ms={}", interval.as_millis()));
             }
             let start = format!("socket,id=vhost{number},path=");
             command.arg("-chardev").arg(option(&start, socket, &options));
+            let packed = if *packed { "on" } else { "off" };
             command.arg("-device").arg(format!(
-                "vhost-user-scsi-pci,id=scsi{number},chardev=vhost{number},num_queues={queues}"
+                "vhost-user-scsi-pci,id=scsi{number},chardev=vhost{number},num_queues={queues},\
+                 packed={packed}"
             ));
         }
         command.args(&self.arguments);
