@@ -6,12 +6,13 @@
 
 use std::fs::File;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use vm_memory::bitmap::BS;
 use vm_memory::mmap::MmapRegionBuilder;
 use vm_memory::{
-    Address, FileOffset, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion,
-    GuestRegionMmap, VolatileSlice,
+    Address, AtomicAccess, Bytes, FileOffset, GuestAddress, GuestMemoryBackend, GuestMemoryMmap,
+    GuestMemoryRegion, GuestRegionMmap, VolatileSlice,
 };
 
 use crate::dirty_log::{DirtyBitmap, DirtyLog};
@@ -231,6 +232,22 @@ impl Memory {
             let offset = user.checked_sub(region.user)?;
             if offset < region.size() { region.guest().checked_add(offset) } else { None }
         })
+    }
+
+    /// Reads what the guest may write to at the same time, without the detour of an access that may go
+    /// on in another region. `None` where nothing is mapped, or nothing aligned.
+    pub(crate) fn load<T: AtomicAccess>(&self, address: u64, order: Ordering) -> Option<T> {
+        self.slice(address, size_of::<T>() as u64)?.load(0, order).ok()
+    }
+
+    /// Writes likewise.
+    pub(crate) fn store<T: AtomicAccess>(
+        &self,
+        value: T,
+        address: u64,
+        order: Ordering,
+    ) -> Option<()> {
+        self.slice(address, size_of::<T>() as u64)?.store(value, 0, order).ok()
     }
 
     /// The mapped bytes from `address` on: at most `length`, fewer where the region ends before.

@@ -3,7 +3,7 @@
 use std::sync::atomic::Ordering;
 
 use virtio_queue::desc::packed::Descriptor;
-use vm_memory::{AtomicAccess, Bytes, GuestAddress};
+use vm_memory::{AtomicAccess, Bytes};
 
 use crate::chain::ChainError;
 use crate::memory::{GuestSlice, Memory};
@@ -39,7 +39,7 @@ impl<'a> Descriptors<'a> {
         }
         let address = self.ring.saturating_add(offset);
         let unmapped = ChainError::Unmapped { address, length: DESCRIPTOR };
-        self.memory.space().load(GuestAddress(address), order).map_err(|_| unmapped)
+        self.memory.load(address, order).ok_or(unmapped)
     }
 
     /// Flags, after which what they are about can be read.

@@ -7,7 +7,7 @@ use virtio_bindings::bindings::virtio_ring::{
     VRING_DESC_F_WRITE, VRING_PACKED_EVENT_FLAG_DESC, VRING_PACKED_EVENT_FLAG_DISABLE,
     VRING_PACKED_EVENT_FLAG_ENABLE,
 };
-use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend};
+use vm_memory::{GuestAddress, GuestMemoryBackend};
 
 use super::descriptors::{DESCRIPTOR, Descriptors};
 use super::{Base, Position, QueueError, RingSetup, Spare};
@@ -31,8 +31,8 @@ pub(super) struct Packed {
     size: u16,
     /// Where the descriptors are, and what the driver and the device want to be told.
     ring: u64,
-    driver: GuestAddress,
-    device: GuestAddress,
+    driver: u64,
+    device: u64,
     event_index: bool,
     indirect: bool,
     record: Option<PackedRecord>,
@@ -93,8 +93,8 @@ impl Packed {
         let mut packed = Self {
             size,
             ring: descriptors,
-            driver: GuestAddress(driver),
-            device: GuestAddress(device),
+            driver,
+            device,
             event_index: setup.event_index,
             indirect: setup.indirect,
             record,
@@ -165,8 +165,8 @@ impl Packed {
             if Position::owner(flags) == at.used() {
                 let flags = flags & !Position::owner(flags) | at.available();
                 let place = self.place(at.index, 14);
-                let stored = memory.space().store(flags.to_le(), place, Ordering::Relaxed);
-                stored.map_err(|_| QueueError::Used)?;
+                let stored = memory.store(flags.to_le(), place, Ordering::Relaxed);
+                stored.ok_or(QueueError::Used)?;
             }
             at = at.after(1, self.size);
         }
@@ -177,9 +177,9 @@ impl Packed {
         Descriptors::new(memory, self.ring, self.size)
     }
 
-    fn place(&self, index: u16, field: u64) -> GuestAddress {
+    fn place(&self, index: u16, field: u64) -> u64 {
         let offset = u64::from(index).saturating_mul(DESCRIPTOR).saturating_add(field);
-        GuestAddress(self.ring.saturating_add(offset))
+        self.ring.saturating_add(offset)
     }
 
     pub(super) fn base(&self) -> Base {
@@ -309,7 +309,7 @@ impl Packed {
         order: Ordering,
     ) -> Result<(), QueueError> {
         let place = self.place(at.index, 8);
-        memory.space().store(element.to_le(), place, order).map_err(|_| QueueError::Used)
+        memory.store(element.to_le(), place, order).ok_or(QueueError::Used)
     }
 
     /// `true` if there was something.
@@ -338,8 +338,8 @@ impl Packed {
         // What was published comes before what the driver is found to want (2.8.22).
         fence(Ordering::SeqCst);
         let count = std::mem::take(&mut self.unnotified);
-        let wanted: Result<u32, _> = memory.space().load(self.driver, Ordering::Relaxed);
-        let wanted = u32::from_le(wanted.map_err(|_| QueueError::Available)?);
+        let wanted = memory.load(self.driver, Ordering::Relaxed);
+        let wanted = wanted.map(u32::from_le).ok_or(QueueError::Available)?;
         let (position, flags) = (wanted & 0xffff, wanted >> 16 & 3);
         if flags == DISABLE {
             return Ok(false);
@@ -398,8 +398,8 @@ impl Packed {
         if std::mem::replace(&mut self.kicks, wanted) == wanted {
             return Ok(());
         }
-        let stored = memory.space().store(wanted.to_le(), self.device, Ordering::Relaxed);
-        stored.map_err(|_| QueueError::Used)
+        let stored = memory.store(wanted.to_le(), self.device, Ordering::Relaxed);
+        stored.ok_or(QueueError::Used)
     }
 
     pub(super) fn is_idle(&self) -> bool {

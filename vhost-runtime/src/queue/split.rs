@@ -19,9 +19,8 @@ const USED_ELEMENT: u64 = 8;
 
 /// Where an entry of `width` bytes is, behind the ring's flags and index (virtio 1.2, 2.7.6 and
 /// 2.7.8). Behind the last one is the event index.
-fn entry(ring: u64, number: u16, width: u64) -> GuestAddress {
-    let offset = u64::from(number).saturating_mul(width).saturating_add(4);
-    GuestAddress(ring.saturating_add(offset))
+fn entry(ring: u64, number: u16, width: u64) -> u64 {
+    ring.saturating_add(u64::from(number).saturating_mul(width).saturating_add(4))
 }
 
 /// The device's side of it.
@@ -76,7 +75,7 @@ impl Split {
             base = used.wrapping_add(u16::try_from(under_way.len()).unwrap_or(0));
             let head = |index: u16| {
                 let slot = index.checked_rem(setup.size).unwrap_or(0);
-                memory.space().load(entry(setup.available, slot, HEAD), Ordering::Relaxed).ok()
+                memory.load(entry(setup.available, slot, HEAD), Ordering::Relaxed)
             };
             let mut heads = (0..=u16::MAX).map(|number| head(used.wrapping_add(number)));
             if under_way.iter().all(|it| heads.next() == Some(Some(it.to_le()))) {
@@ -143,11 +142,9 @@ impl Split {
     }
 
     fn next_head(&mut self, memory: &Memory) -> Result<Option<u16>, QueueError> {
-        let space = memory.space();
         let next = self.ring.next_avail();
         if next == self.available {
-            let available =
-                self.ring.avail_idx(space, Ordering::Acquire).map_err(|_| QueueError::Available)?.0;
+            let available = self.newest(memory)?;
             if available.wrapping_sub(next) > self.ring.size() {
                 return Err(QueueError::Available);
             }
@@ -158,8 +155,7 @@ impl Split {
             self.seen = available;
         }
         let address = entry(self.ring.avail_ring(), self.slot(next), HEAD);
-        let head: u16 =
-            space.load(address, Ordering::Relaxed).map_err(|_| QueueError::Available)?;
+        let head: u16 = memory.load(address, Ordering::Relaxed).ok_or(QueueError::Available)?;
         self.ring.set_next_avail(next.wrapping_add(1));
         Ok(Some(u16::from_le(head)))
     }
@@ -182,9 +178,19 @@ impl Split {
         let head = chain.head();
         let slot = self.slot(self.ring.next_used());
         let address = entry(self.ring.used_ring(), slot, USED_ELEMENT);
-        // `struct virtq_used_elem`: le32 id, le32 len.
-        let element = u64::from(head) | u64::from(written) << 32;
-        memory.space().write_obj(element.to_le(), address).map_err(|_| QueueError::Used)?;
+        // `struct virtq_used_elem`: le32 id, le32 len, which the ring need not have aligned as one.
+        let (id, length) = (u32::from(head).to_le(), written.to_le());
+        let stored = match memory.slice(address, USED_ELEMENT) {
+            Some(place) if place.len() as u64 == USED_ELEMENT => {
+                let id = place.store(id, 0, Ordering::Relaxed);
+                id.and_then(|()| place.store(length, 4, Ordering::Relaxed)).ok()
+            }
+            // It goes on in another region.
+            _ => memory
+                .store(id, address, Ordering::Relaxed)
+                .and_then(|()| memory.store(length, address.saturating_add(4), Ordering::Relaxed)),
+        };
+        stored.ok_or(QueueError::Used)?;
         self.ring.set_next_used(self.ring.next_used().wrapping_add(1));
         if let Some(record) = &mut self.record {
             record.finishing(head);
@@ -199,8 +205,8 @@ impl Split {
             return Ok(false);
         }
         let used = self.ring.next_used();
-        let address = GuestAddress(self.ring.used_ring().saturating_add(2));
-        if memory.space().store(used.to_le(), address, Ordering::Release).is_err() {
+        let address = self.ring.used_ring().saturating_add(2);
+        if memory.store(used.to_le(), address, Ordering::Release).is_none() {
             self.unpublished.clear();
             return Err(QueueError::Used);
         }
@@ -217,21 +223,19 @@ impl Split {
     ) -> Result<bool, QueueError> {
         // What was published comes before what the driver is found to want (virtio 1.2, 2.7.7.2).
         fence(Ordering::SeqCst);
-        let space = memory.space();
         let used = self.ring.next_used();
         let notified = std::mem::replace(&mut self.notified, used);
         if self.ring.event_idx_enabled() {
             let address = entry(self.ring.avail_ring(), self.ring.size(), HEAD);
             let event: u16 =
-                space.load(address, Ordering::Relaxed).map_err(|_| QueueError::Available)?;
+                memory.load(address, Ordering::Relaxed).ok_or(QueueError::Available)?;
             let event = u16::from_le(event);
             // Whether the index passed the one after which the driver wants to be told.
             let passed = used.wrapping_sub(event).wrapping_sub(1);
             return Ok(passed < used.wrapping_sub(notified));
         }
-        let address = GuestAddress(self.ring.avail_ring());
         let flags: u16 =
-            space.load(address, Ordering::Relaxed).map_err(|_| QueueError::Available)?;
+            memory.load(self.ring.avail_ring(), Ordering::Relaxed).ok_or(QueueError::Available)?;
         Ok(u32::from(u16::from_le(flags)) & VRING_AVAIL_F_NO_INTERRUPT == 0)
     }
 
@@ -252,8 +256,7 @@ impl Split {
         if self.ring.event_idx_enabled() {
             let newest = self.newest(memory)?;
             let event = entry(self.ring.used_ring(), self.ring.size(), USED_ELEMENT);
-            let space = memory.space();
-            space.store(newest.to_le(), event, Ordering::Relaxed).map_err(|_| QueueError::Used)?;
+            memory.store(newest.to_le(), event, Ordering::Relaxed).ok_or(QueueError::Used)?;
             fence(Ordering::SeqCst);
         } else {
             self.ring.enable_notification(memory.space()).map_err(|_| QueueError::Used)?;
@@ -277,7 +280,7 @@ impl Split {
 
     /// The available index as it is now.
     fn newest(&self, memory: &Memory) -> Result<u16, QueueError> {
-        let index = self.ring.avail_idx(memory.space(), Ordering::Acquire);
-        index.map(|index| index.0).map_err(|_| QueueError::Available)
+        let address = self.ring.avail_ring().saturating_add(2);
+        memory.load(address, Ordering::Acquire).map(u16::from_le).ok_or(QueueError::Available)
     }
 }
