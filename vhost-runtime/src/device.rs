@@ -43,6 +43,11 @@ pub trait Device: Send + Sync + 'static {
         false
     }
 
+    /// Feature bits of the rings' that are not to be offered.
+    fn unwanted_features(&self) -> u64 {
+        0
+    }
+
     /// The driver accepted these.
     fn set_features(&self, features: u64);
 

@@ -11,7 +11,7 @@ mod tests {
 
     use super::SECTIONS;
     use crate::control::Control;
-    use crate::options::{Options, VHOST_USER_KEYS};
+    use crate::options::{NET_KEYS, Options, VHOST_USER_KEYS};
 
     fn text() -> String {
         let mut text = Vec::new();
@@ -25,8 +25,9 @@ mod tests {
         for option in Options::command().get_arguments().filter_map(|option| option.get_long()) {
             assert!(text.contains(&format!("--{option}")), "--{option}");
         }
-        for key in VHOST_USER_KEYS {
-            assert!(text.contains(&format!("\n.B {key}=")), "{key} is not explained");
+        for key in VHOST_USER_KEYS.into_iter().chain(NET_KEYS) {
+            let heading = [format!("\n.B {key}="), format!("\\fB{key}=")];
+            assert!(heading.iter().any(|at| text.contains(at)), "{key} is not explained");
         }
         let (_, control) = text.split_once(".SH CONTROL\n").unwrap();
         for command in Control::default().names() {

@@ -24,7 +24,7 @@ use vhost_runtime::broker::Channel;
 use vhost_runtime::control::Events;
 use vhost_runtime::device::{Device, QueueWorker, Queues};
 use vhost_runtime::memory::{Memory, RegionSpec};
-use vhost_runtime::queue::{Queue, RingSetup};
+use vhost_runtime::queue::{Base, Queue, RingSetup};
 use vhost_runtime::supervisor::Keeper;
 use vm_memory::{Bytes, GuestAddress};
 
@@ -79,14 +79,14 @@ impl Guest {
     }
 
     fn start(&mut self) {
-        let queue = |index: usize, base| {
+        let queue = |index: usize| {
             let start = index as u64 * RING;
             let setup = RingSetup {
                 size: SIZE,
                 descriptors: start,
                 available: start + AVAILABLE,
                 used: start + USED,
-                base,
+                base: Base::Split(0),
                 event_index: false,
                 indirect: true,
             };
@@ -98,8 +98,8 @@ impl Guest {
             self.put(index as u64 * RING + USED, &[0; 4]);
         }
         self.available = [0; QUEUES];
-        self.queues = [queue(0, 0), queue(1, 0)].into_iter().collect();
-        self.commands = [queue(2, 0)].into_iter().collect();
+        self.queues = [queue(0), queue(1)].into_iter().collect();
+        self.commands = [queue(2)].into_iter().collect();
         self.pair.enabled(0, true);
         self.pair.enabled(1, true);
     }

@@ -348,6 +348,15 @@ impl Device for Card {
         self.offered.0
     }
 
+    fn unwanted_features(&self) -> u64 {
+        self.settings.off.rings()
+    }
+
+    /// Frames for other guests wait for each of them.
+    fn completes_in_order(&self) -> bool {
+        matches!(self.backing, Backing::Host(..))
+    }
+
     fn set_features(&self, features: u64) {
         self.negotiated.store(features, Ordering::Relaxed);
     }

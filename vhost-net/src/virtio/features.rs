@@ -2,6 +2,7 @@
 
 use std::str::FromStr;
 
+use virtio_bindings::bindings::virtio_config::{VIRTIO_F_IN_ORDER, VIRTIO_F_RING_PACKED};
 use virtio_bindings::bindings::virtio_net::{
     VIRTIO_NET_F_CSUM, VIRTIO_NET_F_CTRL_GUEST_OFFLOADS, VIRTIO_NET_F_CTRL_MAC_ADDR,
     VIRTIO_NET_F_CTRL_RX, VIRTIO_NET_F_CTRL_RX_EXTRA, VIRTIO_NET_F_CTRL_VLAN, VIRTIO_NET_F_CTRL_VQ,
@@ -11,6 +12,9 @@ use virtio_bindings::bindings::virtio_net::{
     VIRTIO_NET_F_HOST_TSO4, VIRTIO_NET_F_HOST_TSO6, VIRTIO_NET_F_HOST_UFO, VIRTIO_NET_F_HOST_USO,
     VIRTIO_NET_F_MAC, VIRTIO_NET_F_MQ, VIRTIO_NET_F_MRG_RXBUF, VIRTIO_NET_F_MTU,
     VIRTIO_NET_F_SPEED_DUPLEX, VIRTIO_NET_F_STATUS,
+};
+use virtio_bindings::bindings::virtio_ring::{
+    VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC,
 };
 
 use crate::frame::offload::Accepted;
@@ -76,7 +80,7 @@ const ALWAYS: u64 = MAC
 type Named = (&'static str, u64, u64);
 
 /// As QEMU's properties of the same device are called.
-const NAMES: [Named; 24] = [
+const NAMES: [Named; 28] = [
     ("csum", CSUM, 0),
     ("guest_csum", GUEST_CSUM, 0),
     ("guest_tso4", GUEST_TSO4, GUEST_CSUM),
@@ -101,11 +105,24 @@ const NAMES: [Named; 24] = [
     ("mq", MQ, CTRL_VQ),
     ("mac", MAC, 0),
     ("speed", SPEED_DUPLEX, 0),
+    ("packed", bit(VIRTIO_F_RING_PACKED), 0),
+    ("in_order", bit(VIRTIO_F_IN_ORDER), 0),
+    ("indirect_desc", bit(VIRTIO_RING_F_INDIRECT_DESC), 0),
+    ("event_idx", bit(VIRTIO_RING_F_EVENT_IDX), 0),
 ];
 
 /// Features that are switched off.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Off(u64);
+
+impl Off {
+    /// Those of the rings', whatever the device is.
+    #[must_use]
+    pub fn rings(self) -> u64 {
+        let rings = NAMES.iter().rev().take(4);
+        self.0 & rings.fold(0, |all, (_, bits, _)| all | bits)
+    }
+}
 
 impl FromStr for Off {
     type Err = String;
@@ -235,6 +252,12 @@ mod tests {
         let all = offered("");
         for (name, bits, _) in NAMES {
             let without = offered(&format!("{name}=off"));
+            let off: Off = format!("{name}=off").parse().unwrap();
+            if all.0 & bits == 0 {
+                assert_eq!(off.rings(), bits, "{name}");
+                continue;
+            }
+            assert_eq!(off.rings(), 0, "{name}");
             assert_eq!(without.0 & bits, 0, "{name}");
             let dependents = NAMES.iter().filter(|(_, _, needs)| needs & bits != 0);
             let gone = dependents.fold(bits, |gone, (_, its, _)| gone | its);

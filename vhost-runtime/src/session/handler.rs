@@ -107,7 +107,8 @@ impl<D: Device> Handler<D> {
 
     fn offered(&self) -> u64 {
         let in_order = if self.device.completes_in_order() { 1 << VIRTIO_F_IN_ORDER } else { 0 };
-        self.device.features() | in_order | RING_FEATURES | LOG_ALL | PROTOCOL_FEATURES
+        let rings = (RING_FEATURES | in_order) & !self.device.unwanted_features();
+        self.device.features() | rings | LOG_ALL | PROTOCOL_FEATURES
     }
 
     /// Replies are asked for by flag.
