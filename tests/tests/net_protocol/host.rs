@@ -32,9 +32,9 @@ fn an_interface_that_is_taken_away_is_picked_up_again() -> Result<(), Error> {
     for round in 0..3 {
         let packets = Packets::open(&network, "tap0")?;
         packets.send(Header::default(), &frame(100 + round))?;
-        assert!(driver.pair().receive(SECOND)?.expect("a frame").1 == frame(100 + round));
+        assert!(driver.pair().receive(20 * SECOND)?.expect("a frame").1 == frame(100 + round));
         driver.pair().send(NOTHING, &frame(200 + round))?;
-        assert!(packets.receive(SECOND)?.expect("a frame").1 == frame(200 + round));
+        assert!(packets.receive(20 * SECOND)?.expect("a frame").1 == frame(200 + round));
 
         network.ip("link del tap0")?;
         driver.pair().send(NOTHING, &frame(300))?;
@@ -61,8 +61,8 @@ fn an_interface_that_it_made_stays_when_the_process_is_killed() -> Result<(), Er
         packets.send(Header::default(), &frame(100 + round))?;
         driver.pair().send(NOTHING, &frame(200 + round))?;
         driver.reconnect()?;
-        assert!(driver.pair().receive(SECOND)?.expect("a frame").1 == frame(100 + round));
-        assert!(packets.receive(SECOND)?.expect("a frame").1 == frame(200 + round));
+        assert!(driver.pair().receive(20 * SECOND)?.expect("a frame").1 == frame(100 + round));
+        assert!(packets.receive(20 * SECOND)?.expect("a frame").1 == frame(200 + round));
         // Else the next process would send it once more.
         driver.pair().flush()?;
     }
@@ -103,7 +103,7 @@ fn a_stream_whose_peer_goes_is_connected_again() -> Result<(), Error> {
             driver.pair().send(NOTHING, &frame(size + round))?;
             assert!(read_frame(&mut peer) == frame(size + round), "{size}");
             write_frame(&mut peer, &frame(size + round));
-            let (header, back) = driver.pair().receive(SECOND)?.expect("a frame");
+            let (header, back) = driver.pair().receive(20 * SECOND)?.expect("a frame");
             assert!(back == frame(size + round) && header[..10] == [0; 10], "{size}");
         }
         match round {
@@ -136,7 +136,7 @@ fn a_peer_that_does_not_read_keeps_the_guest_waiting_but_not_the_process() -> Re
     }
     // The other way goes on.
     write_frame(&mut peer, &frame(100));
-    assert!(driver.pair().receive(SECOND)?.expect("a frame").1 == frame(100));
+    assert!(driver.pair().receive(20 * SECOND)?.expect("a frame").1 == frame(100));
     assert!(driver.pair().transmit.ring.under_way() > 0, "the stream is full");
     for number in 0..64 {
         assert!(read_frame(&mut peer) == frame(60000 + number), "{number}");
@@ -163,7 +163,7 @@ fn a_datagram_is_a_frame() -> Result<(), Error> {
         let count = peer.recv(&mut bytes).unwrap();
         assert!(bytes[..count] == frame(size), "{size}");
         peer.send_to(&frame(size), &own).unwrap();
-        assert!(driver.pair().receive(SECOND)?.expect("a frame").1 == frame(size), "{size}");
+        assert!(driver.pair().receive(20 * SECOND)?.expect("a frame").1 == frame(size), "{size}");
     }
     // More than there is room for at once.
     let sender = std::thread::spawn(move || {

@@ -23,10 +23,10 @@ fn works(a: &mut NetDriver, b: &mut NetDriver) -> Result<(), Error> {
     for size in [60, 1514] {
         let frame = addressed(2, 1, size);
         a.pair().send(NOTHING, &frame)?;
-        assert!(b.pair().receive(SECOND)?.expect("a frame").1 == frame);
+        assert!(b.pair().receive(20 * SECOND)?.expect("a frame").1 == frame);
         let frame = addressed(1, 2, size);
         b.pair().send(NOTHING, &frame)?;
-        assert!(a.pair().receive(SECOND)?.expect("a frame").1 == frame);
+        assert!(a.pair().receive(20 * SECOND)?.expect("a frame").1 == frame);
     }
     Ok(())
 }
@@ -88,7 +88,7 @@ fn a_header_may_be_split_over_descriptors() -> Result<(), Error> {
     let rest = Buffer { address: place.data + 17, length: (NET_HEADER + 200 - 17) as u32 };
     slots.add(slot, &[&pieces[..], &[rest]].concat(), &[])?;
     slots.publish()?;
-    assert!(b.pair().receive(SECOND)?.expect("a frame").1 == frame);
+    assert!(b.pair().receive(20 * SECOND)?.expect("a frame").1 == frame);
     Ok(())
 }
 
@@ -143,7 +143,7 @@ fn buffers_of_a_few_bytes_are_merged() -> Result<(), Error> {
     for size in [14, 15, 500, 1300] {
         let frame = addressed(2, 1, size);
         a.pair().send(NOTHING, &frame)?;
-        assert!(b.pair().receive(SECOND)?.expect("a frame").1 == frame, "{size}");
+        assert!(b.pair().receive(20 * SECOND)?.expect("a frame").1 == frame, "{size}");
     }
     Ok(())
 }
