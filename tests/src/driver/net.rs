@@ -142,6 +142,30 @@ impl NetPair {
         Ok(Some((header, frame)))
     }
 
+    /// Takes what has come, or comes in time, and gives the buffers to the device again; returns how many
+    /// frames that were.
+    pub fn absorb(&mut self, limit: Duration) -> Result<u64, Error> {
+        let mut frames = 0;
+        if self.receive.ring.wait(limit).map_err(Error::driver("waiting"))? {
+            // How many more buffers the frame takes.
+            let mut more = 0;
+            while more > 0 || frames < 64 {
+                let Some((slot, _)) = self.receive.take()? else { break };
+                if more == 0 {
+                    let mut count = [0; 2];
+                    self.receive.read(self.receive.place(slot).data + 10, &mut count)?;
+                    more = u16::from_le_bytes(count);
+                    frames += 1;
+                }
+                more = more.saturating_sub(1);
+                let data = self.receive.data(slot, self.buffer);
+                self.receive.add(slot, &[], &[data])?;
+            }
+            self.receive.publish()?;
+        }
+        Ok(frames)
+    }
+
     fn buffer(&mut self, limit: Duration) -> Result<Option<Vec<u8>>, Error> {
         let end = Instant::now() + limit;
         let (slot, written) = loop {
