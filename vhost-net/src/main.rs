@@ -62,10 +62,7 @@ impl From<passt::PasstError> for Failure {
 }
 
 fn main() -> ExitCode {
-    start().unwrap_or_else(|failure| {
-        eprintln!("vhost-net: {failure}");
-        ExitCode::FAILURE
-    })
+    program::main("vhost-net", start)
 }
 
 fn start() -> Result<ExitCode, Failure> {
@@ -77,8 +74,7 @@ fn start() -> Result<ExitCode, Failure> {
 }
 
 fn run(options: &Options) -> Result<ExitCode, Failure> {
-    if options.program.print_capabilities {
-        println!("{{\n  \"type\": \"net\"\n}}");
+    if program::print_capabilities(&options.program, "net") {
         return Ok(ExitCode::SUCCESS);
     }
     let inherited = options.backend.tap_fd.iter().copied().chain(options.program.fd);

@@ -33,10 +33,7 @@ enum Failure {
 }
 
 fn main() -> ExitCode {
-    start().unwrap_or_else(|failure| {
-        eprintln!("vhost-scsi: {failure}");
-        ExitCode::FAILURE
-    })
+    program::main("vhost-scsi", start)
 }
 
 fn start() -> Result<ExitCode, Failure> {
@@ -48,8 +45,7 @@ fn start() -> Result<ExitCode, Failure> {
 }
 
 fn run(options: &Options) -> Result<ExitCode, Failure> {
-    if options.program.print_capabilities {
-        println!("{{\n  \"type\": \"scsi\"\n}}");
+    if program::print_capabilities(&options.program, "scsi") {
         return Ok(ExitCode::SUCCESS);
     }
     let sandbox = Sandbox::new(options.program.fd);

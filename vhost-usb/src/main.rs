@@ -44,10 +44,7 @@ enum Failure {
 }
 
 fn main() -> ExitCode {
-    start().unwrap_or_else(|failure| {
-        eprintln!("vhost-usb: {failure}");
-        ExitCode::FAILURE
-    })
+    program::main("vhost-usb", start)
 }
 
 fn start() -> Result<ExitCode, Failure> {
@@ -59,8 +56,7 @@ fn start() -> Result<ExitCode, Failure> {
 }
 
 fn run(options: &Options) -> Result<ExitCode, Failure> {
-    if options.program.print_capabilities {
-        println!("{{\n  \"type\": \"usb\"\n}}");
+    if program::print_capabilities(&options.program, "usb") {
         return Ok(ExitCode::SUCCESS);
     }
     let mut sandbox = Sandbox::new(options.program.fd);

@@ -10,6 +10,9 @@ use lab::driver::NET_HEADER;
 use crate::TIME;
 use crate::load::Load;
 
+/// Frames that a guest has under way.
+const FRAMES: usize = 256;
+
 const TUNSETIFF: libc::c_ulong = 0x4004_54ca;
 const TUNSETOFFLOAD: libc::c_ulong = 0x4004_54d0;
 const TUNSETVNETHDRSZ: libc::c_ulong = 0x4004_54d8;
@@ -35,12 +38,13 @@ pub(crate) fn open(name: &str) -> File {
 /// Writes for the time; returns how many frames.
 pub(crate) fn write(tap: &mut File, load: &Load) -> u64 {
     let (header, frame) = load.frame(0xff, 1);
-    let bytes = [&header[..], &frame].concat();
+    // As many as a guest has: what is written again and again would be in the processor's cache.
+    let frames = vec![[&header[..], &frame].concat(); FRAMES];
     let begun = Instant::now();
     let mut count = 0;
     while begun.elapsed() < TIME {
-        for _ in 0..64 {
-            tap.write_all(&bytes).expect("the interface takes all");
+        for bytes in &frames {
+            tap.write_all(bytes).expect("the interface takes all");
             count += 1;
         }
     }
@@ -49,12 +53,12 @@ pub(crate) fn write(tap: &mut File, load: &Load) -> u64 {
 
 /// Reads for the time; returns how many frames.
 pub(crate) fn read(tap: &mut File) -> u64 {
-    let mut bytes = vec![0; 70_000];
+    let mut frames = vec![vec![0; 70_000]; FRAMES];
     let begun = Instant::now();
     let mut count = 0;
     while begun.elapsed() < TIME {
-        for _ in 0..64 {
-            match tap.read(&mut bytes) {
+        for bytes in &mut frames {
+            match tap.read(bytes) {
                 Ok(_) => count += 1,
                 Err(error) if error.kind() == ErrorKind::WouldBlock => break,
                 Err(error) => panic!("{error}"),

@@ -209,17 +209,26 @@ impl Port {
             Way::Host(line, medium) => (line, medium),
         };
         let Some(fd) = line.fd() else { return Outcome::Lost(packet.chain) };
+        let length = usize::try_from(packet.frame().len()).unwrap_or(usize::MAX);
+        let (offload, prefix);
         let mut space = Space::new(list);
+        match medium {
+            Medium::Tap { header, .. } => {
+                offload = packet.offload.header(length, false);
+                space.add_prefix(offload.get(..*header).unwrap_or(&offload));
+            }
+            Medium::Stream(_) => {
+                prefix = Framing::prefix(length);
+                space.add_prefix(&prefix);
+            }
+            Medium::Datagram => {}
+        }
         if !space.add(packet.frame()) {
             return Outcome::Lost(packet.chain);
         }
         let sent = match medium {
-            Medium::Tap { header, .. } => {
-                let bytes = packet.offload.header(space.len(), false);
-                let bytes = bytes.get(..*header).unwrap_or(&bytes);
-                space.behind(bytes).write(fd).map(|_| Sent::Done)
-            }
-            Medium::Stream(framing) => framing.send(fd, &mut space),
+            Medium::Tap { .. } => space.write(fd).map(|_| Sent::Done),
+            Medium::Stream(framing) => framing.send(fd, &space),
             Medium::Datagram => space.send(fd).map(|_| Sent::Done),
         };
         match sent {

@@ -63,14 +63,11 @@ impl<'a> Space<'a> {
         self.list.push(libc::iovec { iov_base: own.as_mut_ptr().cast(), iov_len: own.len() });
     }
 
-    /// The same behind memory of our own, which is only read.
-    pub fn behind<'b>(&'b mut self, own: &'b [u8]) -> Space<'b>
-    where
-        'a: 'b,
-    {
+    /// With memory of our own behind the others, which is only read: such a space is not to be read into.
+    pub fn add_prefix(&mut self, own: &'a [u8]) {
+        self.length = self.length.saturating_add(own.len());
         let base = own.as_ptr().cast_mut().cast();
-        self.list.insert(0, libc::iovec { iov_base: base, iov_len: own.len() });
-        Space { list: self.list, length: self.length.saturating_add(own.len()) }
+        self.list.push(libc::iovec { iov_base: base, iov_len: own.len() });
     }
 
     /// A copy of all but the first `count` bytes.
@@ -224,8 +221,9 @@ mod tests {
         let (one, other) = std::os::unix::net::UnixDatagram::pair().unwrap();
         let (mut out, mut space_out) = (*b"cdefgh", Vec::new());
         let mut space = Space::new(&mut space_out);
+        space.add_prefix(b"ab");
         space.add_own(&mut out);
-        assert_eq!(space.behind(b"ab").send(one.as_fd()).unwrap(), 8);
+        assert_eq!(space.send(one.as_fd()).unwrap(), 8);
         let (mut a, mut b, mut list) = ([0; 3], [0; 3], Vec::new());
         let mut space = Space::new(&mut list);
         space.add_own(&mut a);

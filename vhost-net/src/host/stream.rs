@@ -54,17 +54,19 @@ impl Framing {
         Ok(true)
     }
 
-    /// Sends a frame, whole, or keeps what the host does not take of it.
-    pub(super) fn send(&mut self, to: BorrowedFd<'_>, frame: &mut Space<'_>) -> io::Result<Sent> {
+    /// What goes before a frame of `length` bytes.
+    pub(super) fn prefix(length: usize) -> [u8; PREFIX] {
+        u32::try_from(length).unwrap_or(u32::MAX).to_be_bytes()
+    }
+
+    /// Sends a frame behind its prefix, whole, or keeps what the host does not take of it.
+    pub(super) fn send(&mut self, to: BorrowedFd<'_>, frame: &Space<'_>) -> io::Result<Sent> {
         if self.is_full() && !self.flush(to)? {
             return Ok(Sent::Full);
         }
-        let length = frame.len();
-        let prefix = u32::try_from(length).unwrap_or(u32::MAX).to_be_bytes();
-        let space = frame.behind(&prefix);
-        match space.send(to) {
-            Ok(count) if count < space.len() => {
-                self.unsent = space.rest(count);
+        match frame.send(to) {
+            Ok(count) if count < frame.len() => {
+                self.unsent = frame.rest(count);
                 Ok(Sent::Done)
             }
             Ok(_) => Ok(Sent::Done),
@@ -173,9 +175,11 @@ mod tests {
         let mut sent = 0;
         loop {
             let (mut bytes, mut list) = (frame(LONGEST), Vec::new());
+            let prefix = Framing::prefix(bytes.len());
             let mut space = Space::new(&mut list);
+            space.add_prefix(&prefix);
             space.add_own(&mut bytes);
-            match framing.send(near.as_fd(), &mut space).unwrap() {
+            match framing.send(near.as_fd(), &space).unwrap() {
                 Sent::Done => sent += 1,
                 Sent::Full => break,
             }

@@ -13,6 +13,7 @@ mod socket;
 use std::io;
 use std::os::fd::RawFd;
 use std::path::PathBuf;
+use std::process::ExitCode;
 
 pub use serve::serve;
 pub use shutdown::{Shutdown, Stop, wait};
@@ -113,6 +114,27 @@ pub enum ProgramError {
         /// What the host said.
         error: io::Error,
     },
+}
+
+/// A program's `main`: says in one sentence why it could not do what it was started for.
+pub fn main<F: std::fmt::Display>(
+    name: &str,
+    start: impl FnOnce() -> Result<ExitCode, F>,
+) -> ExitCode {
+    start().unwrap_or_else(|failure| {
+        eprintln!("{name}: {failure}");
+        ExitCode::FAILURE
+    })
+}
+
+/// Prints, if that is asked for, that the program is a device of this type, as management programs want to
+/// know (vhost-user.rst). `false`: it is not asked for.
+#[must_use]
+pub fn print_capabilities(args: &ProgramArgs, device: &str) -> bool {
+    if args.print_capabilities {
+        println!("{{\n  \"type\": \"{device}\"\n}}");
+    }
+    args.print_capabilities
 }
 
 /// Starts logging to standard error.

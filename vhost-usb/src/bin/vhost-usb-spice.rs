@@ -38,10 +38,7 @@ enum Failure {
 }
 
 fn main() -> ExitCode {
-    start().unwrap_or_else(|failure| {
-        eprintln!("vhost-usb-spice: {failure}");
-        ExitCode::FAILURE
-    })
+    program::main("vhost-usb-spice", start)
 }
 
 fn start() -> Result<ExitCode, Failure> {
