@@ -3,7 +3,6 @@
 mod ctl;
 
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};
-use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -90,6 +89,7 @@ fn run(options: &Options) -> Result<ExitCode, Failure> {
         }
         Host::Broker { .. } => Socket::from_args(&options.program).map(|socket| vec![socket]),
     }?;
+    let name = vmms.first().map(|vmm| name(options, vmm)).unwrap_or_default();
     let mut clients = control::Listener::from_args(&options.program)?;
     let mut sockets: Vec<&mut Socket> = vmms.iter_mut().collect();
     sockets.extend(clients.as_mut().map(control::Listener::socket));
@@ -99,7 +99,8 @@ fn run(options: &Options) -> Result<ExitCode, Failure> {
     };
 
     let events = Events::default();
-    let Served { cards, side } = host.cards(options, &events, &link).map_err(Failure::Card)?;
+    let Served { cards, side } =
+        host.cards(options, name, &events, &link).map_err(Failure::Card)?;
     if options.program.sandbox == Confinement::On {
         let has_tap = options.backend.tap.is_some() || !options.backend.tap_fd.is_empty();
         confinement::allow(&mut sandbox, has_tap);
@@ -200,7 +201,13 @@ impl Host {
     }
 
     /// The cards, and what of the host they stand on.
-    fn cards(self, options: &Options, events: &Events, link: &Link) -> std::io::Result<Served> {
+    fn cards(
+        self,
+        options: &Options,
+        name: String,
+        events: &Events,
+        link: &Link,
+    ) -> std::io::Result<Served> {
         let card = |name: String, mac: Option<Mac>, pairs, backing| {
             let mac = mac.unwrap_or_else(|| Mac::of_name(&name));
             let settings = settings(&options.card, name, mac, pairs);
@@ -209,9 +216,9 @@ impl Host {
         match self {
             Self::Broker { kind, pairs, channel } => {
                 let channel = channel.ok_or(std::io::ErrorKind::NotConnected)?;
-                let side = Arc::new(Side::new(channel)?);
+                let side = Arc::new(Side::new(kind, channel)?);
                 let backing = Backing::Host(kind, Arc::clone(&side));
-                let cards = vec![card(name(options), options.card.mac, pairs, backing)];
+                let cards = vec![card(name, options.card.mac, pairs, backing)];
                 Ok(Served { cards, side: Some(side) })
             }
             Self::Switch => {
@@ -228,13 +235,11 @@ impl Host {
     }
 }
 
-/// What the only card is called, and what its address is made of.
-fn name(options: &Options) -> String {
-    let backend = &options.backend;
-    let socket: Option<PathBuf> = options.program.socket_path.clone();
-    match (&backend.tap, socket) {
+/// What the only card is called, and what its address is made of: its interface, or where its VMM connects.
+fn name(options: &Options, vmm: &Socket) -> String {
+    match (&options.backend.tap, vmm.path()) {
         (Some(tap), _) => tap.clone(),
-        (None, Some(socket)) => socket.display().to_string(),
+        (None, Some(path)) => path.display().to_string(),
         (None, None) => String::from("net0"),
     }
 }

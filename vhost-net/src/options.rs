@@ -48,7 +48,7 @@ pub struct BackendArgs {
     pub tap: Option<String>,
 
     /// To the interface that is open as these descriptors, one for each pair of queues
-    #[arg(long, value_name = "N[,N…]", value_delimiter = ',')]
+    #[arg(long, value_name = "N[,N…]", value_delimiter = ',', num_args = 1..=64)]
     pub tap_fd: Vec<RawFd>,
 
     /// To a peer of a stream: QEMU, passt, gvproxy

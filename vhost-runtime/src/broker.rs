@@ -115,12 +115,26 @@ pub fn start(name: &CStr, kept: &[RawFd], work: impl FnOnce()) -> io::Result<()>
         0 => {
             // What it is called does not matter to it.
             let _ = rustix::thread::set_name(name);
+            block_signals();
             close_others(kept);
             work();
             // SAFETY: it ends this process, without what belongs to the other one.
             unsafe { libc::_exit(0) }
         }
         _ => Ok(()),
+    }
+}
+
+/// A terminal's Ctrl-C and a service manager's SIGTERM are for the program, with which it ends. They are blocked,
+/// not ignored, which programs that it starts would be, too.
+fn block_signals() {
+    // SAFETY: an all-zero set is valid and is emptied first; all pointers outlive their calls.
+    unsafe {
+        let mut set: libc::sigset_t = std::mem::zeroed();
+        libc::sigemptyset(&raw mut set);
+        libc::sigaddset(&raw mut set, libc::SIGTERM);
+        libc::sigaddset(&raw mut set, libc::SIGINT);
+        libc::pthread_sigmask(libc::SIG_BLOCK, &raw const set, std::ptr::null_mut());
     }
 }
 

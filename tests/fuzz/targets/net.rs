@@ -186,7 +186,7 @@ fn run(input: &mut Unstructured<'_>) -> Result<()> {
             theirs.set_nonblocking(true).expect("a socket");
             let (near, far) = Channel::pair().expect("sockets");
             far.send(3, &[ours.as_fd()]).expect("a message");
-            let side = Arc::new(Side::new(near).expect("a stream"));
+            let side = Arc::new(Side::new(Kind::Stream, near).expect("a stream"));
             let stream = card("stream", Backing::Host(Kind::Stream, side));
             (vec![Guest::new(stream, features[0])], Some((theirs, far)))
         } else {

@@ -38,7 +38,10 @@ fn run(input: &mut Unstructured<'_>) -> Result<()> {
     assert_eq!(finished.len(), frame.len());
     let Some(segmentation) = offload.segmentation else { return Ok(()) };
     let mut segments = Vec::new();
-    let emit = |segment: &[u8]| segments.push(segment.to_vec());
+    let emit = |segment: &[u8]| {
+        segments.push(segment.to_vec());
+        true
+    };
     if segment::segment(frame, place, segmentation, &mut Vec::new(), emit).is_ok() {
         let size = usize::from(segmentation.size);
         let [.., last] = segments.as_slice() else { panic!("no segment") };

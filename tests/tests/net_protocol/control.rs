@@ -107,6 +107,24 @@ fn what_the_driver_set_outlives_a_killed_process() -> Result<(), Error> {
 }
 
 #[test]
+fn queues_of_a_former_guest_take_nothing_from_the_next_one() -> Result<(), Error> {
+    let network = Namespace::new()?;
+    let (net, packets) = card(&network)?;
+    let mut driver = NetDriver::connect(&net.socket(), CONTROLLED)?;
+    assert!(driver.control(&[4, 0, 2, 0])?);
+    net.kill_serving()?;
+    drop(driver);
+    let mut driver = NetDriver::connect(&net.socket(), NetOptions::default())?;
+    for flow in 0..32 {
+        // The host spreads flows over the queues in use.
+        let (_, mut packet) = Header::tcp(&[flow; 100], 1448)?;
+        packet[34] = flow;
+        assert!(comes(&mut driver, &packets, &packet)?, "{flow}");
+    }
+    Ok(())
+}
+
+#[test]
 fn the_cable_is_plugged_in_and_out() -> Result<(), Error> {
     let network = Namespace::new()?;
     let (net, packets) = card(&network)?;

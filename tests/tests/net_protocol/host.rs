@@ -124,6 +124,28 @@ fn a_stream_whose_peer_goes_is_connected_again() -> Result<(), Error> {
 }
 
 #[test]
+fn a_stream_goes_on_in_the_middle_of_a_frame_with_the_next_driver() -> Result<(), Error> {
+    let net = Net::new()?;
+    let path = net.folder().join("peer.sock");
+    let listener = UnixListener::bind(&path).unwrap();
+    let net = net.arg("--stream").arg(path.display().to_string()).start()?;
+    let (mut peer, _) = listener.accept().unwrap();
+    let whole = frame(3000);
+    let bytes = [&3000u32.to_be_bytes()[..], &whole].concat();
+    for cut in [2, 4, 1000] {
+        let mut driver = NetDriver::connect(&net.socket(), NetOptions::default())?;
+        write_frame(&mut peer, &frame(100));
+        peer.write_all(&bytes[..cut]).unwrap();
+        assert!(driver.pair().receive(20 * SECOND)?.expect("a frame").1 == frame(100));
+        drop(driver);
+        let mut driver = NetDriver::connect(&net.socket(), NetOptions::default())?;
+        peer.write_all(&bytes[cut..]).unwrap();
+        assert!(driver.pair().receive(20 * SECOND)?.expect("a frame").1 == whole, "{cut}");
+    }
+    Ok(())
+}
+
+#[test]
 fn a_peer_that_does_not_read_keeps_the_guest_waiting_but_not_the_process() -> Result<(), Error> {
     let net = Net::new()?;
     let path = net.folder().join("peer.sock");
@@ -165,6 +187,12 @@ fn a_datagram_is_a_frame() -> Result<(), Error> {
         peer.send_to(&frame(size), &own).unwrap();
         assert!(driver.pair().receive(20 * SECOND)?.expect("a frame").1 == frame(size), "{size}");
     }
+    // It is no matter of the peer's that the process is killed.
+    net.kill_serving()?;
+    driver.reconnect()?;
+    driver.pair().send(NOTHING, &frame(77))?;
+    let count = peer.recv(&mut bytes).unwrap();
+    assert!(bytes[..count] == frame(77));
     // More than there is room for at once.
     let sender = std::thread::spawn(move || {
         (0..64).all(|number| {

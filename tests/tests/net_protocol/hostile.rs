@@ -138,13 +138,36 @@ fn a_frame_that_does_not_fit_is_dropped_and_the_next_one_is_not() -> Result<(), 
 
 #[test]
 fn buffers_of_a_few_bytes_are_merged() -> Result<(), Error> {
-    let options = NetOptions { buffer: 13, depth: 128, ..NetOptions::default() };
-    let (_net, mut a, mut b) = pair(options)?;
-    for size in [14, 15, 500, 1300] {
-        let frame = addressed(2, 1, size);
-        a.pair().send(NOTHING, &frame)?;
-        assert!(b.pair().receive(20 * SECOND)?.expect("a frame").1 == frame, "{size}");
+    // The first has room for the header alone.
+    for buffer in [12, 13] {
+        let options = NetOptions { buffer, depth: 128, ..NetOptions::default() };
+        let (_net, mut a, mut b) = pair(options)?;
+        for size in [14, 15, 500, 1300] {
+            let frame = addressed(2, 1, size);
+            a.pair().send(NOTHING, &frame)?;
+            assert!(b.pair().receive(20 * SECOND)?.expect("a frame").1 == frame, "{size}");
+        }
     }
+    Ok(())
+}
+
+#[test]
+fn a_ring_that_never_ends_is_one_guests_own() -> Result<(), Error> {
+    let net = Net::switch(3)?.start()?;
+    let connect = |port| NetDriver::connect(net.port(port), NetOptions::default());
+    let (mut a, mut b, mut c) = (connect(0)?, connect(1)?, connect(2)?);
+    works(&mut a, &mut b)?;
+    // More than it holds, of what the device has already.
+    for ring in [&mut c.pair().transmit.ring, &mut c.pair().receive.ring] {
+        ring.show_raw(300);
+        ring.kick().expect("an event");
+        assert!(ring.wait_broken(20 * SECOND).expect("an event"));
+    }
+    works(&mut a, &mut b)?;
+    drop(c);
+    let mut c = connect(2)?;
+    c.pair().send(NOTHING, &addressed(1, 3, 100))?;
+    assert!(a.pair().receive(20 * SECOND)?.is_some());
     Ok(())
 }
 

@@ -78,12 +78,6 @@ pub struct Accepted {
 }
 
 impl Accepted {
-    /// Whether frames longer than the medium's come.
-    #[must_use]
-    pub fn any_segmentation(&self) -> bool {
-        self.tso4 || self.tso6 || self.ufo || self.uso
-    }
-
     /// Whether it takes a frame with this left to do.
     #[must_use]
     pub fn takes(&self, offload: &Offload) -> bool {
@@ -134,7 +128,6 @@ pub enum HeaderError {
 
 /// `flags`.
 const NEEDS_CSUM: u8 = 1;
-const DATA_VALID: u8 = 2;
 /// `gso_type`.
 const GSO_NONE: u8 = 0;
 const GSO_TCP4: u8 = 1;
@@ -144,12 +137,6 @@ const GSO_UDP_L4: u8 = 5;
 const GSO_ECN: u8 = 0x80;
 
 impl Offload {
-    /// Nothing is left to do.
-    #[must_use]
-    pub fn is_none(&self) -> bool {
-        self.checksum.is_none() && self.segmentation.is_none()
-    }
-
     /// Reads a driver's header for a frame of `length` bytes. Flags that mean nothing here are ignored.
     ///
     /// # Errors
@@ -191,10 +178,10 @@ impl Offload {
         if accepted.takes(&offload) { Ok(offload) } else { Err(HeaderError::Refused) }
     }
 
-    /// The header for a frame of `length` bytes, of which `valid` says that the checksums are right.
+    /// The header for a frame of `length` bytes.
     #[must_use]
-    pub fn header(&self, length: usize, valid: bool) -> [u8; HEADER] {
-        let mut flags = if valid { DATA_VALID } else { 0 };
+    pub fn header(&self, length: usize) -> [u8; HEADER] {
+        let mut flags = 0;
         let (mut start, mut offset) = (0, 0);
         if let Some(checksum) = self.checksum {
             flags = NEEDS_CSUM;
@@ -244,9 +231,9 @@ mod tests {
         let checksum = Checksum { start: 34, offset: 16 };
         let expected = Offload { checksum: Some(checksum), segmentation: Some(segmentation) };
         assert_eq!(parsed, expected);
-        assert_eq!(expected.header(64000, false), [1, 0x81, 52, 0, 0xa8, 5, 34, 0, 16, 0, 0, 0]);
-        assert_eq!(Offload::default().header(60, true), [2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
-        assert!(Offload::parse(header(2, 0, 9, 9, 9), 60, &ALL).unwrap().is_none());
+        assert_eq!(expected.header(64000), [1, 0x81, 52, 0, 0xa8, 5, 34, 0, 16, 0, 0, 0]);
+        assert_eq!(Offload::default().header(60), [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+        assert_eq!(Offload::parse(header(2, 0, 9, 9, 9), 60, &ALL), Ok(Offload::default()));
     }
 
     #[test]
@@ -289,7 +276,7 @@ mod tests {
             if let Ok(offload) = Offload::parse(bytes, length, &ALL) {
                 prop_assert!(offload.checksum.is_none_or(|checksum| checksum.place() + 2 <= length));
                 prop_assert!(offload.segmentation.is_none_or(|segmentation| segmentation.size > 0));
-                let [header @ .., _, _] = offload.header(length, false);
+                let [header @ .., _, _] = offload.header(length);
                 prop_assert_eq!(Offload::parse(header, length, &ALL), Ok(offload));
             }
         }

@@ -75,7 +75,8 @@ fn add(frame: &mut [u8], at: usize, value: u32) {
     }
 }
 
-/// Cuts `frame`, and hands each segment to `emit`, whole and with its checksums, in `space`.
+/// Cuts `frame`, and hands each segment to `emit`, whole and with its checksums, in `space`, until that wants
+/// no more: `false`.
 ///
 /// # Errors
 /// It is not of that protocol; nothing was emitted then.
@@ -84,8 +85,8 @@ pub fn segment(
     checksum: Checksum,
     segmentation: Segmentation,
     space: &mut Vec<u8>,
-    mut emit: impl FnMut(&[u8]),
-) -> Result<(), SegmentError> {
+    mut emit: impl FnMut(&[u8]) -> bool,
+) -> Result<bool, SegmentError> {
     let layers = Layers::find(frame, checksum, segmentation)?;
     let (headers, payload) = frame.split_at_checked(layers.payload).ok_or(SegmentError)?;
     let size = usize::from(segmentation.size.max(1));
@@ -105,9 +106,11 @@ pub fn segment(
             tcp(space, &layers, offset, place);
         }
         transport_checksum(space, &layers);
-        emit(space);
+        if !emit(space) {
+            return Ok(false);
+        }
     }
-    Ok(())
+    Ok(true)
 }
 
 #[derive(Clone, Copy)]
@@ -212,7 +215,10 @@ mod tests {
         let segmentation = Segmentation { protocol, size, ecn: false };
         let mut segments = Vec::new();
         let whole = frame(ipv6, udp, payload);
-        let mut emit = |segment: &[u8]| segments.push(segment.to_vec());
+        let mut emit = |segment: &[u8]| {
+            segments.push(segment.to_vec());
+            true
+        };
         segment(&whole, checksum, segmentation, &mut Vec::new(), &mut emit).unwrap();
         segments
     }
@@ -257,10 +263,10 @@ mod tests {
         let checksum = Checksum { start: 34, offset: 16 };
         let try_cut = |frame: &[u8], checksum, protocol| {
             let segmentation = Segmentation { protocol, size: 10, ecn: false };
-            segment(frame, checksum, segmentation, &mut Vec::new(), |_| {})
+            segment(frame, checksum, segmentation, &mut Vec::new(), |_| true)
         };
         let tcp = frame(false, false, &[1; 30]);
-        assert_eq!(try_cut(&tcp, checksum, Protocol::Tcp4), Ok(()));
+        assert_eq!(try_cut(&tcp, checksum, Protocol::Tcp4), Ok(true));
         assert_eq!(try_cut(&tcp, checksum, Protocol::Tcp6), Err(SegmentError));
         assert_eq!(try_cut(&tcp, checksum, Protocol::UdpFragments), Err(SegmentError));
         assert_eq!(try_cut(&tcp[..54], checksum, Protocol::Tcp4), Err(SegmentError));
@@ -298,7 +304,7 @@ mod tests {
         ) {
             let protocols = [Protocol::Tcp4, Protocol::Tcp6, Protocol::Udp, Protocol::UdpFragments];
             let segmentation = Segmentation { protocol: protocols[which as usize], size, ecn: true };
-            let _ = segment(&frame, Checksum { start, offset }, segmentation, &mut Vec::new(), |_| {});
+            let _ = segment(&frame, Checksum { start, offset }, segmentation, &mut Vec::new(), |_| true);
         }
     }
 }

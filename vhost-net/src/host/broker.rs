@@ -4,7 +4,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use vhost_runtime::broker::{self, Channel};
 
@@ -102,9 +102,9 @@ impl Backend {
         }
     }
 
-    /// A connection is one serving process's: what another one has sent of it, or not, nobody knows.
+    /// A stream is one serving process's: what another one has sent of it, or not, nobody knows.
     fn is_kept(&self) -> bool {
-        matches!(self, Self::Tap(_) | Self::TapFds(_))
+        matches!(self, Self::Tap(_) | Self::TapFds(_) | Self::Datagram(_))
     }
 }
 
@@ -120,7 +120,7 @@ pub fn start(mut backend: Backend) -> Result<(usize, Channel), HostError> {
     let (ours, theirs) = Channel::pair().map_err(HostError::Broker)?;
     let fds = open.iter().map(AsRawFd::as_raw_fd);
     let kept: Vec<RawFd> = fds.chain([ours.as_fd().as_raw_fd()]).collect();
-    let broker = Broker { backend, open, channel: ours };
+    let broker = Broker { backend, open, channel: ours, begun: Instant::now() };
     let work = || {
         let mut broker = broker;
         broker.run();
@@ -137,6 +137,8 @@ struct Broker {
     backend: Backend,
     open: Vec<OwnedFd>,
     channel: Channel,
+    /// When something was opened last.
+    begun: Instant,
 }
 
 impl Broker {
@@ -155,15 +157,16 @@ impl Broker {
         }
         loop {
             let owes = match self.wait() {
-                Ok(FIRST) => {
-                    if self.open.is_empty() && !self.backend.is_kept() {
-                        self.open = self.backend.open_again();
-                    }
-                    self.answer()
-                }
+                // What takes long is not waited for: it comes when it is there.
+                Ok(FIRST) => self.answer(),
                 Ok(_) => {
                     self.open.clear();
-                    false
+                    // A peer that hangs up at once is not kept busy.
+                    let pause = PAUSE.checked_sub(self.begun.elapsed()).unwrap_or_default();
+                    match is_readable(self.channel.as_fd(), pause) {
+                        Ok(asked) => asked,
+                        Err(_) => return,
+                    }
                 }
                 Err(_) => return,
             };
@@ -202,6 +205,7 @@ impl Broker {
         loop {
             self.open = self.backend.open_again();
             if !self.open.is_empty() {
+                self.begun = Instant::now();
                 self.answer();
                 return true;
             }

@@ -6,8 +6,8 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 
-/// What a peer of vfkit's waits for as the first datagram: it tells it where to answer. To others it is a
-/// frame that is too short.
+/// What a peer of vfkit's waits for as the first datagram, and at no other time: it tells it where to answer. To
+/// others it is a frame that is too short.
 const HELLO: &[u8] = b"VFKT";
 
 /// Bytes that may be under way: some of the longest frames.

@@ -5,6 +5,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 use super::side::Side;
+use super::stream::Framing;
 use super::waiter::Waiter;
 
 /// A pair's descriptor.
@@ -39,6 +40,16 @@ impl Line {
             waiter.add(fd)?;
         }
         Ok(true)
+    }
+
+    /// What a worker before has left of the stream.
+    pub(super) fn unpark(&self) -> Option<Box<Framing>> {
+        self.side.unpark(self.generation)
+    }
+
+    /// Leaves it to the next worker.
+    pub(super) fn park(&self, framing: Box<Framing>) {
+        self.side.park(self.generation, framing);
     }
 
     pub(super) fn fd(&self) -> Option<BorrowedFd<'_>> {

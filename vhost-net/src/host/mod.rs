@@ -93,6 +93,8 @@ pub enum Received {
     },
     /// Nothing: the port's descriptor becomes readable when there is.
     Nothing,
+    /// Something that the host could not hand over: there may be more.
+    Lost,
 }
 
 /// One pair of queues' way to the host, or to other guests.
@@ -130,7 +132,7 @@ impl Port {
     pub fn to_host(kind: Kind, side: &Arc<Side>, number: usize, header: usize) -> io::Result<Self> {
         let medium = match kind {
             Kind::Tap => Medium::Tap { header, attached: false },
-            Kind::Stream => Medium::Stream(Box::new(Framing::new())),
+            Kind::Stream => Medium::Stream(Box::new(Framing::new(stream::BUFFER))),
             Kind::Datagram => Medium::Datagram,
         };
         let way = Way::Host(Line::new(Arc::clone(side), number), medium);
@@ -214,7 +216,7 @@ impl Port {
         let mut space = Space::new(list);
         match medium {
             Medium::Tap { header, .. } => {
-                offload = packet.offload.header(length, false);
+                offload = packet.offload.header(length);
                 space.add_prefix(offload.get(..*header).unwrap_or(&offload));
             }
             Medium::Stream(_) => {
@@ -299,8 +301,19 @@ impl Port {
             if is_end(&error) {
                 end(line, &self.waiter, &error);
             }
-            Received::Nothing
+            match error.raw_os_error() {
+                Some(libc::EINVAL | libc::EFAULT | libc::ENOMEM | libc::EMSGSIZE) => Received::Lost,
+                _ => Received::Nothing,
+            }
         })
+    }
+}
+
+impl Drop for Port {
+    fn drop(&mut self) {
+        if let Way::Host(line, Medium::Stream(framing)) = &mut self.way {
+            line.park(std::mem::replace(framing, Box::new(Framing::new(0))));
+        }
     }
 }
 
@@ -319,7 +332,10 @@ impl Medium {
                     self.attach(line);
                 }
             }
-            Self::Stream(framing) => framing.clear(),
+            Self::Stream(framing) => match line.unpark() {
+                Some(parked) => *framing = parked,
+                None => framing.clear(),
+            },
             Self::Datagram => {}
         }
     }

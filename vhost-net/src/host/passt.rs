@@ -63,7 +63,7 @@ impl Passt {
     fn spawn(&mut self) -> Result<(), PasstError> {
         let mut command = Command::new(PROGRAM);
         command.arg("--foreground").arg("--quiet").arg("--socket").arg(self.socket());
-        command.args(&self.arguments).stdin(Stdio::null());
+        command.args(&self.arguments).stdin(Stdio::null()).process_group(0);
         // SAFETY: it makes a system call alone.
         unsafe { command.pre_exec(|| Ok(set_parent_process_death_signal(Some(Signal::TERM))?)) };
         self.child = Some(command.spawn().map_err(PasstError::Start)?);
@@ -113,7 +113,14 @@ impl Passt {
 fn make_folder() -> io::Result<PathBuf> {
     let base = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from).filter(|path| path.is_dir());
     let base = base.unwrap_or_else(std::env::temp_dir);
-    let folder = base.join(format!("vhost-net-{}", std::process::id()));
-    fs::DirBuilder::new().mode(0o700).create(&folder)?;
-    Ok(folder)
+    for attempt in 0..100 {
+        let folder = base.join(format!("vhost-net-{}-{attempt}", std::process::id()));
+        match fs::DirBuilder::new().mode(0o700).create(&folder) {
+            Ok(()) => return Ok(folder),
+            // Of a process that was killed.
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Err(io::ErrorKind::AlreadyExists.into())
 }

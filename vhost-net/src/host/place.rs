@@ -2,13 +2,17 @@
 
 use std::fmt;
 use std::io;
-use std::net::TcpStream;
+use std::net::{TcpStream, ToSocketAddrs};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::time::Duration;
 
 use rustix::net::sockopt;
+
+/// How long each of a host's addresses may take to answer.
+const LIMIT: Duration = Duration::from_secs(2);
 
 /// Where a stream's peer listens.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -52,7 +56,16 @@ impl Place {
         match self {
             Self::Unix(path) => UnixStream::connect(path).map(OwnedFd::from),
             Self::Tcp(address) => {
-                let stream = TcpStream::connect(address)?;
+                let mut last = io::Error::from(io::ErrorKind::AddrNotAvailable);
+                let mut connect = |address| match TcpStream::connect_timeout(&address, LIMIT) {
+                    Ok(stream) => Some(stream),
+                    Err(error) => {
+                        last = error;
+                        None
+                    }
+                };
+                let stream = address.to_socket_addrs()?.find_map(&mut connect);
+                let Some(stream) = stream else { return Err(last) };
                 stream.set_nodelay(true)?;
                 // A peer may go without a word.
                 sockopt::set_socket_keepalive(&stream, true)?;

@@ -2,20 +2,26 @@
 
 use std::fmt;
 use std::io;
-use std::os::fd::OwnedFd;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use vhost_runtime::broker::Channel;
 
 use super::broker::{FIRST, GONE};
+use super::stream::Framing;
+use super::{Kind, tap};
 
 /// Told whether there is a host's side, each time that this changes.
 type Told = Box<dyn Fn(bool) + Send + Sync>;
 
 /// Descriptors, one for each pair of queues.
 pub struct Side {
+    kind: Kind,
     channel: Channel,
+    there: AtomicBool,
+    /// What a worker that has ended has left of a stream.
+    parked: Mutex<Option<(u64, Box<Framing>)>>,
     state: Mutex<State>,
     /// Goes up with each change.
     generation: AtomicU64,
@@ -25,6 +31,19 @@ pub struct Side {
 #[derive(Default)]
 struct State {
     fds: Vec<Arc<OwnedFd>>,
+}
+
+/// Of an interface's queues the host uses the first alone, until a guest takes more: whoever had them
+/// before may have left it otherwise.
+fn prepared(kind: Kind, fds: Vec<OwnedFd>) -> Vec<Arc<OwnedFd>> {
+    if kind == Kind::Tap {
+        for queue in fds.iter().skip(1) {
+            if let Err(error) = tap::set_attached(queue.as_fd(), false) {
+                log::trace!("a queue of the interface stays as it is: {error}");
+            }
+        }
+    }
+    fds.into_iter().map(Arc::new).collect()
 }
 
 impl fmt::Debug for Side {
@@ -38,11 +57,14 @@ impl Side {
     ///
     /// # Errors
     /// The broker is gone.
-    pub fn new(channel: Channel) -> io::Result<Self> {
+    pub fn new(kind: Kind, channel: Channel) -> io::Result<Self> {
         channel.send(FIRST, &[])?;
-        let fds = channel.receive()?.fds.into_iter().map(Arc::new).collect();
+        let fds = prepared(kind, channel.receive()?.fds);
         Ok(Self {
+            kind,
             channel,
+            there: AtomicBool::new(!fds.is_empty()),
+            parked: Mutex::default(),
             state: Mutex::new(State { fds }),
             generation: AtomicU64::new(1),
             told: OnceLock::new(),
@@ -56,7 +78,18 @@ impl Side {
     /// There is something.
     #[must_use]
     pub fn is_there(&self) -> bool {
-        !self.state().fds.is_empty()
+        self.there.load(Ordering::Relaxed)
+    }
+
+    /// Keeps what was read of a stream, and is still to be written, for the next worker.
+    pub(super) fn park(&self, generation: u64, framing: Box<Framing>) {
+        *self.parked.lock().unwrap_or_else(PoisonError::into_inner) = Some((generation, framing));
+    }
+
+    /// What a worker before has left of the stream of this generation.
+    pub(super) fn unpark(&self, generation: u64) -> Option<Box<Framing>> {
+        let parked = self.parked.lock().unwrap_or_else(PoisonError::into_inner).take();
+        parked.filter(|(its, _)| *its == generation).map(|(_, framing)| framing)
     }
 
     /// Which of the descriptors that there were one after the other are the ones of now.
@@ -79,6 +112,7 @@ impl Side {
             return;
         }
         state.fds.clear();
+        self.there.store(false, Ordering::Relaxed);
         self.generation.fetch_add(1, Ordering::AcqRel);
         drop(state);
         if let Err(error) = self.channel.send(GONE, &[]) {
@@ -105,8 +139,10 @@ impl Side {
                 match side.channel.receive() {
                     Ok(message) if message.fds.is_empty() => {}
                     Ok(message) => {
+                        let fds = prepared(side.kind, message.fds);
                         let mut state = side.state();
-                        state.fds = message.fds.into_iter().map(Arc::new).collect();
+                        state.fds = fds;
+                        side.there.store(true, Ordering::Relaxed);
                         side.generation.fetch_add(1, Ordering::AcqRel);
                         drop(state);
                         side.tell(true);

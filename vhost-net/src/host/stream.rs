@@ -11,7 +11,7 @@ use crate::frame::{ETHERNET, LONGEST};
 /// Bytes of a frame's length.
 const PREFIX: usize = 4;
 /// Bytes that are received at once: some of the longest frames.
-const BUFFER: usize = 256 << 10;
+pub(super) const BUFFER: usize = 256 << 10;
 
 /// A stream, cut into frames, and put together of frames.
 #[derive(Debug)]
@@ -25,8 +25,9 @@ pub(super) struct Framing {
 }
 
 impl Framing {
-    pub(super) fn new() -> Self {
-        Self { received: vec![0; BUFFER], from: 0, to: 0, unsent: Vec::new() }
+    /// With room for so many bytes.
+    pub(super) fn new(room: usize) -> Self {
+        Self { received: vec![0; room], from: 0, to: 0, unsent: Vec::new() }
     }
 
     /// Forgets what a connection that is no more has left.
@@ -143,7 +144,7 @@ mod tests {
     #[test]
     fn frames_are_cut_out_however_they_come() {
         let (mut far, near) = UnixStream::pair().unwrap();
-        let mut framing = Framing::new();
+        let mut framing = Framing::new(BUFFER);
         let mut stream = Vec::new();
         for length in [14usize, 60, 1514, LONGEST] {
             stream.extend((length as u32).to_be_bytes());
@@ -171,7 +172,7 @@ mod tests {
     #[test]
     fn a_frame_that_the_host_takes_half_of_is_sent_whole() {
         let (mut far, near) = UnixStream::pair().unwrap();
-        let mut framing = Framing::new();
+        let mut framing = Framing::new(BUFFER);
         let mut sent = 0;
         loop {
             let (mut bytes, mut list) = (frame(LONGEST), Vec::new());

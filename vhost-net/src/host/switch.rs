@@ -39,6 +39,8 @@ pub struct Switch {
     ports: Vec<Arc<Shared>>,
     learnt: RwLock<HashMap<Mac, Learnt>>,
     begun: Instant,
+    /// When old addresses were looked for last, in seconds since then.
+    tidied: AtomicU64,
 }
 
 /// Where an address was seen.
@@ -94,7 +96,7 @@ fn add(waiter: &Waiter, fd: &impl AsRawFd) -> io::Result<()> {
 }
 
 fn wake(event: &EventFd, woken: &AtomicBool) {
-    if !woken.swap(true, Ordering::AcqRel)
+    if !woken.swap(true, Ordering::SeqCst)
         && let Err(error) = event.write(1)
     {
         log::error!("a port of the switch cannot be woken: {error}");
@@ -141,6 +143,14 @@ impl Inbox {
         Ok(())
     }
 
+    /// The next frame; without one, whoever puts one in wakes its receiver.
+    fn next(&self) -> Option<Parcel> {
+        self.frames.pop().or_else(|| {
+            self.woken.store(false, Ordering::SeqCst);
+            self.frames.pop()
+        })
+    }
+
     /// Takes all out; returns how many there were.
     fn clear(&self) -> u64 {
         let parcels = std::iter::from_fn(|| self.frames.pop());
@@ -181,7 +191,8 @@ impl Switch {
             Ok(Arc::new(Shared { inboxes, active, accepted, learnt: AtomicUsize::new(0) }))
         };
         let ports = (0..ports).map(|_| port()).collect::<io::Result<Vec<_>>>()?;
-        Ok(Arc::new(Self { ports, learnt: RwLock::default(), begun: Instant::now() }))
+        let tidied = AtomicU64::new(u64::MAX);
+        Ok(Arc::new(Self { ports, learnt: RwLock::default(), begun: Instant::now(), tidied }))
     }
 
     /// What the guest at a port takes from others.
@@ -214,10 +225,15 @@ impl Switch {
         }
         drop(learnt);
         let Some(shared) = self.ports.get(port) else { return };
+        let is_full = || shared.learnt.load(Ordering::Relaxed) >= ADDRESSES;
+        // A guest that makes up addresses keeps the others from the table once a second at most.
+        if is_full() && self.tidied.swap(now, Ordering::Relaxed) == now {
+            return;
+        }
         let mut learnt = self.learnt.write().unwrap_or_else(PoisonError::into_inner);
-        if shared.learnt.load(Ordering::Relaxed) >= ADDRESSES {
+        if is_full() {
             self.forget_old(&mut learnt, now);
-            if shared.learnt.load(Ordering::Relaxed) >= ADDRESSES {
+            if is_full() {
                 return;
             }
         }
@@ -310,8 +326,11 @@ impl Port {
     }
 
     pub(super) fn returned(&mut self) -> Option<Chain> {
-        self.returns.woken.store(false, Ordering::Release);
-        let chain = self.returns.chains.pop()?;
+        let Returns { chains, woken, .. } = self.returns.as_ref();
+        let chain = chains.pop().or_else(|| {
+            woken.store(false, Ordering::SeqCst);
+            chains.pop()
+        })?;
         self.kept = self.kept.saturating_sub(1);
         Some(chain)
     }
@@ -339,7 +358,9 @@ impl Port {
                 false => Outcome::Lost(packet.chain),
             };
         }
-        let Some(inbox) = shared.inbox_of(self.pair) else { return Outcome::Lost(packet.chain) };
+        let Some(inbox) = shared.inbox_of(self.pair).filter(|_| self.kept < WAITING) else {
+            return Outcome::Lost(packet.chain);
+        };
         match inbox.put(Parcel::Chain(packet, Arc::clone(&self.returns))) {
             Ok(()) | Err(Parcel::Copy(..)) => {
                 self.kept = self.kept.saturating_add(1);
@@ -381,10 +402,12 @@ impl Port {
     }
 
     pub(super) fn receive(&mut self, space: &mut Space<'_>) -> Received {
-        self.deadline = None;
         let Some(inbox) = self.inbox() else { return Received::Nothing };
-        inbox.woken.store(false, Ordering::SeqCst);
-        let Some(parcel) = inbox.frames.pop() else { return Received::Nothing };
+        let Some(parcel) = inbox.next() else {
+            // The guest has caught up.
+            self.deadline = None;
+            return Received::Nothing;
+        };
         let (length, offload) = match &parcel {
             Parcel::Chain(packet, _) => {
                 let frame = packet.frame();
@@ -397,7 +420,7 @@ impl Port {
             }
         };
         parcel.give_back();
-        Received::Frame { length, header: Some(offload.header(length, false)) }
+        Received::Frame { length, header: Some(offload.header(length)) }
     }
 
     /// The guest has no room for what waits, of which there may be nothing. Returns how many frames it has
@@ -431,9 +454,7 @@ fn finished(
 ) -> bool {
     match offload {
         Offload { checksum: Some(checksum), segmentation: Some(segmentation) } => {
-            let mut all = true;
-            let emit = |frame: &[u8]| all &= take(frame);
-            segment::segment(frame, checksum, segmentation, space, emit).is_ok() && all
+            segment::segment(frame, checksum, segmentation, space, take).unwrap_or(false)
         }
         Offload { checksum: Some(checksum), segmentation: None } => {
             space.clear();

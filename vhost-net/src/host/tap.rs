@@ -205,8 +205,10 @@ pub fn check(fd: &OwnedFd) -> Result<(), TapError> {
     }
     // SAFETY: the kernel has filled the flags in, which are plain data anyway.
     let flags = libc::c_int::from(unsafe { request.ifr_ifru.ifru_flags });
-    if flags & libc::IFF_VNET_HDR == 0 || flags & libc::IFF_TAP == 0 {
-        return Err(failed(io::Error::other("it was opened without IFF_TAP or IFF_VNET_HDR")));
+    let needed = libc::IFF_TAP | libc::IFF_VNET_HDR | libc::IFF_NO_PI;
+    if flags & needed != needed {
+        let what = "it was opened without IFF_TAP, IFF_VNET_HDR or IFF_NO_PI";
+        return Err(failed(io::Error::other(what)));
     }
     rustix::io::ioctl_fionbio(fd, true).map_err(|error| failed(error.into()))
 }

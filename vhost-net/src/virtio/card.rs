@@ -25,7 +25,7 @@ use super::state::Driver;
 use super::statistics::Statistics;
 use super::wakers::Wakers;
 use crate::frame::Mac;
-use crate::frame::offload::{HEADER, LEGACY_HEADER};
+use crate::frame::offload::{Accepted, HEADER, LEGACY_HEADER};
 use crate::host::side::Side;
 use crate::host::switch::{self, Switch};
 use crate::host::{Kind, Port, tap};
@@ -88,6 +88,10 @@ pub struct Card {
     offered: Features,
     negotiated: AtomicU64,
     driver: ArcSwap<Driver>,
+    /// Somebody changes it, and what is kept of it.
+    changing: Mutex<()>,
+    /// What the host's side was told that the guest takes.
+    applied: Mutex<Option<Accepted>>,
     /// `driver` is a former process's, and nobody has said that its guest goes on.
     doubtful: AtomicBool,
     /// The control queue has been served: the driver says how many pairs it uses.
@@ -116,6 +120,8 @@ impl Card {
             offered,
             negotiated: AtomicU64::new(0),
             driver: ArcSwap::default(),
+            changing: Mutex::default(),
+            applied: Mutex::default(),
             doubtful: AtomicBool::new(false),
             controlled: AtomicBool::new(false),
             plugged: AtomicBool::new(true),
@@ -211,12 +217,10 @@ impl Card {
 
     /// The driver changes something by the control queue.
     pub(super) fn change(&self, change: impl FnOnce(&mut Driver)) {
+        // The control queue's worker and the VMM's session may both do so.
+        let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
         let mut driver = Driver::clone(&self.driver.load());
         change(&mut driver);
-        self.set_driver(driver);
-    }
-
-    fn set_driver(&self, driver: Driver) {
         self.driver.store(Arc::new(driver));
         self.doubtful.store(false, Ordering::Relaxed);
         self.keep();
@@ -237,6 +241,11 @@ impl Card {
     /// Tells the host's side what the guest takes.
     fn apply_offloads(&self) {
         let accepted = self.driver.load().accepted(self.features_negotiated());
+        let mut applied = self.applied.lock().unwrap_or_else(PoisonError::into_inner);
+        // The host takes its time for it, of which a guest could have it waste much.
+        if applied.replace(accepted) == Some(accepted) {
+            return;
+        }
         match &self.backing {
             Backing::Host(Kind::Tap, side) => {
                 if let (Some(tap), _) = side.queue(0)
@@ -262,6 +271,7 @@ impl Card {
     /// The host's side was lost, or is there again.
     pub fn host_changed(&self, there: bool) {
         if there {
+            *self.applied.lock().unwrap_or_else(PoisonError::into_inner) = None;
             self.apply_offloads();
         }
         log::info!("the host's side is {}", if there { "there again" } else { "lost" });
@@ -366,7 +376,7 @@ impl Device for Card {
         let driver = self.driver.load();
         let Mac(mac) = driver.mac(self.settings.mac);
         let mut status = if self.link() { LINK_UP } else { 0 };
-        if self.announce.load(Ordering::Relaxed) {
+        if self.announce.load(Ordering::Relaxed) && self.features_negotiated().has(GUEST_ANNOUNCE) {
             status |= ANNOUNCE;
         }
         let (speed, full) = self.settings.speed.unwrap_or((u32::MAX, false));
@@ -417,6 +427,9 @@ impl Device for Card {
             self.driver.store(Arc::default()); // another guest's
         }
         self.apply_offloads();
+        if self.announce.load(Ordering::Relaxed) {
+            self.frontend().config_changed();
+        }
         Ok(())
     }
 
@@ -426,7 +439,7 @@ impl Device for Card {
 
     fn reset(&self) {
         self.announce.store(false, Ordering::Relaxed);
-        self.set_driver(Driver::default());
+        self.change(|driver| *driver = Driver::default());
     }
 
     fn save(&self) -> Result<Value, StateError> {
@@ -442,7 +455,7 @@ impl Device for Card {
                 driver.pairs, self.settings.pairs
             )));
         }
-        self.set_driver(driver);
+        self.change(|of_card| *of_card = driver);
         self.announce.store(true, Ordering::Relaxed);
         Ok(())
     }

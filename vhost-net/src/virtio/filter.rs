@@ -31,6 +31,10 @@ pub struct Filter {
     pub stations: Vec<[u8; 6]>,
     /// Groups that it belongs to.
     pub groups: Vec<[u8; 6]>,
+    /// There were more of them than are looked at.
+    pub too_many_stations: bool,
+    /// The same of groups.
+    pub too_many_groups: bool,
     /// VLANs that it takes, where its driver knows of VLANs: a bit each.
     pub vlans: Vec<u64>,
 }
@@ -52,10 +56,11 @@ impl Filter {
         }
         let Mac(bytes) = destination;
         if destination.is_group() {
-            return !self.no_groups && (self.all_groups || self.groups.contains(&bytes));
+            let all = self.all_groups || self.too_many_groups;
+            return !self.no_groups && (all || self.groups.contains(&bytes));
         }
-        !self.no_stations
-            && (self.all_stations || destination == own || self.stations.contains(&bytes))
+        let all = self.all_stations || self.too_many_stations;
+        !self.no_stations && (all || destination == own || self.stations.contains(&bytes))
     }
 
     fn has_vlan(&self, vlan: u16) -> bool {
@@ -78,8 +83,8 @@ impl Filter {
 
     /// Takes these addresses in place of those before.
     pub fn set_table(&mut self, stations: Vec<[u8; 6]>, groups: Vec<[u8; 6]>) {
-        self.all_stations = stations.len() > ADDRESSES;
-        self.all_groups |= groups.len() > ADDRESSES;
+        self.too_many_stations = stations.len() > ADDRESSES;
+        self.too_many_groups = groups.len() > ADDRESSES;
         let few = |list: Vec<[u8; 6]>| if list.len() > ADDRESSES { Vec::new() } else { list };
         (self.stations, self.groups) = (few(stations), few(groups));
     }

@@ -20,12 +20,14 @@ pub struct PairWorker {
     card: Arc<Card>,
     number: u16,
     port: Port,
-    /// What it is told of changes by.
-    wake: Arc<EventFd>,
+    /// What it is told of changes by: each time that it is written to, which need not be read.
+    _wake: Arc<EventFd>,
     receiver: Receiver,
     transmitter: Transmitter,
     /// The receive queue is enabled.
     enabled: bool,
+    /// The transmit queue is.
+    transmitting: bool,
     /// The guest takes frames of this pair. `None`: the host was not told yet.
     active: Option<bool>,
 }
@@ -52,8 +54,18 @@ impl PairWorker {
         let header = card.header();
         let receiver = Receiver::new(header, card.is_mergeable());
         let transmitter = Transmitter::new(header, features.from_guest(), card.settings().mtu);
-        let (enabled, active) = (false, None);
-        Ok(Self { card, number, port, wake, receiver, transmitter, enabled, active })
+        let (enabled, transmitting, active) = (false, false, None);
+        Ok(Self {
+            card,
+            number,
+            port,
+            _wake: wake,
+            receiver,
+            transmitter,
+            enabled,
+            transmitting,
+            active,
+        })
     }
 
     fn index(&self, role: Role) -> usize {
@@ -62,7 +74,6 @@ impl PairWorker {
     }
 
     fn update(&mut self) {
-        let _ = self.wake.read(); // however often it was written
         self.port.refresh();
         let active = self.enabled && self.card.uses_pair(self.number);
         if self.active != Some(active) {
@@ -113,8 +124,9 @@ impl QueueWorker for PairWorker {
     }
 
     fn enabled(&mut self, index: usize, enabled: bool) {
-        if role(index) == Role::Receive {
-            self.enabled = enabled;
+        match role(index) {
+            Role::Receive => self.enabled = enabled,
+            Role::Transmit => self.transmitting = enabled,
         }
     }
 
@@ -126,10 +138,12 @@ impl QueueWorker for PairWorker {
                 queue.complete(chain, 0);
             }
             self.port.flush();
-            while self.transmitter.is_waiting() {
+            if self.transmitting && self.transmitter.is_waiting() {
                 taken = self.transmit(queue);
-                if taken != Taken::All || !queue.enable_kicks() {
-                    break;
+                // Who has kicked meanwhile does not do so again.
+                if taken == Taken::All && queue.enable_kicks() {
+                    self.transmitter.wait();
+                    taken = Taken::Some;
                 }
             }
         }
@@ -143,10 +157,13 @@ impl QueueWorker for PairWorker {
     }
 
     fn stop(&mut self, queue: &mut Queue) {
-        if role(queue.index()) == Role::Receive {
-            self.enabled = false;
-            self.update();
-            self.receiver.stop(queue);
+        match role(queue.index()) {
+            Role::Receive => {
+                self.enabled = false;
+                self.update();
+                self.receiver.stop(queue);
+            }
+            Role::Transmit => self.transmitting = false,
         }
     }
 

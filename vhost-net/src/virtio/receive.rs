@@ -136,10 +136,9 @@ impl Receiver {
     fn receive(&mut self, port: &mut Port, terms: &Terms<'_>) -> Option<Arrived> {
         let carries = port.carries_header();
         let mut space = Space::new(&mut self.list);
-        for chain in &self.stock {
+        for (number, chain) in self.stock.iter().enumerate() {
             let buffers = chain.writable();
-            let first = space.is_empty();
-            let skip = if first && !carries { self.header } else { 0 };
+            let skip = if number == 0 && !carries { self.header } else { 0 };
             if !space.add(buffers.split_at(skip as u64).1) {
                 break;
             }
@@ -149,7 +148,13 @@ impl Receiver {
         }
         let room = space.len();
         space.add_own(&mut self.scratch);
-        let Received::Frame { length, header } = port.receive(&mut space) else { return None };
+        let (length, header) = match port.receive(&mut space) {
+            Received::Frame { length, header } => (length, header),
+            Received::Nothing => return None,
+            Received::Lost => {
+                return Some(Arrived { length: 0, placed: 0, header: None, wanted: false });
+            }
+        };
         let skip = if carries { self.header } else { 0 };
         let wanted = !terms.filter.used || {
             let mut first = [0; Ethernet::BYTES];

@@ -38,6 +38,11 @@ impl Transmitter {
         self.waiting
     }
 
+    /// There is more, for which nobody kicks.
+    pub(super) fn wait(&mut self) {
+        self.waiting = true;
+    }
+
     /// Sends what is available.
     pub(super) fn run(
         &mut self,

@@ -107,6 +107,18 @@ impl Socket {
         Ok(Self::Listening { listener: socket.into(), path: Some(place), published: false })
     }
 
+    /// Where it is, by whatever it was made: `None` if it has no name.
+    #[must_use]
+    pub fn path(&self) -> Option<PathBuf> {
+        let address = match self {
+            Self::Listening { path: Some(place), .. } => return Some(place.path.clone()),
+            Self::Listening { listener, .. } => listener.local_addr(),
+            Self::Connected(stream) => stream.local_addr(),
+            Self::HandedOver => return None,
+        };
+        address.ok()?.as_pathname().map(Path::to_owned)
+    }
+
     /// Lets others find the socket, now that they can be served.
     ///
     /// # Errors

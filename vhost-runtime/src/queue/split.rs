@@ -145,7 +145,12 @@ impl Split {
         let next = self.ring.next_avail();
         if next == self.available {
             let available = self.newest(memory)?;
-            if available.wrapping_sub(next) > self.ring.size() {
+            // What is with the device, as the driver sees it, is no more than the ring holds: so a driver that
+            // makes the same available again and again does not keep a worker for ever.
+            let unseen = u16::try_from(self.unpublished.len()).unwrap_or(u16::MAX);
+            let published = self.ring.next_used().wrapping_sub(unseen);
+            let with_device = available.wrapping_sub(published);
+            if available.wrapping_sub(next) > self.ring.size() || with_device > self.ring.size() {
                 return Err(QueueError::Available);
             }
             if available == next {

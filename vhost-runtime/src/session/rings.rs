@@ -21,7 +21,7 @@ use crate::worker::{Kick, WorkerThread};
 /// Why a ring does not start, or what was said of it is refused.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum RingError {
-    #[error("there is no queue {0}")]
+    #[error("there is no queue {0}: the VMM was told of more than the device has")]
     Index(u32),
     #[error("queue {index} cannot have {size} descriptors")]
     Size { index: u32, size: u32 },
