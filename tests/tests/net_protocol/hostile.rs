@@ -158,11 +158,10 @@ fn a_ring_that_never_ends_is_one_guests_own() -> Result<(), Error> {
     let (mut a, mut b, mut c) = (connect(0)?, connect(1)?, connect(2)?);
     works(&mut a, &mut b)?;
     // More than it holds, of what the device has already.
-    for ring in [&mut c.pair().transmit.ring, &mut c.pair().receive.ring] {
-        ring.show_raw(300);
-        ring.kick().expect("an event");
-        assert!(ring.wait_broken(20 * SECOND).expect("an event"));
-    }
+    let ring = &mut c.pair().transmit.ring;
+    ring.show_raw(300);
+    ring.kick().expect("an event");
+    assert!(ring.wait_broken(20 * SECOND).expect("an event"));
     works(&mut a, &mut b)?;
     drop(c);
     let mut c = connect(2)?;
