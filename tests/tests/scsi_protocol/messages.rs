@@ -1,6 +1,7 @@
 //! Configuration space, counts, and messages that are refused.
 
-use std::io::Read;
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
 
 use lab::Error;
 use lab::driver::{Initiator, InitiatorOptions, Space};
@@ -111,7 +112,7 @@ fn unknown_messages_are_refused_and_the_session_goes_on() -> Result<(), Error> {
             let header = [request, flags, payload.len() as u32];
             let bytes: Vec<u8> =
                 header.into_iter().flat_map(u32::to_ne_bytes).chain(payload).collect();
-            std::io::Write::write_all(&mut stream, &bytes).map_err(|source| io("write", source))?;
+            stream.write_all(&bytes).map_err(|source| io("write", source))?;
             if flags & NEED_REPLY != 0 {
                 let mut reply = [0; 20];
                 stream.read_exact(&mut reply).map_err(|source| io("read", source))?;
@@ -122,6 +123,22 @@ fn unknown_messages_are_refused_and_the_session_goes_on() -> Result<(), Error> {
         }
         works(&mut initiator.queues[0])?;
     }
+    Ok(())
+}
+
+/// As QEMU's network card does.
+#[test]
+fn a_ring_may_be_enabled_before_features_are_set() -> Result<(), Error> {
+    const GET_FEATURES: [u32; 3] = [1, 1, 0];
+    const SET_VRING_ENABLE: [u32; 5] = [18, 1, 8, 2, 1];
+    let scsi = one_disk()?;
+    let mut stream = UnixStream::connect(scsi.socket()).map_err(|source| io("connect", source))?;
+    let messages = SET_VRING_ENABLE.into_iter().chain(GET_FEATURES);
+    let bytes: Vec<u8> = messages.flat_map(u32::to_ne_bytes).collect();
+    stream.write_all(&bytes).map_err(|source| io("write", source))?;
+    let mut reply = [0; 20];
+    stream.read_exact(&mut reply).map_err(|source| io("read", source))?;
+    assert_eq!(reply[..4], 1u32.to_ne_bytes());
     Ok(())
 }
 

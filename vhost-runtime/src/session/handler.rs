@@ -116,6 +116,14 @@ impl<D: Device> Handler<D> {
         self.connection().protocol_features & VhostUserProtocolFeatures::REPLY_ACK.bits() != 0
     }
 
+    /// SET_VRING_ENABLE, a ring's number and its new state. `false`: it is refused.
+    pub(super) fn enable(&self, payload: &[u8]) -> bool {
+        let (words, rest) = payload.as_chunks::<4>();
+        let ([index, state], []) = (words, rest) else { return false };
+        let (index, state) = (u32::from_ne_bytes(*index), u32::from_ne_bytes(*state));
+        state <= 1 && self.set_vring_enable(index, state == 1).is_ok()
+    }
+
     /// The frontend is gone: nothing of the guest is touched any more.
     pub(super) fn disconnect(&self) {
         let mut connection = self.connection();

@@ -97,8 +97,18 @@ fn serve_messages<D: Device>(
                 frontend.set(Some(channel));
             }
             Peeked::Foreign(header) => {
-                wire::skip(stream, &header, handler.acknowledges())?;
+                wire::take(stream, &header)?;
+                if handler.acknowledges() {
+                    wire::acknowledge(stream, &header, false)?;
+                }
                 log::warn!("message {} is not known and was ignored", header.request);
+                continue;
+            }
+            Peeked::Enable(header) => {
+                let done = handler.enable(&wire::take(stream, &header)?);
+                if handler.acknowledges() {
+                    wire::acknowledge(stream, &header, done)?;
+                }
                 continue;
             }
             Peeked::Known(_) => {}

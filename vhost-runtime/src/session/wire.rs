@@ -44,6 +44,8 @@ pub(super) enum Peeked {
     Known(Header),
     /// SET_BACKEND_REQ_FD: `vhost` handles it too, but this is our own end of the channel.
     BackendChannel(UnixStream),
+    /// SET_VRING_ENABLE, which QEMU's network card sends before SET_FEATURES too: `vhost` would end the session.
+    Enable(Header),
     /// `vhost` would end the session.
     Foreign(Header),
 }
@@ -58,6 +60,9 @@ pub(super) fn peek(stream: BorrowedFd<'_>) -> io::Result<Option<Peeked>> {
         && let Some(fd) = fds.pop()
     {
         return Ok(Some(Peeked::BackendChannel(UnixStream::from(fd))));
+    }
+    if is(FrontendReq::SET_VRING_ENABLE) {
+        return Ok(Some(Peeked::Enable(header)));
     }
     let foreign = [
         FrontendReq::SET_LOG_FD,
@@ -153,24 +158,32 @@ fn received_fds(message: &libc::msghdr) -> Vec<OwnedFd> {
     fds
 }
 
-/// Takes a message out of the socket unread; refuses it where the frontend wants to know.
-pub(super) fn skip(mut stream: &UnixStream, header: &Header, acknowledges: bool) -> io::Result<()> {
+/// Takes a message out of the socket, and gives its payload.
+pub(super) fn take(stream: &UnixStream, header: &Header) -> io::Result<Vec<u8>> {
     if header.size > MAX_PAYLOAD {
         return Err(io::Error::new(io::ErrorKind::InvalidData, "a message of an impossible size"));
     }
     // Descriptors that came with it are closed by the kernel: a plain read does not take them.
-    let length = u64::try_from(HEADER).unwrap_or(0).saturating_add(u64::from(header.size));
-    let taken = io::copy(&mut stream.take(length), &mut io::sink())?;
-    if taken < length {
-        return Err(io::ErrorKind::UnexpectedEof.into());
+    let size = usize::try_from(header.size).unwrap_or(0);
+    let mut message = vec![0; HEADER.saturating_add(size)];
+    let mut reader = stream;
+    reader.read_exact(&mut message)?;
+    Ok(message.split_off(HEADER))
+}
+
+/// Says that a message was followed, or refused, where the frontend wants to know.
+pub(super) fn acknowledge(
+    mut stream: &UnixStream,
+    header: &Header,
+    followed: bool,
+) -> io::Result<()> {
+    if header.flags & NEED_REPLY == 0 {
+        return Ok(());
     }
-    if acknowledges && header.flags & NEED_REPLY != 0 {
-        let reply = Header { request: header.request, flags: VERSION | REPLY, size: 8 };
-        let mut bytes = reply.bytes();
-        bytes.extend(1u64.to_ne_bytes());
-        stream.write_all(&bytes)?;
-    }
-    Ok(())
+    let reply = Header { request: header.request, flags: VERSION | REPLY, size: 8 };
+    let mut bytes = reply.bytes();
+    bytes.extend(u64::from(!followed).to_ne_bytes());
+    stream.write_all(&bytes)
 }
 
 /// Tells the frontend that the configuration space has changed.
@@ -195,7 +208,8 @@ mod tests {
         frontend.write_all(&message(4711, VERSION | NEED_REPLY, b"payload")).unwrap();
         frontend.write_all(&message(1, VERSION, b"")).unwrap();
         let Some(Peeked::Foreign(header)) = peek(backend.as_fd()).unwrap() else { panic!() };
-        skip(&backend, &header, true).unwrap();
+        assert_eq!(take(&backend, &header).unwrap(), b"payload");
+        acknowledge(&backend, &header, false).unwrap();
         let mut reply = [0; 20];
         frontend.read_exact(&mut reply).unwrap();
         assert_eq!(reply.to_vec(), message(4711, VERSION | REPLY, &1u64.to_ne_bytes()));
@@ -228,6 +242,6 @@ mod tests {
     fn an_impossible_size_ends_the_session() {
         let (_frontend, backend) = UnixStream::pair().unwrap();
         let header = Header { request: 99, flags: VERSION, size: u32::MAX };
-        assert!(skip(&backend, &header, true).is_err());
+        assert!(take(&backend, &header).is_err());
     }
 }
