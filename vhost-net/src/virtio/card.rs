@@ -101,6 +101,8 @@ pub struct Card {
     /// The driver is to tell the network where it is.
     announce: AtomicBool,
     statistics: Vec<Statistics>,
+    /// Of each pair: the guest takes its frames.
+    active: Vec<AtomicBool>,
     wakers: Wakers,
     frontend: Mutex<Frontend>,
     told: Events,
@@ -127,6 +129,7 @@ impl Card {
             plugged: AtomicBool::new(true),
             announce: AtomicBool::new(false),
             statistics: (0..pairs).map(|_| Statistics::default()).collect(),
+            active: (0..pairs).map(|_| AtomicBool::new(false)).collect(),
             wakers: Wakers::default(),
             frontend: Mutex::default(),
             told,
@@ -204,6 +207,13 @@ impl Card {
     /// does by which rings it enables.
     pub(super) fn uses_pair(&self, pair: u16) -> bool {
         !self.controlled.load(Ordering::Relaxed) || pair < self.driver.load().pairs
+    }
+
+    /// A pair has begun to be used, or is not used any more.
+    pub(super) fn set_active(&self, pair: u16, active: bool) {
+        if let Some(place) = self.active.get(usize::from(pair)) {
+            place.store(active, Ordering::Relaxed);
+        }
     }
 
     /// The link is up.
@@ -305,7 +315,7 @@ impl Card {
     #[must_use]
     pub fn describe(&self) -> Value {
         let driver = self.driver.load();
-        let pairs = (0..self.settings.pairs).filter(|pair| self.uses_pair(*pair)).count();
+        let pairs = self.active.iter().filter(|active| active.load(Ordering::Relaxed)).count();
         let kind = match &self.backing {
             Backing::Host(Kind::Tap, _) => "tap",
             Backing::Host(Kind::Stream, _) => "stream",

@@ -79,6 +79,7 @@ impl PairWorker {
         if self.active != Some(active) {
             self.active = Some(active);
             self.port.set_active(active);
+            self.card.set_active(self.number, active);
         }
     }
 
