@@ -124,7 +124,7 @@ fn log_in_and_use_the_disk(kernel: Kernel, version: &str, cpus: u32) -> Result<(
         assert!(words.iter().any(|word| word.starts_with(version)), "{said}");
         load(host, guest, 20, 0)?;
         guest.run(HEED_THE_BUTTON)?.stdout_if_ok()?;
-        tell(host, PRESS)?;
+        host.tell(PRESS)?;
         let ended = guest.wait(5 * MINUTE)?;
         assert_eq!(ended.status, 0, "{}", ended.stderr());
         Ok(())
@@ -140,28 +140,6 @@ setsid sh -c 'head -c 24 /dev/input/event0 && systemctl poweroff' </dev/null >/d
 
 /// The power button.
 const PRESS: &str = r#"qmp({"execute": "system_powerdown"}, "POWERDOWN")"#;
-
-/// Says something to the VMM, and waits for what it says of it.
-fn tell(host: &Host, calls: &str) -> Result<(), Error> {
-    const START: &str = r#"
-exec python3 - <<'END'
-import json, socket
-stream = socket.socket(socket.AF_UNIX)
-stream.settimeout(100)
-stream.connect("/run/vmm.qmp")
-
-def qmp(command, awaited):
-    stream.sendall(json.dumps(command).encode())
-    said = b""
-    while awaited.encode() not in said:
-        more = stream.recv(4096)
-        assert more and b'"error"' not in more, said + more
-        said += more
-
-qmp({"execute": "qmp_capabilities"}, '"return"')
-"#;
-    host.guest().run(&format!("{START}{calls}\nEND"))?.stdout_if_ok().map(drop)
-}
 
 #[test]
 fn linux_6_1_boots_to_a_login() -> Result<(), Error> {
@@ -295,9 +273,9 @@ head -c 1M /dev/urandom >/tmp/data && dd if=/tmp/data of=$disk oflag=direct bs=6
     let arguments = "--disk /tmp/data.img --qmp /run/vmm.qmp";
     Wanted { arguments, device: Some(device), ..BACKPORTS }.test(|host, guest| {
         for _ in 0..2 {
-            tell(host, ADD)?;
+            host.tell(ADD)?;
             guest.run(USE)?.stdout_if_ok()?;
-            tell(host, DELETE)?;
+            host.tell(DELETE)?;
             guest.run(GONE)?.stdout_if_ok()?;
         }
         guest.run("touch /tmp/before; (sleep 1; echo b >/proc/sysrq-trigger) >/dev/null 2>&1 &")?;

@@ -4,14 +4,14 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::nested::{CHANNEL, Nested, QMP, Shell, qemu};
+use super::nested::{CHANNEL, Nested, Shell, qemu};
 use crate::Error;
 
 /// How long it may take.
 const LIMIT: Duration = Duration::from_secs(300);
 
 /// Two QEMUs can't have the port that leads to the lab open at once: this one has a socket.
-const SOCKET: &str = "socket,id=channel,path=/run/nested.channel,server=on,wait=off";
+const SOCKET: &str = "socket,id=channel,path=/run/$name.channel,server=on,wait=off";
 
 /// Has it move, and the first QEMU end. What it says of the migration is printed.
 const MOVE: &str = r#"
@@ -62,9 +62,9 @@ END"#;
 /// the guest, as it arrives, would find its own port closed.
 const RELAY: &str = r#"
 for port in /sys/class/virtio-ports/*; do
-    [ $(<$port/name) = nested ] && port=/dev/${port##*/} && break
+    [ $(<$port/name) = $name ] && port=/dev/${port##*/} && break
 done
-exec python3 - $port <<'END'
+exec python3 - $port /run/$name.channel <<'END'
 import os, select, socket, sys, time
 
 def retry(action):
@@ -75,7 +75,7 @@ def retry(action):
             time.sleep(0.1)
 
 stream = socket.socket(socket.AF_UNIX)
-retry(lambda: stream.connect("/run/nested.channel"))
+retry(lambda: stream.connect(sys.argv[2]))
 port = retry(lambda: os.open(sys.argv[1], os.O_RDWR))
 while True:
     readable, _, _ = select.select([port, stream], [], [])
@@ -97,15 +97,19 @@ impl Nested<'_> {
     /// It does not arrive.
     pub fn migrate(&mut self, arguments: &str) -> Result<Duration, Error> {
         let host = self.host.guest();
-        let next = if self.qmp == QMP[0] { QMP[1] } else { QMP[0] };
-        let script = qemu(next).replace(CHANNEL, SOCKET);
-        let pid = "echo $$ >/run/nested.pid\n";
+        let name = self.name;
+        let paths = ["qmp", "moved.qmp"].map(|end| format!("/run/{name}.{end}"));
+        let [first, other] = paths;
+        let next = if self.qmp == first { other } else { first };
+        let script = qemu(&next).replace(CHANNEL, SOCKET);
         // One that has moved before is still at the old one.
-        host.run("rm -f /run/nested.channel")?;
+        host.run(&format!("rm -f /run/{name}.channel"))?;
         let incoming = "-incoming unix:/run/migration";
-        let destination = host.start(&format!("{pid}{script} {arguments} {incoming}"))?;
-        host.start(RELAY)?;
-        let script = MOVE.replace("SOURCE", self.qmp).replace("DESTINATION", next);
+        let start =
+            format!("name={name}\necho $$ >/run/$name.pid\n{script} {arguments} {incoming}");
+        let destination = host.start(&start)?;
+        host.start(&format!("name={name}\n{RELAY}"))?;
+        let script = MOVE.replace("SOURCE", &self.qmp).replace("DESTINATION", &next);
         let moved = host.run_within(LIMIT, &script)?;
         if moved.status != 0 {
             let said = destination.wait(host, Duration::ZERO)?;

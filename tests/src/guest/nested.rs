@@ -1,7 +1,8 @@
 //! A guest that is a host itself: it has physical units (to itself), a vhost-scsi process that
-//! passes them through, and a guest of its own. TCG's CPU has AMD's virtualization, so KVM works.
+//! passes them through, and a guest of its own, or two. TCG's CPU has AMD's virtualization, so KVM works.
 
 use std::fs;
+use std::io;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::Command;
@@ -19,7 +20,9 @@ use crate::{Error, Kernel, Machine, Step, program};
 /// How long either guest may take to boot.
 const BOOT: Duration = Duration::from_secs(600);
 const SOCKET: &str = "/run/scsi.sock";
-const CONSOLE: &str = "/run/nested.console";
+
+/// What the port of a guest's guest, and its files in `/run`, are called: of the first, and of one beside it.
+const NAMES: [&str; 2] = ["beside", "nested"];
 
 /// What runs scripts: a guest, or a guest's guest.
 pub trait Shell {
@@ -49,6 +52,8 @@ impl Shell for Guest {
 pub struct Host {
     guest: Guest,
     folder: TempDir,
+    /// Names that no guest of its own has.
+    free: Mutex<Vec<&'static str>>,
 }
 
 impl Host {
@@ -62,7 +67,7 @@ impl Host {
         let machine = Machine::ensure()?;
         let shared = folder.path().join("shared");
         fs::create_dir(&shared).context(|| format!("cannot make {}", shared.display()))?;
-        let programs = ["vhost-scsi", "vhost-usb", "vmm-frontend"];
+        let programs = ["vhost-scsi", "vhost-usb", "vhost-net", "vmm-frontend"];
         let programs = programs.map(|name| Ok((program(name)?, String::from(name))));
         let kernels = Kernel::ALL.map(|kernel| Ok((machine.kernel(kernel), vmlinuz(kernel))));
         let initrds = Kernel::ALL.map(|kernel| Ok((machine.initrd(kernel), initrd(kernel))));
@@ -73,19 +78,22 @@ impl Host {
         }
         // The root filesystem of the guest's guest: the same again, as a disk of its own.
         let root = option("file=", &machine.root_image(), "format=raw,if=virtio,snapshot=on");
-        let socket =
-            option("socket,id=nested,path=", &channel(folder.path()), "server=on,wait=off");
-        let builder = Guest::builder()
+        let mut builder = Guest::builder()
             .memory(2048)
             // With two, it or its guest of four has had a triple fault now and then.
             .cpus(1)
             .shared_folder(&shared)
-            .args(["-drive".into(), root, "-chardev".into(), socket])
-            .args(["-device", "virtio-serial-pci,id=nested"])
-            .args(["-device", "virtserialport,bus=nested.0,chardev=nested,name=nested"]);
+            .args(["-drive".into(), root])
+            .args(["-device", "virtio-serial-pci,id=ports"]);
+        for name in NAMES {
+            let start = format!("socket,id={name},path=");
+            let socket = option(&start, &channel(folder.path(), name), "server=on,wait=off");
+            let port = format!("virtserialport,bus=ports.0,chardev={name},name={name}");
+            builder = builder.args(["-chardev".into(), socket, "-device".into(), port.into()]);
+        }
         let guest = more(builder.boot_limit(BOOT)).boot()?;
         guest.run("modprobe kvm_amd && [ -c /dev/kvm ]")?.stdout_if_ok()?;
-        Ok(Host { guest, folder })
+        Ok(Host { guest, folder, free: Mutex::new(NAMES.to_vec()) })
     }
 
     /// Shares a folder of the lab's with it, at `/job/NAME` there.
@@ -148,7 +156,7 @@ impl Host {
     /// # Errors
     /// It does not boot.
     pub fn boot_qemu_guest(&self, arguments: &str) -> Result<Nested<'_>, Error> {
-        self.boot_by(&format!("{} {arguments}", qemu(QMP[0])))
+        self.boot_by(&format!("{} {arguments}", qemu("/run/$name.qmp")))
     }
 
     /// Boots its guest by vmm-frontend, from the root filesystem on a disk of a vhost-scsi process
@@ -178,19 +186,46 @@ impl Host {
         self.boot_by(&format!("{VMM} {SERIAL} {arguments}"))
     }
 
+    /// Says something to its guest's VMM, whose control socket is `/run/vmm.qmp`: calls in Python,
+    /// `qmp(command, awaited)`, each of which waits until something that is awaited is said.
+    ///
+    /// # Errors
+    /// It is not said.
+    pub fn tell(&self, calls: &str) -> Result<(), Error> {
+        self.guest.run(&format!("{TELL}{calls}\nEND"))?.stdout_if_ok().map(drop)
+    }
+
     pub(crate) fn boot_by(&self, script: &str) -> Result<Nested<'_>, Error> {
-        let path = channel(self.folder.path());
+        let free = lock(&self.free).pop();
+        let name = free.ok_or_else(|| io::Error::from(io::ErrorKind::AddrInUse));
+        let name = name.context(|| "two guests run already".into())?;
+        let booted = self.boot_as(name, script);
+        if booted.is_err() {
+            self.give_back(name);
+        }
+        booted
+    }
+
+    fn boot_as(&self, name: &'static str, script: &str) -> Result<Nested<'_>, Error> {
+        let path = channel(self.folder.path(), name);
         let stream = UnixStream::connect(&path);
         let stream = stream.context(|| format!("cannot connect to {}", path.display()))?;
         let mut channel = Channel::new(stream);
-        let vmm = self.guest.start(&format!("{PORT}{script}"))?;
+        let vmm = self.guest.start(&format!("name={name}\n{PORT}{script}"))?;
         if let Err(error) = self.wait_ready(&mut channel, &vmm) {
             let said = vmm.wait(&self.guest, Duration::ZERO)?;
-            let console = self.guest.run(&format!("tail -30 {CONSOLE}"))?.stdout();
+            let console = self.guest.run(&format!("tail -30 {}", console(name)))?.stdout();
             eprintln!("{}{}{console}", said.stdout(), said.stderr());
             return Err(error);
         }
-        Ok(Nested { host: self, channel: Mutex::new(channel), vmm, qmp: QMP[0] })
+        let qmp = format!("/run/{name}.qmp");
+        Ok(Nested { host: self, name, channel: Mutex::new(channel), vmm, qmp })
+    }
+
+    /// Ends a guest of its own, and lets another have the name. Without the host it has ended anyway.
+    fn give_back(&self, name: &'static str) {
+        let _ = self.guest.run(&format!("kill -9 $(</run/{name}.pid)"));
+        lock(&self.free).push(name);
     }
 
     /// Waits until the guest's agent has started, or its VMM has ended.
@@ -209,6 +244,24 @@ impl Host {
     }
 }
 
+const TELL: &str = r#"
+exec python3 - <<'END'
+import json, socket
+stream = socket.socket(socket.AF_UNIX)
+stream.settimeout(100)
+stream.connect("/run/vmm.qmp")
+
+def qmp(command, awaited):
+    stream.sendall(json.dumps(command).encode())
+    said = b""
+    while awaited.encode() not in said:
+        more = stream.recv(4096)
+        assert more and b'"error"' not in more, said + more
+        said += more
+
+qmp({"execute": "qmp_capabilities"}, '"return"')
+"#;
+
 /// Names in the folder that the guest shares with its host.
 fn vmlinuz(kernel: Kernel) -> String {
     format!("vmlinuz-{}", kernel.name())
@@ -218,23 +271,27 @@ fn initrd(kernel: Kernel) -> String {
     format!("initrd-{}", kernel.name())
 }
 
-fn channel(folder: &Path) -> std::path::PathBuf {
-    folder.join("nested.sock")
+fn channel(folder: &Path, name: &str) -> std::path::PathBuf {
+    folder.join(format!("{name}.sock"))
+}
+
+fn console(name: &str) -> String {
+    format!("/run/{name}.console")
 }
 
 /// The port that leads to the lab, to which the channel is handed on.
 const PORT: &str = "
 for port in /sys/class/virtio-ports/*; do
-    [ $(<$port/name) = nested ] && port=/dev/${port##*/} && break
+    [ $(<$port/name) = $name ] && port=/dev/${port##*/} && break
 done
-echo $$ >/run/nested.pid
+echo $$ >/run/$name.pid
 ";
 
 /// The machine's own parts again.
 const QEMU: &str = "
 TMPDIR=/tmp exec qemu-system-x86_64 -accel kvm -cpu host -smp 1 -m 512M \
     -object memory-backend-memfd,id=ram,size=512M,share=on -machine pc,memory-backend=ram \
-    -display none -nodefaults -no-user-config -no-reboot -serial file:/run/nested.console \
+    -display none -nodefaults -no-user-config -no-reboot -serial file:/run/$name.console \
     -kernel /job/VMLINUZ -initrd /job/INITRD -append 'console=ttyS0 panic=-1 quiet' \
     -drive file=/dev/vdb,format=raw,if=virtio,snapshot=on \
     -chardev CHANNEL -device virtio-serial-pci \
@@ -246,9 +303,6 @@ pub(super) const CHANNEL: &str = "pipe,id=channel,path=$port";
 /// The controller that vhost-scsi serves.
 const SCSI: &str = "-chardev socket,id=scsi,path=/run/scsi.sock \
     -device vhost-user-scsi-pci,chardev=scsi,num_queues=2";
-
-/// Where QEMU is controlled: the first one, and that to which its guest moves.
-pub(super) const QMP: [&str; 2] = ["/run/nested.qmp", "/run/moved.qmp"];
 
 /// The command that starts QEMU with a control socket at this path.
 pub(super) fn qemu(qmp: &str) -> String {
@@ -262,16 +316,17 @@ const VMM: &str = "exec /job/vmm-frontend --port lab=dev:$port --memory 512M";
 const DIRECT: &str = "--kernel /job/VMLINUZ --initrd /job/INITRD \\
     --append 'console=ttyS0 panic=-1 quiet APPEND' --disk /dev/vdb";
 
-const SERIAL: &str = "--serial file:/run/nested.console";
+const SERIAL: &str = "--serial file:/run/$name.console";
 
 /// A guest's guest.
 #[derive(Debug)]
 pub struct Nested<'a> {
     pub(super) host: &'a Host,
+    pub(super) name: &'static str,
     channel: Mutex<Channel>,
     pub(super) vmm: Task,
     /// Where its QEMU is controlled, if it is one.
-    pub(super) qmp: &'static str,
+    pub(super) qmp: String,
 }
 
 impl Nested<'_> {
@@ -280,7 +335,7 @@ impl Nested<'_> {
     /// # Errors
     /// The guest can't be reached.
     pub fn console(&self) -> Result<String, Error> {
-        Ok(self.host.guest.run(&format!("cat {CONSOLE}"))?.stdout())
+        Ok(self.host.guest.run(&format!("cat {}", console(self.name)))?.stdout())
     }
 
     /// Waits until it has booted again.
@@ -324,8 +379,7 @@ impl Shell for Nested<'_> {
 
 impl Drop for Nested<'_> {
     fn drop(&mut self) {
-        // With the host it ends anyway.
-        let _ = self.host.guest.run("kill -9 $(</run/nested.pid)");
+        self.host.give_back(self.name);
     }
 }
 

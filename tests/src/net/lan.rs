@@ -29,7 +29,7 @@ iperf3 --server --daemon";
 /// Its own script, since busybox has none.
 const LEASE: &str = r#"
 modprobe virtio_net || exit 1
-for i in $(seq 100); do card=$(ls /sys/bus/virtio/drivers/virtio_net/virtio*/net) && break; sleep 0.1; done
+for i in $(seq 100); do [ -e /sys/class/net/$card ] && break; sleep 0.1; done
 ip link set "$card" up || exit 1
 cat >/run/udhcpc <<'END'
 #!/bin/sh
@@ -60,12 +60,21 @@ pub fn make_lan(host: &Host) -> Result<(), Error> {
     host.guest().run(MAKE)?.stdout_if_ok().map(drop)
 }
 
-/// Has a guest load its driver, and ask the network for an address, which is returned.
+/// Has a guest load its driver, and ask the network for an address for its first interface, which is returned.
 ///
 /// # Errors
 /// It has no interface, or gets no address.
 pub fn lease(guest: &impl Shell) -> Result<String, Error> {
-    Ok(guest.run(LEASE)?.stdout_if_ok()?.trim().to_owned())
+    lease_for(guest, "eth0")
+}
+
+/// As [`lease`], for the interface of this name.
+///
+/// # Errors
+/// As there.
+pub fn lease_for(guest: &impl Shell, interface: &str) -> Result<String, Error> {
+    let script = format!("card={interface}\n{LEASE}");
+    Ok(guest.run(&script)?.stdout_if_ok()?.trim().to_owned())
 }
 
 /// Runs iperf3 for some seconds in a guest, against the lab's machine, with these arguments more: `--reverse`, or

@@ -50,15 +50,15 @@ cat >/tmp/libvirt.xml <<END
       <model type='virtio'/>
       <driver queues='QUEUES'/>
     </interface>
-    <serial type='file'><source path='/run/nested.console'/></serial>
+    <serial type='file'><source path='/run/$name.console'/></serial>
     <channel type='pipe'><source path='$port'/><target type='virtio' name='lab'/></channel>
     <memballoon model='none'/>
   </devices>
 </domain>
 END
 virsh --quiet create /tmp/libvirt.xml || { tail -n 20 /var/log/libvirt/qemu/lab.log; exit 1; }
-cp /run/libvirt/qemu/lab.pid /run/nested.pid
-exec tail --pid=$(</run/nested.pid) --follow /dev/null
+cp /run/libvirt/qemu/lab.pid /run/$name.pid
+exec tail --pid=$(</run/$name.pid) --follow /dev/null
 "#;
 
 /// Boots a guest of the host's, with as many CPUs as pairs of queues, at a vhost-user socket that another process

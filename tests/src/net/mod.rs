@@ -9,7 +9,7 @@ mod packet;
 mod testpmd;
 
 pub use device::Net;
-pub use lan::{Measured, SERVER, lease, make_lan, measure};
+pub use lan::{Measured, SERVER, lease, lease_for, make_lan, measure};
 pub use libvirt::boot_libvirt_guest;
 pub use namespace::Namespace;
 pub use packet::{Header, Packets};
