@@ -1,9 +1,9 @@
 //! What the tests here share.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use lab::Error;
-use lab::net::{Header, Packets};
+use lab::net::{Header, Net, Packets};
 
 pub(crate) const SECOND: Duration = Duration::from_secs(1);
 /// An experimental protocol (IEEE 802), which no host answers.
@@ -45,6 +45,17 @@ pub(crate) fn comes_back(
         packets.send(Header::default(), &frame(size))?;
         let (_, back) = packets.receive(10 * SECOND)?.unwrap_or_else(|| panic!("{size} bytes"));
         assert!(back[12..] == frame(size)[12..], "{size} bytes");
+    }
+    Ok(())
+}
+
+/// Waits until the card gives frames to its driver: those that come before it does are dropped. DPDK's does not wait
+/// for the process when it starts its rings.
+pub(crate) fn await_driver(net: &Net) -> Result<(), Error> {
+    let end = Instant::now() + 20 * SECOND;
+    while net.ctl(&["list"])?[0]["queues-used"] == 0 {
+        assert!(Instant::now() < end, "no ring is enabled");
+        std::thread::sleep(Duration::from_millis(10));
     }
     Ok(())
 }

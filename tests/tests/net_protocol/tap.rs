@@ -1,9 +1,10 @@
 //! A TAP: what its host sends comes to DPDK's driver, which sends it back.
 
+use lab::driver::{NetDriver, NetOptions};
 use lab::net::{Header, Namespace, Net, Packets, Testpmd, TestpmdBuilder};
 use lab::{Error, Version};
 
-use super::common::{SECOND, comes_back, noise};
+use super::common::{SECOND, await_driver, comes_back, frame, noise};
 
 /// A card on the TAP `tap0` of a network of its own, whose packets are ours.
 fn card(network: &Namespace, features: &str) -> Result<(Net, Packets), Error> {
@@ -23,6 +24,7 @@ fn sends_back(
     let (net, packets) = card(&network, features)?;
     let mut testpmd = how(Testpmd::at(net.socket()).version(version)).launch()?;
     testpmd.start()?;
+    await_driver(&net)?;
     comes_back(&packets, (60..=9014).step_by(97).chain([9014]))?;
     testpmd.quit()
 }
@@ -54,6 +56,7 @@ fn segments_of_64_kib_come_and_go() -> Result<(), Error> {
         let (net, packets) = card(&network, features)?;
         let mut testpmd = Testpmd::at(net.socket()).driver(ring).segments(1448).launch()?;
         testpmd.start()?;
+        await_driver(&net)?;
         for size in [1449, 9000, 32000, 65000] {
             let payload: Vec<u8> = noise(size as u64).take(size).collect();
             let (header, segments) = Header::tcp(&payload, 1448)?;
@@ -66,6 +69,26 @@ fn segments_of_64_kib_come_and_go() -> Result<(), Error> {
         }
         comes_back(&packets, [60, 1514].into_iter())?;
         testpmd.quit()?;
+    }
+    Ok(())
+}
+
+/// What came while there was no driver is old when there is one.
+#[test]
+fn frames_that_waited_for_nobody_do_not_come() -> Result<(), Error> {
+    for queues in ["1", "4"] {
+        let network = Namespace::new()?;
+        let net = Net::new()?.arg("--tap").arg("tap0").arg("--queues").arg(queues);
+        let net = net.start_in(&network)?;
+        network.ip("link set tap0 up")?;
+        let packets = Packets::open(&network, "tap0")?;
+        for round in 0..3 {
+            packets.send(Header::default(), &frame(100 + round))?;
+            let mut driver = NetDriver::connect(&net.socket(), NetOptions::default())?;
+            packets.send(Header::default(), &frame(200 + round))?;
+            let (_, first) = driver.pair().receive(SECOND)?.expect("a frame");
+            assert!(first == frame(200 + round), "{queues} {round}: {} bytes", first.len());
+        }
     }
     Ok(())
 }

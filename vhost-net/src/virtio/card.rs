@@ -94,6 +94,10 @@ pub struct Card {
     applied: Mutex<Option<Accepted>>,
     /// `driver` is a former process's, and nobody has said that its guest goes on.
     doubtful: AtomicBool,
+    /// A former process was killed while its guest took frames: those that wait are still the guest's.
+    resumed: AtomicBool,
+    /// Rings run.
+    in_use: AtomicBool,
     /// The control queue has been served: the driver says how many pairs it uses.
     controlled: AtomicBool,
     /// The cable is plugged in.
@@ -125,6 +129,8 @@ impl Card {
             changing: Mutex::default(),
             applied: Mutex::default(),
             doubtful: AtomicBool::new(false),
+            resumed: AtomicBool::new(false),
+            in_use: AtomicBool::new(false),
             controlled: AtomicBool::new(false),
             plugged: AtomicBool::new(true),
             announce: AtomicBool::new(false),
@@ -140,10 +146,12 @@ impl Card {
     /// Takes what a former process had kept of this card.
     pub fn restore(&self, kept: &[Kept]) {
         let Some(kept) = kept.iter().find(|kept| kept.key == self.settings.name) else { return };
-        match serde_json::from_slice::<(Driver, bool)>(&kept.description) {
-            Ok((driver, plugged)) => {
+        match serde_json::from_slice::<(Driver, bool, bool)>(&kept.description) {
+            Ok((driver, plugged, in_use)) => {
                 self.driver.store(Arc::new(driver));
                 self.plugged.store(plugged, Ordering::Relaxed);
+                self.in_use.store(in_use, Ordering::Relaxed);
+                self.resumed.store(in_use, Ordering::Relaxed);
                 self.doubtful.store(true, Ordering::Relaxed);
             }
             Err(error) => log::error!("what was kept of a former process makes no sense: {error}"),
@@ -151,15 +159,22 @@ impl Card {
     }
 
     fn keep(&self) {
-        let state = (self.driver.load_full(), self.plugged.load(Ordering::Relaxed));
-        let state = (state.0.as_ref(), state.1);
-        let kept = serde_json::to_vec(&state).map_err(io::Error::from);
+        let driver = self.driver.load();
+        let (plugged, in_use) =
+            (self.plugged.load(Ordering::Relaxed), self.in_use.load(Ordering::Relaxed));
+        let kept = serde_json::to_vec(&(driver.as_ref(), plugged, in_use));
+        let kept = kept.map_err(io::Error::from);
         let kept = kept.map(|text| self.keeper.keep(&self.settings.name, &text, &[]));
         match kept {
             Ok(Ok(())) => {}
             Ok(Err(error)) => log::error!("what the driver set will not outlive a crash: {error}"),
             Err(error) => log::error!("what the driver set will not outlive a crash: {error}"),
         }
+    }
+
+    /// Frames that wait for the guest came while it took some.
+    pub(super) fn is_resumed(&self) -> bool {
+        self.resumed.load(Ordering::Relaxed)
     }
 
     /// How it is made.
@@ -436,6 +451,8 @@ impl Device for Card {
         if self.doubtful.swap(false, Ordering::Relaxed) {
             self.driver.store(Arc::default()); // another guest's
         }
+        self.in_use.store(true, Ordering::Relaxed);
+        self.keep();
         self.apply_offloads();
         if self.announce.load(Ordering::Relaxed) {
             self.frontend().config_changed();
@@ -445,6 +462,9 @@ impl Device for Card {
 
     fn deactivate(&self) {
         self.controlled.store(false, Ordering::Relaxed);
+        self.resumed.store(false, Ordering::Relaxed);
+        self.in_use.store(false, Ordering::Relaxed);
+        self.keep();
     }
 
     fn reset(&self) {

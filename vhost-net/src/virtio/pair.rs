@@ -46,13 +46,16 @@ fn role(index: usize) -> Role {
 impl PairWorker {
     pub(super) fn new(card: Arc<Card>, number: u16) -> io::Result<Self> {
         let wake = Arc::new(EventFd::new(EFD_NONBLOCK)?);
-        let port = card.port(number)?;
+        let mut port = card.port(number)?;
         // SAFETY: it is open as long as `wake`, which is borrowed here.
         port.waiter().add(unsafe { BorrowedFd::borrow_raw(wake.as_raw_fd()) })?;
         card.wakers().add(&wake);
         let features = card.features_negotiated();
         let header = card.header();
-        let receiver = Receiver::new(header, card.is_mergeable());
+        let mut receiver = Receiver::new(header, card.is_mergeable());
+        if let Some(statistics) = card.statistics_of(number).filter(|_| !card.is_resumed()) {
+            receiver.drop_all(&mut port, &statistics.receiving);
+        }
         let transmitter = Transmitter::new(header, features.from_guest(), card.settings().mtu);
         let (enabled, transmitting, active) = (false, false, None);
         Ok(Self {

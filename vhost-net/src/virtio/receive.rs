@@ -15,6 +15,8 @@ use crate::host::{Port, Received};
 
 /// Frames that are received between two looks at what is to be sent.
 const BUDGET: usize = 64;
+/// Frames that wait at most: more than an interface of Linux's queues. What comes all the time has no end.
+const OLD: usize = 4096;
 /// Bytes that most frames have at most: buffers for more are offered only while longer ones come.
 const ORDINARY: usize = 2048;
 /// Ordinary frames after which no long ones are expected.
@@ -124,6 +126,17 @@ impl Receiver {
             }
         }
         Taken::Some
+    }
+
+    /// Drops what came before there was a guest to take it, as a card does that is not set up: it may be hours
+    /// old, and say where stations were then.
+    pub(super) fn drop_all(&mut self, port: &mut Port, statistics: &Receiving) {
+        for _ in 0..OLD {
+            if !self.drop_one(port) {
+                return;
+            }
+            statistics.link_down.add(1);
+        }
     }
 
     /// Receives a frame for nobody. `false`: there is none.
