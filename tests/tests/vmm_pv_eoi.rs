@@ -66,7 +66,7 @@ fn measure(
     let counts = Counts { interrupts, exits: eois - saved, saved, all_exits };
     eprintln!(
         "--cpu {cpu} {arguments}: {interrupts} interrupts, for each {:.3} exits, {:.3} by its end",
-        counts.per_interrupt(all_exits),
+        counts.per_interrupt(counts.all_exits),
         counts.per_interrupt(counts.exits),
     );
     Ok((in_use, counts))

@@ -92,3 +92,27 @@ fn frames_that_waited_for_nobody_do_not_come() -> Result<(), Error> {
     }
     Ok(())
 }
+
+/// More segments than the driver has buffers for: they wait until it gives more.
+#[test]
+fn segments_wait_for_a_driver_that_is_late() -> Result<(), Error> {
+    let network = Namespace::new()?;
+    let (net, packets) = card(&network, "speed=on")?;
+    let features = NetOptions::MRG_RXBUF | NetOptions::OFFLOADS;
+    let mut driver =
+        NetDriver::connect(&net.socket(), NetOptions { features, ..Default::default() })?;
+    let payloads = [1, 2, 3, 4, 5].map(|seed| noise(seed).take(60000).collect::<Vec<u8>>());
+    for payload in &payloads {
+        let (header, segments) = Header::tcp(payload, 1448)?;
+        packets.send(header, &segments)?;
+    }
+    // So long that all were tried.
+    std::thread::sleep(SECOND / 5);
+    for payload in &payloads {
+        let (_, frame) = driver.pair().receive(SECOND)?.expect("a frame");
+        assert!(frame[54..] == *payload);
+    }
+    let stats = net.ctl(&["stats"])?;
+    assert_eq!(stats[0]["pairs"][0]["receive"]["dropped"]["no-room"], 0, "{stats}");
+    Ok(())
+}

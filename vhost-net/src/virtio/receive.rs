@@ -1,6 +1,7 @@
 //! Frames towards the guest: its buffers are taken in advance, and filled by the host's side itself.
 
 use std::collections::VecDeque;
+use std::time::{Duration, Instant};
 
 use vhost_runtime::chain::Chain;
 use vhost_runtime::device::Taken;
@@ -21,6 +22,9 @@ const OLD: usize = 4096;
 const ORDINARY: usize = 2048;
 /// Ordinary frames after which no long ones are expected.
 const PATIENCE: u32 = 64;
+
+/// How long a frame keeps others waiting that the guest has too few buffers for. One that is busy gives more soon.
+const LATE: Duration = Duration::from_secs(1);
 
 /// How a guest's frames are to be received.
 #[derive(Debug)]
@@ -46,6 +50,8 @@ pub(super) struct Receiver {
     room: usize,
     list: Vec<libc::iovec>,
     scratch: Box<[u8]>,
+    /// A frame of which the rest is in `scratch`, until there are buffers for it, and since when.
+    waiting: Option<(Arrived, Instant)>,
     /// Bytes that are offered for a frame.
     expected: usize,
     /// Ordinary frames since the last long one.
@@ -53,6 +59,7 @@ pub(super) struct Receiver {
 }
 
 /// What is in the stock's front now.
+#[derive(Debug)]
 struct Arrived {
     /// Bytes of the frame.
     length: usize,
@@ -71,6 +78,7 @@ impl Receiver {
             room: 0,
             list: Vec::new(),
             scratch: vec![0; LONGEST.saturating_add(HEADER)].into(),
+            waiting: None,
             expected: ORDINARY,
             ordinary: 0,
         }
@@ -82,6 +90,7 @@ impl Receiver {
             queue.give_back(chain);
         }
         self.room = 0;
+        self.waiting = None;
     }
 
     /// Takes a buffer out of the ring. `false`: there is none.
@@ -104,6 +113,7 @@ impl Receiver {
         let statistics = terms.statistics;
         for _ in 0..BUDGET {
             if !terms.link {
+                self.waiting = None;
                 if !self.drop_one(port) {
                     return Taken::All;
                 }
@@ -111,18 +121,32 @@ impl Receiver {
                 continue;
             }
             while self.room < self.expected && self.take(queue, statistics) {}
-            if self.stock.is_empty() {
+            let waiting = self.waiting.take();
+            if waiting.is_none() && self.stock.is_empty() {
                 if queue.enable_kicks() {
                     continue;
                 }
                 statistics.no_room.add(port.starved());
                 return Taken::All;
             }
-            let Some(arrived) = self.receive(port, terms) else { return Taken::All };
-            if arrived.wanted {
-                self.hand_over(queue, &arrived, port.carries_header(), statistics);
-            } else {
+            let since = waiting.as_ref().map(|(_, since)| *since);
+            let arrived = waiting.map(|(arrived, _)| arrived);
+            let Some(arrived) = arrived.or_else(|| self.receive(port, terms)) else {
+                return Taken::All;
+            };
+            if !arrived.wanted {
                 statistics.filtered.add(1);
+            } else if !self.hand_over(queue, &arrived, port.carries_header(), statistics) {
+                let since = since.unwrap_or_else(Instant::now);
+                if since.elapsed() > LATE {
+                    statistics.no_room.add(1);
+                    continue;
+                }
+                self.waiting = Some((arrived, since));
+                if !queue.enable_kicks() {
+                    statistics.no_room.add(port.starved());
+                    return Taken::All;
+                }
             }
         }
         Taken::Some
@@ -191,25 +215,25 @@ impl Receiver {
         }
     }
 
-    /// Completes the buffers that the frame is in, or drops it, and its buffers take the next one.
+    /// Completes the buffers that the frame is in, or drops it, and its buffers take the next one. `false`: there are
+    /// not enough now.
     fn hand_over(
         &mut self,
         queue: &mut Queue,
         arrived: &Arrived,
         carries: bool,
         statistics: &Receiving,
-    ) {
+    ) -> bool {
         let Arrived { length, placed, header, .. } = *arrived;
         let spilled = length.saturating_sub(placed);
         let total = if carries { length } else { length.saturating_add(self.header) };
         if spilled > self.scratch.len() || (spilled > 0 && !self.mergeable) {
             statistics.too_long.add(1);
-            return;
+            return true;
         }
         while self.room < total {
             if !self.take(queue, statistics) {
-                statistics.no_room.add(1);
-                return;
+                return false;
             }
         }
         if spilled > 0 {
@@ -230,6 +254,7 @@ impl Receiver {
         statistics.frames.add(1);
         statistics.bytes.add(frame as u64);
         statistics.unsegmented.add(u64::from(frame > ORDINARY));
+        true
     }
 
     /// Copies what did not fit into the buffers that were offered to those behind them.
