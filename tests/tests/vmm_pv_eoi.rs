@@ -13,8 +13,6 @@ struct Counts {
     exits: u64,
     /// Ends of interrupts that were none.
     saved: u64,
-    /// Exits of all kinds.
-    all_exits: u64,
 }
 
 impl Counts {
@@ -63,10 +61,10 @@ fn measure(
     let hits: Vec<u64> = hits.split_whitespace().map(|hits| hits.parse().unwrap()).collect();
     let [interrupts, eois, saved] = hits[..] else { panic!("{hits:?}") };
     // One that is saved is one of all.
-    let counts = Counts { interrupts, exits: eois - saved, saved, all_exits };
+    let counts = Counts { interrupts, exits: eois - saved, saved };
     eprintln!(
         "--cpu {cpu} {arguments}: {interrupts} interrupts, for each {:.3} exits, {:.3} by its end",
-        counts.per_interrupt(counts.all_exits),
+        counts.per_interrupt(all_exits),
         counts.per_interrupt(counts.exits),
     );
     Ok((in_use, counts))
@@ -117,8 +115,9 @@ fn pv_eoi_saves_exits_of_a_network_card() -> Result<(), Error> {
         assert!(!in_use);
         assert_eq!(without.saved, 0, "{without:?}");
         let [with, without] = [with, without].map(|counts| counts.per_interrupt(counts.exits));
-        // On a quiet machine it is one in ten.
-        assert!(with < 0.5 && with < without / 2.0, "{with} {without}");
+        // A receive queue's interrupts end without. A transmit queue's come together with them, so that an end has
+        // to be an exit: two in five are.
+        assert!(with < 0.65 * without, "{with} {without}");
         Ok(())
     })
 }
