@@ -8,7 +8,7 @@ use std::ffi::OsString;
 use std::fs::{FileType, Metadata};
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
@@ -22,7 +22,7 @@ use rustix::process::{
     Pid, PidfdFlags, Signal, getpid, getppid, kill_process, pidfd_open,
     set_parent_process_death_signal, setpgid,
 };
-use vhost_runtime::program::{ProgramError, Shutdown};
+use vhost_runtime::program::{ProgramError, Shutdown, private_folder};
 
 /// Why device processes can't be started.
 #[derive(Debug, thiserror::Error)]
@@ -87,7 +87,8 @@ impl Launcher {
         let found = found.collect::<Result<Vec<_>, _>>()?;
         let (life, machines) = UnixStream::pair().map_err(host("no socket can be had"))?;
         life.set_read_timeout(Some(SOON_TOLD)).map_err(host("a socket can't be used"))?;
-        let folder = make_folder().map_err(host("no folder for sockets can be made"))?;
+        let folder =
+            private_folder("vmm-frontend").map_err(host("no folder for sockets can be made"))?;
         let tidy = |_: &LaunchError| {
             // It is empty, or has sockets that nobody was told of.
             let _ = std::fs::remove_dir_all(&folder);
@@ -180,22 +181,6 @@ fn find(name: &'static str) -> Result<PathBuf, LaunchError> {
     let in_path = std::env::split_paths(&path).map(|folder| folder.join(name));
     let mut all = beside.into_iter().chain(in_path);
     all.find(|path| path.is_file()).ok_or(LaunchError::NoProgram(name))
-}
-
-/// A folder that only this user can enter.
-fn make_folder() -> io::Result<PathBuf> {
-    let base = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from).filter(|path| path.is_dir());
-    let base = base.unwrap_or_else(std::env::temp_dir);
-    let number = std::process::id();
-    for attempt in 0..100 {
-        let folder = base.join(format!("vmm-frontend-{number}-{attempt}"));
-        match std::fs::DirBuilder::new().mode(0o700).create(&folder) {
-            Ok(()) => return Ok(folder),
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Err(io::ErrorKind::AlreadyExists.into())
 }
 
 /// Where the machine may make a socket or a link.

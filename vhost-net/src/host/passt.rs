@@ -4,13 +4,13 @@
 use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Signal, set_parent_process_death_signal};
+use vhost_runtime::program::private_folder;
 
 use super::place::Place;
 
@@ -52,7 +52,7 @@ impl Passt {
         if !std::env::split_paths(&path).any(|folder| folder.join(PROGRAM).is_file()) {
             return Err(PasstError::Missing);
         }
-        let folder = make_folder().map_err(PasstError::Start)?;
+        let folder = private_folder("vhost-net").map_err(PasstError::Start)?;
         Ok(Self { folder, child: None, arguments })
     }
 
@@ -107,20 +107,4 @@ impl Passt {
             log::debug!("{}: not removed: {error}", self.folder.display());
         }
     }
-}
-
-/// A folder that only this user can enter.
-fn make_folder() -> io::Result<PathBuf> {
-    let base = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from).filter(|path| path.is_dir());
-    let base = base.unwrap_or_else(std::env::temp_dir);
-    for attempt in 0..100 {
-        let folder = base.join(format!("vhost-net-{}-{attempt}", std::process::id()));
-        match fs::DirBuilder::new().mode(0o700).create(&folder) {
-            Ok(()) => return Ok(folder),
-            // Of a process that was killed.
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Err(io::ErrorKind::AlreadyExists.into())
 }

@@ -12,6 +12,7 @@ mod socket;
 
 use std::io;
 use std::os::fd::RawFd;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -135,6 +136,26 @@ pub fn print_capabilities(args: &ProgramArgs, device: &str) -> bool {
         println!("{{\n  \"type\": \"{device}\"\n}}");
     }
     args.print_capabilities
+}
+
+/// A new folder for sockets, which only this user can enter: `NAME-PID-…` in XDG_RUNTIME_DIR, or where temporary
+/// files are.
+///
+/// # Errors
+/// It can't be made.
+pub fn private_folder(name: &str) -> io::Result<PathBuf> {
+    let base = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from).filter(|path| path.is_dir());
+    let base = base.unwrap_or_else(std::env::temp_dir);
+    for attempt in 0..100 {
+        let folder = base.join(format!("{name}-{}-{attempt}", std::process::id()));
+        match std::fs::DirBuilder::new().mode(0o700).create(&folder) {
+            Ok(()) => return Ok(folder),
+            // Of a process that was killed.
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Err(io::ErrorKind::AlreadyExists.into())
 }
 
 /// Starts logging to standard error.
