@@ -3,10 +3,10 @@
 //!
 //! Each pair of queues is served by a thread of its own, which alone touches that guest's rings. A frame for
 //! another pair waits in that one's inbox, in its sender's chain, and is copied once, by the receiver; then the
-//! chain goes back. A receiver without room lets frames wait for a moment, so that a guest that is a little
-//! late loses nothing, and one that takes no more keeps nobody else's rings.
+//! chain goes back. A guest without room for a moment keeps its senders waiting; one that is late is kept copies
+//! for, as many as an interface of Linux's queues, so that it keeps nobody else's rings.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, AtomicUsize, Ordering};
@@ -30,8 +30,10 @@ const WAITING: usize = 1024;
 const ADDRESSES: usize = 1024;
 /// How long an address is known that nothing came from (IEEE 802.1Q, 8.8.3).
 const AGE: Duration = Duration::from_secs(300);
-/// How long a frame waits for a guest to have room.
-pub const PATIENCE: Duration = Duration::from_millis(5);
+/// How long frames wait in their senders' chains for a guest to have room.
+const PATIENCE: Duration = Duration::from_millis(5);
+/// Bytes that are kept for a guest that is late.
+const KEPT: usize = 4 << 20;
 
 /// A switch.
 #[derive(Debug)]
@@ -82,6 +84,13 @@ enum Parcel {
     Copy(Arc<[u8]>, Offload),
 }
 
+/// Copies for a guest that is late.
+#[derive(Debug, Default)]
+struct Copies {
+    frames: VecDeque<(Arc<[u8]>, Offload)>,
+    bytes: usize,
+}
+
 /// Chains on their way back to their sender.
 #[derive(Debug)]
 struct Returns {
@@ -120,6 +129,38 @@ impl Parcel {
     }
 }
 
+impl Copies {
+    /// `false`: there is no room.
+    fn push(&mut self, parcel: Parcel) -> bool {
+        let length = match &parcel {
+            Parcel::Chain(packet, _) => usize::try_from(packet.frame().len()).unwrap_or(usize::MAX),
+            Parcel::Copy(frame, _) => frame.len(),
+        };
+        let bytes = self.bytes.saturating_add(length);
+        if bytes > KEPT || self.frames.len() >= WAITING {
+            parcel.give_back();
+            return false;
+        }
+        self.bytes = bytes;
+        self.frames.push_back(match parcel {
+            Parcel::Chain(packet, returns) => {
+                let mut copy = vec![0; length];
+                packet.frame().read(&mut copy);
+                returns.give(packet.chain);
+                (copy.into(), packet.offload)
+            }
+            Parcel::Copy(frame, offload) => (frame, offload),
+        });
+        true
+    }
+
+    fn pop(&mut self) -> Option<Parcel> {
+        let (frame, offload) = self.frames.pop_front()?;
+        self.bytes = self.bytes.saturating_sub(frame.len());
+        Some(Parcel::Copy(frame, offload))
+    }
+}
+
 impl Inbox {
     fn new() -> io::Result<Self> {
         Ok(Self {
@@ -151,10 +192,8 @@ impl Inbox {
         })
     }
 
-    /// Takes all out; returns how many there were.
-    fn clear(&self) -> u64 {
-        let parcels = std::iter::from_fn(|| self.frames.pop());
-        parcels.map(Parcel::give_back).fold(0, |count: u64, ()| count.saturating_add(1))
+    fn clear(&self) {
+        std::iter::from_fn(|| self.frames.pop()).for_each(Parcel::give_back);
     }
 }
 
@@ -266,6 +305,15 @@ impl Switch {
     }
 }
 
+/// A guest had no room for what waits.
+#[derive(Debug)]
+struct Late {
+    /// Frames that waited then, and do so still.
+    frames: usize,
+    /// When their senders get their chains back.
+    deadline: Instant,
+}
+
 /// One pair of a port.
 #[derive(Debug)]
 pub struct Port {
@@ -274,8 +322,8 @@ pub struct Port {
     pair: u16,
     returns: Arc<Returns>,
     kept: usize,
-    /// When the guest is taken for one that takes no more.
-    deadline: Option<Instant>,
+    late: Option<Late>,
+    copies: Copies,
     timer: TimerFd,
     copy: Vec<u8>,
     cut: Vec<u8>,
@@ -292,9 +340,19 @@ impl Port {
             wake: EventFd::new(EFD_NONBLOCK)?,
             woken: AtomicBool::new(false),
         });
-        let (copy, cut) = (Vec::new(), Vec::new());
         let timer = TimerFd::new()?;
-        Ok(Self { switch, number, pair, returns, kept: 0, deadline: None, timer, copy, cut })
+        Ok(Self {
+            switch,
+            number,
+            pair,
+            returns,
+            kept: 0,
+            late: None,
+            copies: Copies::default(),
+            timer,
+            copy: Vec::new(),
+            cut: Vec::new(),
+        })
     }
 
     fn inbox(&self) -> Option<&Inbox> {
@@ -318,6 +376,7 @@ impl Port {
         } else {
             shared.active.fetch_sub(1, Ordering::Relaxed);
             inbox.clear();
+            (self.late, self.copies) = (None, Copies::default());
         }
     }
 
@@ -401,13 +460,21 @@ impl Port {
         taken
     }
 
+    /// The next frame for the guest.
+    fn next(&mut self) -> Option<Parcel> {
+        let copied = self.copies.pop();
+        let parcel = copied.or_else(|| self.inbox()?.next());
+        if let Some(late) = &mut self.late {
+            late.frames = late.frames.saturating_sub(1);
+            if late.frames == 0 || parcel.is_none() {
+                self.late = None; // it has caught up
+            }
+        }
+        parcel
+    }
+
     pub(super) fn receive(&mut self, space: &mut Space<'_>) -> Received {
-        let Some(inbox) = self.inbox() else { return Received::Nothing };
-        let Some(parcel) = inbox.next() else {
-            // The guest has caught up.
-            self.deadline = None;
-            return Received::Nothing;
-        };
+        let Some(parcel) = self.next() else { return Received::Nothing };
         let (length, offload) = match &parcel {
             Parcel::Chain(packet, _) => {
                 let frame = packet.frame();
@@ -426,22 +493,30 @@ impl Port {
     /// The guest has no room for what waits, of which there may be nothing. Returns how many frames it has
     /// lost by that.
     pub(super) fn starved(&mut self) -> u64 {
-        let Some(inbox) = self.inbox() else { return 0 };
+        let Self { switch, late, copies, timer, .. } = self;
+        let inboxes = switch.ports.get(self.number).map(|shared| &shared.inboxes);
+        let Some(inbox) = inboxes.and_then(|all| all.get(usize::from(self.pair))) else { return 0 };
         inbox.woken.store(false, Ordering::SeqCst);
-        if inbox.frames.is_empty() {
+        let waiting = inbox.frames.len();
+        if waiting == 0 {
             return 0;
         }
-        match self.deadline {
-            None => {
-                self.deadline = Instant::now().checked_add(PATIENCE);
-                if let Err(error) = self.timer.reset(PATIENCE, None) {
-                    log::error!("a guest without room is waited for without end: {error}");
-                }
-                0
+        let now = Instant::now();
+        let Some(late) = late else {
+            if let Err(error) = timer.reset(PATIENCE, None) {
+                log::error!("a guest without room is waited for without end: {error}");
             }
-            Some(deadline) if Instant::now() < deadline => 0,
-            Some(_) => inbox.clear(),
+            let deadline = now.checked_add(PATIENCE).unwrap_or(now);
+            *late = Some(Late { frames: waiting, deadline });
+            return 0;
+        };
+        if now < late.deadline {
+            return 0;
         }
+        let parcels = std::iter::from_fn(|| inbox.frames.pop());
+        let lost = parcels.map(|parcel| u64::from(!copies.push(parcel))).sum();
+        late.frames = copies.frames.len();
+        lost
     }
 }
 
