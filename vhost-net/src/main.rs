@@ -14,7 +14,7 @@ use vhost_net::host::datagram::Peer;
 use vhost_net::host::passt::Passt;
 use vhost_net::host::side::Side;
 use vhost_net::host::switch::Switch;
-use vhost_net::host::tap::{Tap, TapError};
+use vhost_net::host::tap::{self, Tap, TapError};
 use vhost_net::host::{Kind, passt};
 use vhost_net::options::{CardArgs, Duplex, Options, Verb};
 use vhost_net::virtio::card::{Backing, Card, Settings};
@@ -162,7 +162,7 @@ struct Served {
 
 /// Where frames go, open.
 enum Host {
-    Broker { kind: Kind, pairs: u16, channel: Option<Channel> },
+    Broker { kind: Kind, pairs: u16, mac: Option<Mac>, channel: Option<Channel> },
     Switch,
 }
 
@@ -170,14 +170,20 @@ impl Host {
     fn open(options: &Options) -> Result<Self, Failure> {
         let backend = &options.backend;
         let wanted = options.card.queues;
+        let mut mac = None;
         let (kind, opened) = if let Some(name) = &backend.tap {
+            mac = tap::guest_address(name);
             (
                 Kind::Tap,
                 Backend::Tap(Tap { name: name.clone(), queues: wanted.unwrap_or_else(queues) }),
             )
         } else if !backend.tap_fd.is_empty() {
-            let fds = backend.tap_fd.iter().map(|fd| take(*fd)).collect::<Result<_, _>>();
-            (Kind::Tap, Backend::TapFds(fds.map_err(HostError::from)?))
+            let fds = backend.tap_fd.iter().map(|fd| take(*fd)).collect::<Result<Vec<_>, _>>();
+            let fds = fds.map_err(HostError::from)?;
+            if let Some(first) = fds.first() {
+                mac = tap::guest_address(&tap::name_of(first).map_err(HostError::from)?);
+            }
+            (Kind::Tap, Backend::TapFds(fds))
         } else if let Some(place) = &backend.stream {
             (Kind::Stream, Backend::Stream(place.clone()))
         } else if let Some(path) = &backend.datagram {
@@ -197,7 +203,7 @@ impl Host {
         let (queues, channel) = broker::start(opened)?;
         let pairs = u16::try_from(queues).unwrap_or(QUEUES).min(QUEUES);
         let pairs = wanted.map_or(pairs, |wanted| wanted.min(pairs));
-        Ok(Self::Broker { kind, pairs, channel: Some(channel) })
+        Ok(Self::Broker { kind, pairs, mac, channel: Some(channel) })
     }
 
     /// The cards, and what of the host they stand on.
@@ -214,11 +220,11 @@ impl Host {
             Arc::new(Card::new(settings, backing, events.clone(), link.keeper()))
         };
         match self {
-            Self::Broker { kind, pairs, channel } => {
+            Self::Broker { kind, pairs, mac, channel } => {
                 let channel = channel.ok_or(std::io::ErrorKind::NotConnected)?;
                 let side = Arc::new(Side::new(kind, channel)?);
                 let backing = Backing::Host(kind, Arc::clone(&side));
-                let cards = vec![card(name, options.card.mac, pairs, backing)];
+                let cards = vec![card(name, options.card.mac.or(mac), pairs, backing)];
                 Ok(Served { cards, side: Some(side) })
             }
             Self::Switch => {

@@ -138,11 +138,23 @@ ip addr add 203.0.113.2/24 dev dummy0 && ip route add default via 203.0.113.1"#;
     host.guest().run(INSTALL)?.stdout_if_ok().map(drop)
 }
 
-/// A second card, which needs no privilege; and a third, which comes and goes.
+/// Interfaces of macvtap's on the other end of a cable of the lab's network.
+const MACVTAP: &str = "
+modprobe -a veth macvtap
+ip link add cable type veth peer name far && ip link set cable master lan0 up && ip link set far up || exit 1
+for name in mac1 mac2; do
+    ip link add link far name $name type macvtap mode bridge && ip link set $name up || exit 1
+done";
+
+/// A queue of an interface of macvtap's that is open already, or two.
+const OPEN: &str = "--tap-fd 3,4 3<>/dev/tap$(</sys/class/net/mac2/ifindex) \
+    4<>/dev/tap$(</sys/class/net/mac2/ifindex)";
+
+/// A second card, which needs no privilege; and others, which come and go, each with another kind of interface.
 #[test]
 fn more_cards_at_the_start_and_while_the_guest_runs() -> Result<(), Error> {
     const ADD: &str = r#"qmp({"execute": "device_add", "arguments": {
-        "driver": "vhost-user-net-pci", "id": "more", "socket": "/run/tap1.sock"}}, '"return"')"#;
+        "driver": "vhost-user-net-pci", "id": "more", "socket": "SOCKET"}}, '"return"')"#;
     const DELETE: &str =
         r#"qmp({"execute": "device_del", "arguments": {"id": "more"}}, "DEVICE_DELETED")"#;
     with_guest(install_passt, "--net user --qmp /run/vmm.qmp", |host, _, guest| {
@@ -152,15 +164,20 @@ fn more_cards_at_the_start_and_while_the_guest_runs() -> Result<(), Error> {
             guest.run(&format!("{iperf} {direction}"))?.stdout_if_ok()?;
         }
 
-        let more = Card::on_tap(host, "tap1", "--queues 2")?;
+        host.guest().run(MACVTAP)?.stdout_if_ok()?;
+        let cards = [
+            Card::on_tap(host, "tap1", "--queues 2")?,
+            Card::start(host, "mac1", "--tap mac1 --queues 2")?,
+            Card::start(host, "mac2", OPEN)?,
+        ];
         guest.run("ip link set eth0 down")?.stdout_if_ok()?;
-        for round in 1..=2 {
-            host.tell(ADD)?;
+        for (number, more) in cards.into_iter().enumerate() {
+            host.tell(&ADD.replace("SOCKET", &more.socket()))?;
             let address = net::lease_for(guest, "eth2")?;
             assert!(address.starts_with("192.0.2."), "{address}");
             let measured = net::measure(guest, 2, "")?;
             assert!(measured.bits_per_second > 0.0, "{measured:?}");
-            assert!(more.count("transmit", "frames")?[0] > 0, "{round}");
+            assert!(more.count("transmit", "frames")?[0] > 0, "{number}");
             host.tell(DELETE)?;
             guest.run("! ls -d /sys/class/net/eth2")?.stdout_if_ok()?;
         }

@@ -10,6 +10,7 @@ use std::path::PathBuf;
 
 use vhost_runtime::sandbox::Call;
 
+use crate::frame::Mac;
 use crate::frame::offload::Accepted;
 
 /// The character device by which TAP interfaces are made and opened.
@@ -162,6 +163,23 @@ impl Tap {
     }
 }
 
+/// The address that a macvtap interface hands frames on for, but for those of groups: its guest should have it.
+#[must_use]
+pub fn guest_address(name: &str) -> Option<Mac> {
+    macvtap(name)?;
+    std::fs::read_to_string(format!("/sys/class/net/{name}/address")).ok()?.trim().parse().ok()
+}
+
+/// What the interface behind a descriptor is called.
+///
+/// # Errors
+/// [`TapError::Fd`]: it is none, or without what is needed.
+pub fn name_of(fd: &OwnedFd) -> Result<String, TapError> {
+    let request = request_of(fd)?;
+    let bytes = request.ifr_name.iter().map(|byte| byte.cast_unsigned());
+    Ok(String::from_utf8_lossy(&bytes.take_while(|byte| *byte != 0).collect::<Vec<_>>()).into())
+}
+
 fn low_half(flags: libc::c_int) -> [u8; 2] {
     let [low, high, ..] = flags.to_le_bytes();
     u16::from_le_bytes([low, high]).to_ne_bytes()
@@ -196,6 +214,14 @@ fn prepare_macvtap(file: File) -> io::Result<OwnedFd> {
 /// # Errors
 /// [`TapError::Fd`].
 pub fn check(fd: &OwnedFd) -> Result<(), TapError> {
+    request_of(fd)?;
+    let failed =
+        |error: rustix::io::Errno| TapError::Fd { fd: fd.as_raw_fd(), error: error.into() };
+    rustix::io::ioctl_fionbio(fd, true).map_err(failed)
+}
+
+/// How the interface behind a descriptor was opened.
+fn request_of(fd: &OwnedFd) -> Result<libc::ifreq, TapError> {
     let failed = |error| TapError::Fd { fd: fd.as_raw_fd(), error };
     // SAFETY: as in `attach`.
     let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
@@ -210,7 +236,7 @@ pub fn check(fd: &OwnedFd) -> Result<(), TapError> {
         let what = "it was opened without IFF_TAP, IFF_VNET_HDR or IFF_NO_PI";
         return Err(failed(io::Error::other(what)));
     }
-    rustix::io::ioctl_fionbio(fd, true).map_err(|error| failed(error.into()))
+    Ok(request)
 }
 
 /// `TUNSETOFFLOAD`'s flags (if_tun.h).
