@@ -17,6 +17,8 @@ pub const ETHERNET: usize = 14;
 pub const VLAN_TAG: usize = 4;
 /// The longest frame: an IP packet of 64 KiB in Ethernet, with two VLAN tags.
 pub const LONGEST: usize = ETHERNET + 2 * VLAN_TAG + 0xffff;
+/// Bytes that most frames have at most: longer ones are segments that nobody has cut yet, or of media for them.
+pub const ORDINARY: usize = 2048;
 
 const ETHERTYPE_VLAN: u16 = 0x8100;
 const ETHERTYPE_SERVICE_VLAN: u16 = 0x88a8;

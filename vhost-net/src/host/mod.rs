@@ -23,6 +23,7 @@ use std::sync::Arc;
 
 use vhost_runtime::chain::{Buffers, Chain};
 
+use crate::frame::ORDINARY;
 use crate::frame::offload::{HEADER, Offload};
 use line::Line;
 use side::Side;
@@ -119,6 +120,8 @@ enum Medium {
         header: usize,
         /// The host is to use it for what it sends.
         attached: bool,
+        /// A place for a frame of an ordinary size.
+        copy: Box<[u8]>,
     },
     Stream(Box<Framing>),
     Datagram,
@@ -131,7 +134,10 @@ impl Port {
     /// The host has no more descriptors.
     pub fn to_host(kind: Kind, side: &Arc<Side>, number: usize, header: usize) -> io::Result<Self> {
         let medium = match kind {
-            Kind::Tap => Medium::Tap { header, attached: false },
+            Kind::Tap => {
+                let copy = vec![0; ORDINARY.saturating_add(HEADER)].into();
+                Medium::Tap { header, attached: false, copy }
+            }
             Kind::Stream => Medium::Stream(Box::new(Framing::new(stream::BUFFER))),
             Kind::Datagram => Medium::Datagram,
         };
@@ -229,7 +235,7 @@ impl Port {
             return Outcome::Lost(packet.chain);
         }
         let sent = match medium {
-            Medium::Tap { .. } => space.write(fd).map(|_| Sent::Done),
+            Medium::Tap { copy, .. } => space.write(fd, copy).map(|_| Sent::Done),
             Medium::Stream(framing) => framing.send(fd, &space),
             Medium::Datagram => space.send(fd).map(|_| Sent::Done),
         };

@@ -10,7 +10,7 @@ use vhost_runtime::queue::Queue;
 use super::filter::Filter;
 use super::statistics::Receiving;
 use crate::frame::offload::{HEADER, LEGACY_HEADER};
-use crate::frame::{Ethernet, LONGEST, Mac};
+use crate::frame::{Ethernet, LONGEST, Mac, ORDINARY};
 use crate::host::space::Space;
 use crate::host::{Port, Received};
 
@@ -18,9 +18,7 @@ use crate::host::{Port, Received};
 const BUDGET: usize = 64;
 /// Frames that wait at most: more than an interface of Linux's queues. What comes all the time has no end.
 const OLD: usize = 4096;
-/// Bytes that most frames have at most: buffers for more are offered only while longer ones come.
-const ORDINARY: usize = 2048;
-/// Ordinary frames after which no long ones are expected.
+/// Ordinary frames after which no long ones are expected: buffers for those are offered only while they come.
 const PATIENCE: u32 = 64;
 
 /// How long a frame keeps others waiting that the guest has too few buffers for. One that is busy gives more soon.
