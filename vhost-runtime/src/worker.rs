@@ -253,6 +253,12 @@ impl<W: QueueWorker> Loop<W> {
         }
     }
 
+    fn ready(&mut self, index: usize) {
+        if let Some(slot) = self.slot(index) {
+            slot.ready = true;
+        }
+    }
+
     fn slot(&mut self, index: usize) -> Option<&mut Slot> {
         self.slots.iter_mut().find(|slot| slot.index == index)
     }
@@ -352,6 +358,7 @@ impl<W: QueueWorker> Loop<W> {
                     let old = std::mem::replace(&mut slot.kick, Kick::Poll);
                     self.unwatch(&old);
                     self.set_kick(index, kick);
+                    self.ready(index); // the old one may just have been written to
                 }
             }
             Message::Enable { index, enabled } => {
