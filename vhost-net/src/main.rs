@@ -2,6 +2,9 @@
 
 mod ctl;
 
+use std::collections::HashSet;
+use std::fmt::Display;
+use std::hash::Hash;
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -50,6 +53,8 @@ enum Failure {
     Queues(u16, &'static str),
     #[error("--switch: a switch has two ports at least")]
     Lonely,
+    #[error("{0} {1}: it is there twice, and can be of one alone")]
+    Twice(&'static str, String),
     #[error("the card cannot be made: {0}")]
     Card(std::io::Error),
 }
@@ -169,6 +174,9 @@ enum Host {
 impl Host {
     fn open(options: &Options) -> Result<Self, Failure> {
         let backend = &options.backend;
+        let descriptors = backend.tap_fd.iter().chain(&options.program.fd);
+        unique("--tap-fd", descriptors.copied())?;
+        unique("--switch, the address", backend.switch.iter().filter_map(|port| port.mac))?;
         let wanted = options.card.queues;
         let mut mac = None;
         let (kind, opened) = if let Some(name) = &backend.tap {
@@ -254,6 +262,20 @@ fn settings(args: &CardArgs, name: String, mac: Mac, pairs: u16) -> Settings {
     let speed = args.speed.map(|speed| (speed, args.duplex == Duplex::Full));
     let (mtu, off) = (args.mtu, args.features.unwrap_or_default());
     Settings { name, mac, mtu, pairs, speed, off }
+}
+
+/// What each is to have for itself.
+fn unique<T: Eq + Hash + Display + Copy>(
+    option: &'static str,
+    values: impl Iterator<Item = T>,
+) -> Result<(), Failure> {
+    let mut seen = HashSet::new();
+    for value in values {
+        if !seen.insert(value) {
+            return Err(Failure::Twice(option, value.to_string()));
+        }
+    }
+    Ok(())
 }
 
 /// Takes a descriptor that whoever started us has passed.

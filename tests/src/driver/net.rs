@@ -56,6 +56,8 @@ impl Default for NetOptions {
 impl NetOptions {
     /// VIRTIO_NET_F_MRG_RXBUF.
     pub const MRG_RXBUF: u64 = 1 << 15;
+    /// VIRTIO_NET_F_MTU.
+    pub const MTU: u64 = 1 << 3;
     /// Checksums and TCP's segments, both ways: VIRTIO_NET_F_CSUM, …_GUEST_CSUM, …_TSO4, …_TSO6.
     pub const OFFLOADS: u64 = 0b11 | 0b11 << 7 | 0b11 << 11;
     /// VIRTIO_NET_F_CTRL_VQ and what is told by it.

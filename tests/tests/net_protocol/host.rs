@@ -217,6 +217,7 @@ fn what_cannot_be_had_is_told_in_one_sentence() -> Result<(), Error> {
             "--tap much-too-long-a-name: an interface's name has 1 to 15",
         ),
         ("--tap-fd 77", "--tap-fd 77: no open TAP or macvtap interface"),
+        ("--tap-fd 7,7", "--tap-fd 7: it is there twice"),
         ("--tap-fd 0", "--tap-fd 0: no open TAP or macvtap interface"),
         ("--stream /nowhere/sock", "--stream /nowhere/sock: nobody can be reached there"),
         ("--datagram /nowhere/sock", "--datagram /nowhere/sock: nobody can be reached there"),

@@ -107,12 +107,59 @@ fn segments_wait_for_a_driver_that_is_late() -> Result<(), Error> {
         packets.send(header, &segments)?;
     }
     // So long that all were tried.
-    std::thread::sleep(SECOND / 5);
+    std::thread::sleep(SECOND / 10);
     for payload in &payloads {
         let (_, frame) = driver.pair().receive(SECOND)?.expect("a frame");
         assert!(frame[54..] == *payload);
     }
     let stats = net.ctl(&["stats"])?;
     assert_eq!(stats[0]["pairs"][0]["receive"]["dropped"]["no-room"], 0, "{stats}");
+    Ok(())
+}
+
+/// Segments that never fit into what the driver gives, and nothing that would wake the card: it does not wait for
+/// ever.
+#[test]
+fn what_never_fits_keeps_nothing_waiting() -> Result<(), Error> {
+    let network = Namespace::new()?;
+    let (net, packets) = card(&network, "speed=on")?;
+    let features = NetOptions::MRG_RXBUF | NetOptions::OFFLOADS;
+    let few = NetOptions { features, depth: 8, ..Default::default() };
+    let mut driver = NetDriver::connect(&net.socket(), few)?;
+    packets.send(Header::default(), &frame(100))?;
+    assert!(driver.pair().receive(20 * SECOND)?.expect("a frame").1 == frame(100));
+    let (header, segments) = Header::tcp(&noise(1).take(60000).collect::<Vec<u8>>(), 1448)?;
+    packets.send(header, &segments)?;
+    packets.send(Header::default(), &frame(200))?;
+    assert!(driver.pair().receive(20 * SECOND)?.expect("a frame").1 == frame(200));
+    let stats = net.ctl(&["stats"])?;
+    assert_eq!(stats[0]["pairs"][0]["receive"]["dropped"]["no-room"], 1, "{stats}");
+    Ok(())
+}
+
+/// A driver that knows the MTU makes buffers for that (virtio 1.3, 5.1.4.1).
+#[test]
+fn what_is_longer_than_the_mtu_does_not_come() -> Result<(), Error> {
+    let network = Namespace::new()?;
+    let net = Net::new()?.arg("--tap").arg("tap0").arg("--mtu").arg("1400").start_in(&network)?;
+    network.ip("link set tap0 mtu 9000 up")?;
+    let packets = Packets::open(&network, "tap0")?;
+    for (features, too_long) in [(NetOptions::MTU, 1), (0, 0)] {
+        let features = NetOptions::MRG_RXBUF | NetOptions::OFFLOADS | features;
+        let options = NetOptions { features, ..Default::default() };
+        let mut driver = NetDriver::connect(&net.socket(), options)?;
+        let (header, segments) = Header::tcp(&noise(1).take(6000).collect::<Vec<u8>>(), 1300)?;
+        packets.send(Header::default(), &frame(1500))?;
+        packets.send(header, &segments)?;
+        packets.send(Header::default(), &frame(1414))?;
+        let mut sizes = Vec::new();
+        while sizes.last() != Some(&1414) {
+            sizes.push(driver.pair().receive(20 * SECOND)?.expect("a frame").1.len());
+        }
+        let all = [1500, segments.len(), 1414];
+        assert_eq!(sizes, all[too_long..]);
+        let stats = net.ctl(&["stats"])?;
+        assert_eq!(stats[0]["pairs"][0]["receive"]["dropped"]["too-long"], 1, "{stats}");
+    }
     Ok(())
 }

@@ -20,6 +20,12 @@ pub const LONGEST: usize = ETHERNET + 2 * VLAN_TAG + 0xffff;
 /// Bytes that most frames have at most: longer ones are segments that nobody has cut yet, or of media for them.
 pub const ORDINARY: usize = 2048;
 
+/// The longest frame of a medium with this MTU.
+#[must_use]
+pub fn longest(mtu: u16) -> usize {
+    usize::from(mtu).saturating_add(ETHERNET + 2 * VLAN_TAG)
+}
+
 const ETHERTYPE_VLAN: u16 = 0x8100;
 const ETHERTYPE_SERVICE_VLAN: u16 = 0x88a8;
 
@@ -92,7 +98,7 @@ pub struct Ethernet {
     pub destination: Mac,
     /// From whom.
     pub source: Mac,
-    /// The outer VLAN's number, where there is a tag.
+    /// The VLAN's number, where there is a tag of IEEE 802.1Q's, of which drivers say which they want.
     pub vlan: Option<u16>,
 }
 
@@ -107,9 +113,7 @@ impl Ethernet {
         let (source, rest) = rest.split_first_chunk::<6>()?;
         let (ethertype, rest) = rest.split_first_chunk::<2>()?;
         let vlan = match u16::from_be_bytes(*ethertype) {
-            ETHERTYPE_VLAN | ETHERTYPE_SERVICE_VLAN => {
-                rest.first_chunk().map(|tag| u16::from_be_bytes(*tag) & 0xfff)
-            }
+            ETHERTYPE_VLAN => rest.first_chunk().map(|tag| u16::from_be_bytes(*tag) & 0xfff),
             _ => None,
         };
         Some(Self { destination: Mac(*destination), source: Mac(*source), vlan })
@@ -163,5 +167,8 @@ mod tests {
         assert_eq!(network_layer(&frame[..16]), None);
         assert!(Ethernet::parse(&frame[..13]).is_none());
         assert_eq!(Ethernet::parse(&frame[..14]).unwrap().vlan, None);
+        frame[12..14].copy_from_slice(&[0x88, 0xa8]);
+        assert_eq!(Ethernet::parse(&frame).unwrap().vlan, None);
+        assert_eq!(network_layer(&frame), Some((0x0800, 18)));
     }
 }

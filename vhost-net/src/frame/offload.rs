@@ -137,6 +137,12 @@ const GSO_UDP_L4: u8 = 5;
 const GSO_ECN: u8 = 0x80;
 
 impl Offload {
+    /// Whether a header says that its frame is to be cut.
+    #[must_use]
+    pub fn is_segmented([_, gso_type, ..]: &[u8; HEADER]) -> bool {
+        gso_type & !GSO_ECN != GSO_NONE
+    }
+
     /// Reads a driver's header for a frame of `length` bytes. Flags that mean nothing here are ignored.
     ///
     /// # Errors

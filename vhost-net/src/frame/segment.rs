@@ -9,6 +9,10 @@ const ETHERTYPE_IPV6: u16 = 0x86dd;
 /// Bytes of IPv6's header, and of UDP's.
 const IPV6: usize = 40;
 const UDP: usize = 8;
+/// Bytes of all headers behind Ethernet's at most, and segments: those of TCP's least size (Linux: 48 bytes with
+/// options) of the longest frame are fewer. With more, a few frames would be work for seconds.
+const HEADERS: usize = 512;
+const SEGMENTS: usize = 2048;
 /// TCP's flags (RFC 9293, 3.1).
 const FIN: u8 = 0x01;
 const PSH: u8 = 0x08;
@@ -56,7 +60,7 @@ impl Layers {
             usize::from(offset >> 4).saturating_mul(4).max(20)
         };
         let payload = transport.saturating_add(length);
-        if payload >= frame.len() {
+        if payload >= frame.len() || payload.saturating_sub(ip) > HEADERS {
             return Err(SegmentError);
         }
         Ok(Self { ip, ipv6, udp, transport, payload })
@@ -91,6 +95,9 @@ pub fn segment(
     let (headers, payload) = frame.split_at_checked(layers.payload).ok_or(SegmentError)?;
     let size = usize::from(segmentation.size.max(1));
     let count = payload.len().div_ceil(size);
+    if count > SEGMENTS {
+        return Err(SegmentError);
+    }
     for (number, part) in payload.chunks(size).enumerate() {
         space.clear();
         space.extend_from_slice(headers);
@@ -270,6 +277,13 @@ mod tests {
         assert_eq!(try_cut(&tcp, checksum, Protocol::Tcp6), Err(SegmentError));
         assert_eq!(try_cut(&tcp, checksum, Protocol::UdpFragments), Err(SegmentError));
         assert_eq!(try_cut(&tcp[..54], checksum, Protocol::Tcp4), Err(SegmentError));
+        let many = frame(false, false, &[1; 10 * SEGMENTS + 1]);
+        assert_eq!(try_cut(&many, checksum, Protocol::Tcp4), Err(SegmentError));
+        // Extension headers of IPv6 that are most of the frame.
+        let mut long = frame(true, false, &[1; 2000]);
+        long[1054 + 12] = 0x50;
+        let deep = Checksum { start: 1054, offset: 16 };
+        assert_eq!(try_cut(&long, deep, Protocol::Tcp6), Err(SegmentError));
         assert_eq!(
             try_cut(&tcp, Checksum { start: 36, ..checksum }, Protocol::Tcp4),
             Err(SegmentError)
@@ -280,7 +294,7 @@ mod tests {
     proptest! {
         #[test]
         fn segments_carry_the_payload_and_right_checksums(
-            ipv6: bool, udp: bool, payload in proptest::collection::vec(any::<u8>(), 1..3000), size in 1u16..1500,
+            ipv6: bool, udp: bool, payload in proptest::collection::vec(any::<u8>(), 1..3000), size in 2u16..1500,
         ) {
             let segments = cut(ipv6, udp, &payload, size);
             let start = usize::from(start(ipv6));

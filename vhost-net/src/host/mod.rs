@@ -234,27 +234,30 @@ impl Port {
         if !space.add(packet.frame()) {
             return Outcome::Lost(packet.chain);
         }
-        let sent = match medium {
+        let mut send = || match medium {
             Medium::Tap { copy, .. } => space.write(fd, copy).map(|_| Sent::Done),
             Medium::Stream(framing) => framing.send(fd, &space),
             Medium::Datagram => space.send(fd).map(|_| Sent::Done),
         };
+        let mut sent = send();
+        if sent.as_ref().map_or_else(is_later, |sent| *sent == Sent::Full) {
+            await_room(waiter, line, true);
+            sent = send(); // there may be room since, of which nobody is told
+        }
         match sent {
             Ok(Sent::Done) => {
                 // The rest of it may be still to go, even if nothing comes behind.
-                if matches!(medium, Medium::Stream(framing) if framing.is_full()) {
+                if let Medium::Stream(framing) = medium
+                    && framing.is_full()
+                {
                     await_room(waiter, line, true);
+                    // As above. What is wrong is found by the next frame.
+                    let _ = framing.flush(fd);
                 }
                 Outcome::Done(packet.chain)
             }
-            Ok(Sent::Full) => {
-                await_room(waiter, line, true);
-                Outcome::Full(packet.chain)
-            }
-            Err(error) if is_full(&error) => {
-                await_room(waiter, line, true);
-                Outcome::Full(packet.chain)
-            }
+            Ok(Sent::Full) => Outcome::Full(packet.chain),
+            Err(error) if is_later(&error) => Outcome::Full(packet.chain),
             Err(error) => {
                 if is_end(&error) {
                     end(line, waiter, &error);
@@ -367,7 +370,7 @@ fn await_room(waiter: &Waiter, line: &Line, writing: bool) {
 }
 
 /// The host takes it later.
-fn is_full(error: &io::Error) -> bool {
+fn is_later(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EAGAIN | libc::ENOBUFS))
 }
 

@@ -68,6 +68,10 @@ struct Shared {
 #[derive(Debug)]
 struct Inbox {
     frames: ArrayQueue<Parcel>,
+    /// Bytes of the copies among them.
+    bytes: AtomicUsize,
+    /// Copies that there was no room for, and nobody has counted.
+    lost: AtomicU64,
     wake: EventFd,
     /// It was woken, and has not looked yet.
     woken: AtomicBool,
@@ -122,6 +126,14 @@ impl Returns {
 }
 
 impl Parcel {
+    /// Bytes of a copy.
+    fn copied(&self) -> usize {
+        match self {
+            Self::Chain(..) => 0,
+            Self::Copy(frame, _) => frame.len(),
+        }
+    }
+
     fn give_back(self) {
         if let Self::Chain(packet, returns) = self {
             returns.give(packet.chain);
@@ -165,6 +177,8 @@ impl Inbox {
     fn new() -> io::Result<Self> {
         Ok(Self {
             frames: ArrayQueue::new(WAITING),
+            bytes: AtomicUsize::new(0),
+            lost: AtomicU64::new(0),
             wake: EventFd::new(EFD_NONBLOCK)?,
             woken: AtomicBool::new(false),
             open: AtomicBool::new(false),
@@ -176,7 +190,17 @@ impl Inbox {
         if !self.open.load(Ordering::Acquire) {
             return Err(parcel);
         }
-        self.frames.push(parcel)?;
+        let copied = parcel.copied();
+        if copied > 0 && self.bytes.fetch_add(copied, Ordering::Relaxed) > KEPT {
+            self.bytes.fetch_sub(copied, Ordering::Relaxed);
+            self.lost.fetch_add(1, Ordering::Relaxed);
+            return Err(parcel);
+        }
+        if let Err(parcel) = self.frames.push(parcel) {
+            self.bytes.fetch_sub(copied, Ordering::Relaxed);
+            self.lost.fetch_add((copied > 0).into(), Ordering::Relaxed);
+            return Err(parcel);
+        }
         wake(&self.wake, &self.woken);
         if !self.open.load(Ordering::SeqCst) {
             self.clear(); // it was closed in between
@@ -186,14 +210,20 @@ impl Inbox {
 
     /// The next frame; without one, whoever puts one in wakes its receiver.
     fn next(&self) -> Option<Parcel> {
-        self.frames.pop().or_else(|| {
+        self.take().or_else(|| {
             self.woken.store(false, Ordering::SeqCst);
-            self.frames.pop()
+            self.take()
         })
     }
 
+    fn take(&self) -> Option<Parcel> {
+        let parcel = self.frames.pop()?;
+        self.bytes.fetch_sub(parcel.copied(), Ordering::Relaxed);
+        Some(parcel)
+    }
+
     fn clear(&self) {
-        std::iter::from_fn(|| self.frames.pop()).for_each(Parcel::give_back);
+        std::iter::from_fn(|| self.take()).for_each(Parcel::give_back);
     }
 }
 
@@ -497,9 +527,10 @@ impl Port {
         let inboxes = switch.ports.get(self.number).map(|shared| &shared.inboxes);
         let Some(inbox) = inboxes.and_then(|all| all.get(usize::from(self.pair))) else { return 0 };
         inbox.woken.store(false, Ordering::SeqCst);
+        let lost = inbox.lost.swap(0, Ordering::Relaxed);
         let waiting = inbox.frames.len();
         if waiting == 0 {
-            return 0;
+            return lost;
         }
         let now = Instant::now();
         let Some(late) = late else {
@@ -508,15 +539,15 @@ impl Port {
             }
             let deadline = now.checked_add(PATIENCE).unwrap_or(now);
             *late = Some(Late { frames: waiting, deadline });
-            return 0;
+            return lost;
         };
         if now < late.deadline {
-            return 0;
+            return lost;
         }
-        let parcels = std::iter::from_fn(|| inbox.frames.pop());
-        let lost = parcels.map(|parcel| u64::from(!copies.push(parcel))).sum();
+        let parcels = std::iter::from_fn(|| inbox.take());
+        let more: u64 = parcels.map(|parcel| u64::from(!copies.push(parcel))).sum();
         late.frames = copies.frames.len();
-        lost
+        lost.saturating_add(more)
     }
 }
 

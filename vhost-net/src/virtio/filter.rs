@@ -46,7 +46,8 @@ impl Filter {
         if !self.used || self.promiscuous {
             return true;
         }
-        if by_vlan && let Some(vlan) = frame.vlan.filter(|vlan| !self.has_vlan(*vlan)) {
+        if by_vlan && let Some(vlan) = frame.vlan.filter(|vlan| *vlan != 0 && !self.has_vlan(*vlan))
+        {
             log::trace!("a frame of VLAN {vlan} is not wanted");
             return false;
         }
@@ -129,6 +130,10 @@ mod tests {
         let mut filter = Filter { used: true, ..Filter::default() };
         let tagged = |vlan| Ethernet { destination: OWN, source: OTHER, vlan: Some(vlan) };
         assert!(!filter.takes(&tagged(10), OWN, true) && filter.takes(&tagged(10), OWN, false));
+        assert!(
+            filter.takes(&tagged(0), OWN, true),
+            "a priority alone is no VLAN (IEEE 802.1Q, 9.6)"
+        );
         assert!(
             filter.set_vlan(10, true)
                 && filter.set_vlan(4095, true)

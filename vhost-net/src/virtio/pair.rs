@@ -9,7 +9,7 @@ use vhost_runtime::queue::Queue;
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use super::card::Card;
-use super::features::CTRL_VLAN;
+use super::features::{CTRL_VLAN, MTU};
 use super::receive::{Receiver, Terms};
 use super::transmit::Transmitter;
 use crate::host::Port;
@@ -52,7 +52,10 @@ impl PairWorker {
         card.wakers().add(&wake);
         let features = card.features_negotiated();
         let header = card.header();
-        let mut receiver = Receiver::new(header, card.is_mergeable());
+        let mtu = card.settings().mtu.filter(|_| features.has(MTU));
+        let mut receiver = Receiver::new(header, card.is_mergeable(), mtu)?;
+        // SAFETY: it is open as long as the receiver, which is borrowed here.
+        port.waiter().add(unsafe { BorrowedFd::borrow_raw(receiver.timer().as_raw_fd()) })?;
         if let Some(statistics) = card.statistics_of(number).filter(|_| !card.is_resumed()) {
             receiver.drop_all(&mut port, &statistics.receiving);
         }

@@ -1,16 +1,18 @@
 //! Frames towards the guest: its buffers are taken in advance, and filled by the host's side itself.
 
 use std::collections::VecDeque;
+use std::io;
 use std::time::{Duration, Instant};
 
 use vhost_runtime::chain::Chain;
 use vhost_runtime::device::Taken;
 use vhost_runtime::queue::Queue;
+use vmm_sys_util::timerfd::TimerFd;
 
 use super::filter::Filter;
 use super::statistics::Receiving;
-use crate::frame::offload::{HEADER, LEGACY_HEADER};
-use crate::frame::{Ethernet, LONGEST, Mac, ORDINARY};
+use crate::frame::offload::{HEADER, LEGACY_HEADER, Offload};
+use crate::frame::{Ethernet, LONGEST, Mac, ORDINARY, longest};
 use crate::host::space::Space;
 use crate::host::{Port, Received};
 
@@ -22,7 +24,7 @@ const OLD: usize = 4096;
 const PATIENCE: u32 = 64;
 
 /// How long a frame keeps others waiting that the guest has too few buffers for. One that is busy gives more soon.
-const LATE: Duration = Duration::from_secs(1);
+const LATE: Duration = Duration::from_millis(250);
 
 /// How a guest's frames are to be received.
 #[derive(Debug)]
@@ -50,6 +52,10 @@ pub(super) struct Receiver {
     scratch: Box<[u8]>,
     /// A frame of which the rest is in `scratch`, until there are buffers for it, and since when.
     waiting: Option<(Arrived, Instant)>,
+    /// Ends its wait, if the driver gives none.
+    late: TimerFd,
+    /// Bytes of a frame that is not to be cut by the guest, at most.
+    longest: Option<usize>,
     /// Bytes that are offered for a frame.
     expected: usize,
     /// Ordinary frames since the last long one.
@@ -64,12 +70,23 @@ struct Arrived {
     /// Those that went into the guest's buffers.
     placed: usize,
     header: Option<[u8; HEADER]>,
-    wanted: bool,
+    dropped: Option<Dropped>,
+}
+
+/// Why the guest does not get a frame.
+#[derive(Clone, Copy, Debug)]
+enum Dropped {
+    Filtered,
+    TooLong,
 }
 
 impl Receiver {
-    pub(super) fn new(header: usize, mergeable: bool) -> Self {
-        Self {
+    /// One of a guest with headers of `header` bytes, which is told of this MTU.
+    ///
+    /// # Errors
+    /// The host has no more descriptors.
+    pub(super) fn new(header: usize, mergeable: bool, mtu: Option<u16>) -> io::Result<Self> {
+        Ok(Self {
             header,
             mergeable,
             stock: VecDeque::new(),
@@ -77,9 +94,16 @@ impl Receiver {
             list: Vec::new(),
             scratch: vec![0; LONGEST.saturating_add(HEADER)].into(),
             waiting: None,
+            late: TimerFd::new()?,
+            longest: mtu.map(longest),
             expected: ORDINARY,
             ordinary: 0,
-        }
+        })
+    }
+
+    /// Becomes readable when there is something to do that nothing else tells of.
+    pub(super) fn timer(&self) -> &TimerFd {
+        &self.late
     }
 
     /// Gives all buffers back.
@@ -111,7 +135,7 @@ impl Receiver {
         let statistics = terms.statistics;
         for _ in 0..BUDGET {
             if !terms.link {
-                self.waiting = None;
+                statistics.link_down.add(self.waiting.take().is_some().into());
                 if !self.drop_one(port) {
                     return Taken::All;
                 }
@@ -132,11 +156,14 @@ impl Receiver {
             let Some(arrived) = arrived.or_else(|| self.receive(port, terms)) else {
                 return Taken::All;
             };
-            if !arrived.wanted {
-                statistics.filtered.add(1);
+            if let Some(dropped) = arrived.dropped {
+                match dropped {
+                    Dropped::Filtered => statistics.filtered.add(1),
+                    Dropped::TooLong => statistics.too_long.add(1),
+                }
             } else if !self.hand_over(queue, &arrived, port.carries_header(), statistics) {
-                let since = since.unwrap_or_else(Instant::now);
-                if since.elapsed() > LATE {
+                let since = since.unwrap_or_else(|| self.begin_to_wait());
+                if since.elapsed() >= LATE {
                     statistics.no_room.add(1);
                     continue;
                 }
@@ -168,6 +195,14 @@ impl Receiver {
         port.receive(&mut space) != Received::Nothing
     }
 
+    fn begin_to_wait(&mut self) -> Instant {
+        let now = Instant::now();
+        if let Err(error) = self.late.reset(LATE, None) {
+            log::error!("buffers of a guest are waited for without end: {error}");
+        }
+        now
+    }
+
     fn receive(&mut self, port: &mut Port, terms: &Terms<'_>) -> Option<Arrived> {
         let carries = port.carries_header();
         let mut space = Space::new(&mut self.list);
@@ -187,7 +222,8 @@ impl Receiver {
             Received::Frame { length, header } => (length, header),
             Received::Nothing => return None,
             Received::Lost => {
-                return Some(Arrived { length: 0, placed: 0, header: None, wanted: false });
+                let dropped = Some(Dropped::TooLong);
+                return Some(Arrived { length: 0, placed: 0, header: None, dropped });
             }
         };
         let skip = if carries { self.header } else { 0 };
@@ -197,8 +233,21 @@ impl Receiver {
             let frame = Ethernet::parse(first.get(..count).unwrap_or_default());
             frame.is_some_and(|frame| terms.filter.takes(&frame, terms.mac, terms.by_vlan))
         };
+        let too_long = self.longest.is_some_and(|longest| {
+            let mut first = header.unwrap_or_default();
+            if carries {
+                space.peek(0, &mut first);
+            }
+            // Segments that the guest is to cut are no frames yet (virtio 1.3, 5.1.4.1).
+            length.saturating_sub(skip) > longest && !Offload::is_segmented(&first)
+        });
         self.expect(length);
-        Some(Arrived { length, placed: length.min(room), header, wanted })
+        let dropped = match (wanted, too_long) {
+            (false, _) => Some(Dropped::Filtered),
+            (true, true) => Some(Dropped::TooLong),
+            (true, false) => None,
+        };
+        Some(Arrived { length, placed: length.min(room), header, dropped })
     }
 
     /// Long frames come in a row.

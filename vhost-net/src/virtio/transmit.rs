@@ -6,7 +6,7 @@ use vhost_runtime::queue::Queue;
 
 use super::statistics::Transmitting;
 use crate::frame::offload::{Accepted, HeaderError, LEGACY_HEADER, Offload};
-use crate::frame::{ETHERNET, LONGEST, VLAN_TAG};
+use crate::frame::{LONGEST, longest};
 use crate::host::{Outcome, Packet, Port};
 
 /// Frames that are sent between two looks at what was received.
@@ -28,8 +28,7 @@ pub(super) struct Transmitter {
 
 impl Transmitter {
     pub(super) fn new(header: usize, accepted: Accepted, mtu: Option<u16>) -> Self {
-        let longest =
-            mtu.map_or(LONGEST, |mtu| usize::from(mtu).saturating_add(ETHERNET + 2 * VLAN_TAG));
+        let longest = mtu.map_or(LONGEST, longest);
         Self { header: header as u64, accepted, longest, full: false, waiting: false }
     }
 
