@@ -206,7 +206,9 @@ impl Receiver {
     fn receive(&mut self, port: &mut Port, terms: &Terms<'_>) -> Option<Arrived> {
         let carries = port.carries_header();
         let mut space = Space::new(&mut self.list);
-        for (number, chain) in self.stock.iter().enumerate() {
+        // A read into one piece, and a copy of an ordinary frame, cost less than a read into several.
+        let through_copy = carries && self.expected == ORDINARY;
+        for (number, chain) in self.stock.iter().enumerate().filter(|_| !through_copy) {
             let buffers = chain.writable();
             let skip = if number == 0 && !carries { self.header } else { 0 };
             if !space.add(buffers.split_at(skip as u64).1) {
@@ -274,7 +276,8 @@ impl Receiver {
         let Arrived { length, placed, header, .. } = *arrived;
         let spilled = length.saturating_sub(placed);
         let total = if carries { length } else { length.saturating_add(self.header) };
-        if spilled > self.scratch.len() || (spilled > 0 && !self.mergeable) {
+        let first = self.stock.front().map_or(0, |chain| chain.writable().len());
+        if spilled > self.scratch.len() || (total as u64 > first && !self.mergeable) {
             statistics.too_long.add(1);
             return true;
         }
