@@ -314,11 +314,13 @@ fn every_engine_serves_in_the_sandbox() {
 
 #[test]
 fn capabilities_are_printed_without_a_socket() {
-    let output =
-        Command::new(lab::program("vhost-scsi").unwrap()).arg("--print-capabilities").output();
-    let output = output.unwrap();
-    assert!(output.status.success() && output.stderr.is_empty());
-    assert!(String::from_utf8_lossy(&output.stdout).contains("\"type\": \"scsi\""));
+    for device in ["scsi", "usb", "net"] {
+        let program = lab::program(&format!("vhost-{device}")).unwrap();
+        let output = Command::new(program).arg("--print-capabilities").output().unwrap();
+        assert!(output.status.success() && output.stderr.is_empty(), "{device}: {output:?}");
+        let said: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!(said["type"], device);
+    }
 }
 
 /// Has a program find `fd` as its descriptor 3, and told so as by `systemd`.

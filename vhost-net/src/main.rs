@@ -66,7 +66,7 @@ impl From<passt::PasstError> for Failure {
 }
 
 fn main() -> ExitCode {
-    program::main("vhost-net", start)
+    program::device_main("vhost-net", "net", start)
 }
 
 fn start() -> Result<ExitCode, Failure> {
@@ -78,9 +78,6 @@ fn start() -> Result<ExitCode, Failure> {
 }
 
 fn run(options: &Options) -> Result<ExitCode, Failure> {
-    if program::print_capabilities(&options.program, "net") {
-        return Ok(ExitCode::SUCCESS);
-    }
     let inherited = options.backend.tap_fd.iter().copied().chain(options.program.fd);
     let mut sandbox = Sandbox::new(inherited);
     program::start_logging(options.program.verbose);
@@ -188,9 +185,7 @@ impl Host {
         } else if !backend.tap_fd.is_empty() {
             let fds = backend.tap_fd.iter().map(|fd| take(*fd)).collect::<Result<Vec<_>, _>>();
             let fds = fds.map_err(HostError::from)?;
-            if let Some(first) = fds.first() {
-                mac = tap::guest_address(&tap::name_of(first).map_err(HostError::from)?);
-            }
+            mac = tap::guest_address(&tap::name_of_all(&fds).map_err(HostError::from)?);
             (Kind::Tap, Backend::TapFds(fds))
         } else if let Some(place) = &backend.stream {
             (Kind::Stream, Backend::Stream(place.clone()))

@@ -124,6 +124,9 @@ impl FromStr for SwitchPort {
         let mut port = Self { path: path.ok_or("its path is missing")?.into(), mac: None };
         for part in parts {
             match part.split_once('=') {
+                Some(("mac", _)) if port.mac.is_some() => {
+                    return Err(format!("{part}: there is one address already"));
+                }
                 Some(("mac", mac)) => port.mac = Some(mac.parse()?),
                 _ => return Err(format!("{part} is not known: mac=")),
             }

@@ -33,7 +33,7 @@ enum Failure {
 }
 
 fn main() -> ExitCode {
-    program::main("vhost-scsi", start)
+    program::device_main("vhost-scsi", "scsi", start)
 }
 
 fn start() -> Result<ExitCode, Failure> {
@@ -45,9 +45,6 @@ fn start() -> Result<ExitCode, Failure> {
 }
 
 fn run(options: &Options) -> Result<ExitCode, Failure> {
-    if program::print_capabilities(&options.program, "scsi") {
-        return Ok(ExitCode::SUCCESS);
-    }
     let sandbox = Sandbox::new(options.program.fd);
     program::start_logging(options.program.verbose);
     program::raise_file_limit()?;

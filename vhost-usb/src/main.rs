@@ -44,7 +44,7 @@ enum Failure {
 }
 
 fn main() -> ExitCode {
-    program::main("vhost-usb", start)
+    program::device_main("vhost-usb", "usb", start)
 }
 
 fn start() -> Result<ExitCode, Failure> {
@@ -56,9 +56,6 @@ fn start() -> Result<ExitCode, Failure> {
 }
 
 fn run(options: &Options) -> Result<ExitCode, Failure> {
-    if program::print_capabilities(&options.program, "usb") {
-        return Ok(ExitCode::SUCCESS);
-    }
     let mut sandbox = Sandbox::new(options.program.fd);
     program::start_logging(options.program.verbose);
     program::raise_file_limit()?;

@@ -53,6 +53,21 @@ pub enum TapError {
         /// What the host said.
         error: io::Error,
     },
+    /// Of two interfaces.
+    #[error(
+        "--tap-fd {fd}: it is a queue of {name}, and those before are of {first}: give those of one"
+    )]
+    Other {
+        /// Which.
+        fd: i32,
+        /// Whose it is.
+        name: String,
+        /// Whose those before are.
+        first: String,
+    },
+    /// One queue for two pairs.
+    #[error("--tap-fd {0}: it is the same queue as one before: open the interface once for each")]
+    Same(i32),
     /// Not a TAP's.
     #[error("--tap-fd {fd}: no open TAP or macvtap interface: {error}")]
     Fd {
@@ -170,14 +185,37 @@ pub fn guest_address(name: &str) -> Option<Mac> {
     std::fs::read_to_string(format!("/sys/class/net/{name}/address")).ok()?.trim().parse().ok()
 }
 
-/// What the interface behind a descriptor is called.
+/// What the interface is called whose queues these descriptors are.
 ///
 /// # Errors
-/// [`TapError::Fd`]: it is none, or without what is needed.
-pub fn name_of(fd: &OwnedFd) -> Result<String, TapError> {
-    let request = request_of(fd)?;
-    let bytes = request.ifr_name.iter().map(|byte| byte.cast_unsigned());
-    Ok(String::from_utf8_lossy(&bytes.take_while(|byte| *byte != 0).collect::<Vec<_>>()).into())
+/// One is none, or without what is needed, or another's, or the same queue as one before.
+pub fn name_of_all(fds: &[OwnedFd]) -> Result<String, TapError> {
+    let mut name = String::new();
+    for (number, fd) in fds.iter().enumerate() {
+        let bytes = request_of(fd)?.ifr_name.map(libc::c_char::cast_unsigned);
+        let bytes: Vec<u8> = bytes.into_iter().take_while(|byte| *byte != 0).collect();
+        let this = String::from_utf8_lossy(&bytes).into_owned();
+        if number > 0 && this != name {
+            let fd = fd.as_raw_fd();
+            return Err(TapError::Other { fd, name: this, first: name });
+        }
+        name = this;
+        let before = fds.get(..number).unwrap_or_default();
+        if before.iter().any(|other| is_same(fd, other)) {
+            return Err(TapError::Same(fd.as_raw_fd()));
+        }
+    }
+    Ok(name)
+}
+
+/// Both are one open file (kcmp(2)); where that can't be asked, they are taken for two.
+fn is_same(one: &OwnedFd, other: &OwnedFd) -> bool {
+    const KCMP_FILE: libc::c_int = 0;
+    let own = std::process::id();
+    // SAFETY: kcmp only compares.
+    unsafe {
+        libc::syscall(libc::SYS_kcmp, own, own, KCMP_FILE, one.as_raw_fd(), other.as_raw_fd()) == 0
+    }
 }
 
 fn low_half(flags: libc::c_int) -> [u8; 2] {

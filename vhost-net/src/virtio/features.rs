@@ -131,7 +131,7 @@ impl FromStr for Off {
     fn from_str(text: &str) -> Result<Self, String> {
         let mut off = 0;
         for part in text.split(',') {
-            let (name, value) = part.split_once('=').unwrap_or((part, "on"));
+            let (name, value) = part.split_once('=').unwrap_or((part, ""));
             let Some((_, bits, _)) = NAMES.iter().find(|(known, ..)| *known == name) else {
                 let names: Vec<_> = NAMES.iter().map(|(name, ..)| *name).collect();
                 return Err(format!("there is no feature {name}; there are {}", names.join(", ")));

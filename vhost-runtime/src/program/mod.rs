@@ -10,7 +10,7 @@ mod serve;
 mod shutdown;
 mod socket;
 
-use std::io;
+use std::io::{self, Write};
 use std::os::fd::RawFd;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::PathBuf;
@@ -128,14 +128,21 @@ pub fn main<F: std::fmt::Display>(
     })
 }
 
-/// Prints, if that is asked for, that the program is a device of this type, as management programs want to
-/// know (vhost-user.rst). `false`: it is not asked for.
-#[must_use]
-pub fn print_capabilities(args: &ProgramArgs, device: &str) -> bool {
-    if args.print_capabilities {
-        println!("{{\n  \"type\": \"{device}\"\n}}");
+/// A device program's `main`: as [`main`], but `--print-capabilities` says that the program is a device of this
+/// type, as management programs want to know, whatever else is asked of it (vhost-user.rst, "Backend program
+/// conventions").
+pub fn device_main<F: std::fmt::Display>(
+    name: &str,
+    device: &str,
+    start: impl FnOnce() -> Result<ExitCode, F>,
+) -> ExitCode {
+    if !std::env::args_os().skip(1).any(|argument| argument == "--print-capabilities") {
+        return main(name, start);
     }
-    args.print_capabilities
+    main(name, || {
+        writeln!(io::stdout(), "{{\n  \"type\": \"{device}\"\n}}")?;
+        Ok::<_, io::Error>(ExitCode::SUCCESS)
+    })
 }
 
 /// A new folder for sockets, which only this user can enter: `NAME-PID-…` in XDG_RUNTIME_DIR, or where temporary

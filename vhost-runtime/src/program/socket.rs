@@ -193,7 +193,12 @@ enum Found {
 /// Whether a process listens there, and means to go on.
 fn is_served(path: &Path) -> bool {
     let end = Instant::now().checked_add(DYING);
-    while let Ok(stream) = UnixStream::connect(path) {
+    loop {
+        let stream = match UnixStream::connect(path) {
+            Ok(stream) => stream,
+            // A socket of another kind cannot be asked whether it is left behind.
+            Err(error) => return error.raw_os_error() == Some(libc::EPROTOTYPE),
+        };
         let alive = socket_peercred(&stream).map_or(true, |peer| is_alive(peer.pid));
         if alive || end.is_none_or(|end| Instant::now() > end) {
             return true;
@@ -201,7 +206,6 @@ fn is_served(path: &Path) -> bool {
         // A supervisor was killed, and the process that it started follows it.
         std::thread::sleep(Duration::from_millis(5));
     }
-    false
 }
 
 /// `false`: it has ended, even if nobody has asked how.
@@ -226,6 +230,8 @@ impl Drop for Socket {
 mod tests {
     use std::os::fd::{AsRawFd, IntoRawFd};
 
+    use std::os::unix::net::UnixDatagram;
+
     use super::*;
 
     fn folder() -> PathBuf {
@@ -245,6 +251,9 @@ mod tests {
         assert!(matches!(listen(), Err(ProgramError::InUse(..))));
         drop(socket);
         assert!(!path.exists(), "removed at the end");
+        let _datagrams = UnixDatagram::bind(&path).unwrap();
+        assert!(matches!(listen(), Err(ProgramError::InUse(..))));
+        std::fs::remove_file(&path).unwrap();
         std::fs::write(&path, "precious").unwrap();
         assert!(matches!(listen(), Err(ProgramError::NotASocket(..))));
         assert_eq!(std::fs::read(&path).unwrap(), b"precious");
