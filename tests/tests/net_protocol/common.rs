@@ -59,3 +59,11 @@ pub(crate) fn await_driver(net: &Net) -> Result<(), Error> {
     }
     Ok(())
 }
+
+/// How many frames the first card's first pair of queues has dropped for a reason, of those in a direction.
+#[track_caller]
+pub(crate) fn dropped(net: &Net, direction: &str, why: &str) -> Result<u64, Error> {
+    let stats = net.ctl(&["stats"])?;
+    let count = &stats[0]["pairs"][0][direction]["dropped"][why];
+    Ok(count.as_u64().unwrap_or_else(|| panic!("{why}: {stats}")))
+}

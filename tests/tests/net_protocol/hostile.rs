@@ -5,7 +5,7 @@ use lab::driver::{NET_HEADER, NetDriver, NetOptions};
 use lab::net::Net;
 use vmm_frontend::frontend::ring::Buffer;
 
-use super::common::{SECOND, addressed};
+use super::common::{SECOND, addressed, dropped};
 
 const NOTHING: [u8; NET_HEADER] = [0; NET_HEADER];
 
@@ -29,12 +29,6 @@ fn works(a: &mut NetDriver, b: &mut NetDriver) -> Result<(), Error> {
         assert!(a.pair().receive(20 * SECOND)?.expect("a frame").1 == frame);
     }
     Ok(())
-}
-
-fn dropped(net: &Net, direction: &str, why: &str) -> Result<u64, Error> {
-    let stats = net.ctl(&["stats"])?;
-    let count = &stats[0]["pairs"][0][direction]["dropped"][why];
-    Ok(count.as_u64().unwrap_or_else(|| panic!("{why}: {stats}")))
 }
 
 #[test]

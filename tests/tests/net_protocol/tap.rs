@@ -4,7 +4,7 @@ use lab::driver::{NetDriver, NetOptions};
 use lab::net::{Header, Namespace, Net, Packets, Testpmd, TestpmdBuilder};
 use lab::{Error, Version};
 
-use super::common::{SECOND, await_driver, comes_back, frame, noise};
+use super::common::{SECOND, await_driver, comes_back, dropped, frame, noise};
 
 /// A card on the TAP `tap0` of a network of its own, whose packets are ours.
 fn card(network: &Namespace, features: &str) -> Result<(Net, Packets), Error> {
@@ -112,8 +112,7 @@ fn segments_wait_for_a_driver_that_is_late() -> Result<(), Error> {
         let (_, frame) = driver.pair().receive(SECOND)?.expect("a frame");
         assert!(frame[54..] == *payload);
     }
-    let stats = net.ctl(&["stats"])?;
-    assert_eq!(stats[0]["pairs"][0]["receive"]["dropped"]["no-room"], 0, "{stats}");
+    assert_eq!(dropped(&net, "receive", "no-room")?, 0);
     Ok(())
 }
 
@@ -132,8 +131,7 @@ fn what_never_fits_keeps_nothing_waiting() -> Result<(), Error> {
     packets.send(header, &segments)?;
     packets.send(Header::default(), &frame(200))?;
     assert!(driver.pair().receive(20 * SECOND)?.expect("a frame").1 == frame(200));
-    let stats = net.ctl(&["stats"])?;
-    assert_eq!(stats[0]["pairs"][0]["receive"]["dropped"]["no-room"], 1, "{stats}");
+    assert_eq!(dropped(&net, "receive", "no-room")?, 1);
     Ok(())
 }
 
@@ -158,8 +156,7 @@ fn what_is_longer_than_the_mtu_does_not_come() -> Result<(), Error> {
         }
         let all = [1500, segments.len(), 1414];
         assert_eq!(sizes, all[too_long..]);
-        let stats = net.ctl(&["stats"])?;
-        assert_eq!(stats[0]["pairs"][0]["receive"]["dropped"]["too-long"], 1, "{stats}");
+        assert_eq!(dropped(&net, "receive", "too-long")?, 1);
     }
     Ok(())
 }
