@@ -253,12 +253,6 @@ impl<W: QueueWorker> Loop<W> {
         }
     }
 
-    fn ready(&mut self, index: usize) {
-        if let Some(slot) = self.slot(index) {
-            slot.ready = true;
-        }
-    }
-
     fn slot(&mut self, index: usize) -> Option<&mut Slot> {
         self.slots.iter_mut().find(|slot| slot.index == index)
     }
@@ -355,10 +349,10 @@ impl<W: QueueWorker> Loop<W> {
             Message::Start { queue, kick, enabled } => self.start(*queue, kick, enabled),
             Message::Kick { index, kick } => {
                 if let Some(slot) = self.slot(index) {
+                    slot.ready = true; // the old one may just have been written to
                     let old = std::mem::replace(&mut slot.kick, Kick::Poll);
                     self.unwatch(&old);
                     self.set_kick(index, kick);
-                    self.ready(index); // the old one may just have been written to
                 }
             }
             Message::Enable { index, enabled } => {

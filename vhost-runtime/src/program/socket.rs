@@ -229,7 +229,6 @@ impl Drop for Socket {
 #[cfg(test)]
 mod tests {
     use std::os::fd::{AsRawFd, IntoRawFd};
-
     use std::os::unix::net::UnixDatagram;
 
     use super::*;
