@@ -234,13 +234,16 @@ impl Port {
         if !space.add(packet.frame()) {
             return Outcome::Lost(packet.chain);
         }
-        let mut send = || match medium {
-            Medium::Tap { copy, .. } => space.write(fd, copy).map(|_| Sent::Done),
-            Medium::Stream(framing) => framing.send(fd, &space),
-            Medium::Datagram => space.send(fd).map(|_| Sent::Done),
+        let mut send = || {
+            let sent = match medium {
+                Medium::Tap { copy, .. } => space.write(fd, copy).map(|_| Sent::Done),
+                Medium::Stream(framing) => framing.send(fd, &space),
+                Medium::Datagram => space.send(fd).map(|_| Sent::Done),
+            };
+            sent.or_else(|error| if is_full(&error) { Ok(Sent::Full) } else { Err(error) })
         };
         let mut sent = send();
-        if sent.as_ref().map_or_else(is_later, |sent| *sent == Sent::Full) {
+        if matches!(sent, Ok(Sent::Full)) {
             await_room(waiter, line, true);
             sent = send(); // there may be room since, of which nobody is told
         }
@@ -257,7 +260,6 @@ impl Port {
                 Outcome::Done(packet.chain)
             }
             Ok(Sent::Full) => Outcome::Full(packet.chain),
-            Err(error) if is_later(&error) => Outcome::Full(packet.chain),
             Err(error) => {
                 if is_end(&error) {
                     end(line, waiter, &error);
@@ -370,7 +372,7 @@ fn await_room(waiter: &Waiter, line: &Line, writing: bool) {
 }
 
 /// The host takes it later.
-fn is_later(error: &io::Error) -> bool {
+fn is_full(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EAGAIN | libc::ENOBUFS))
 }
 

@@ -126,12 +126,17 @@ impl Returns {
 }
 
 impl Parcel {
-    /// Bytes of a copy.
-    fn copied(&self) -> usize {
+    /// Bytes of the frame.
+    fn length(&self) -> usize {
         match self {
-            Self::Chain(..) => 0,
+            Self::Chain(packet, _) => usize::try_from(packet.frame().len()).unwrap_or(usize::MAX),
             Self::Copy(frame, _) => frame.len(),
         }
+    }
+
+    /// Bytes of a copy.
+    fn copied(&self) -> usize {
+        if matches!(self, Self::Copy(..)) { self.length() } else { 0 }
     }
 
     fn give_back(self) {
@@ -144,10 +149,7 @@ impl Parcel {
 impl Copies {
     /// `false`: there is no room.
     fn push(&mut self, parcel: Parcel) -> bool {
-        let length = match &parcel {
-            Parcel::Chain(packet, _) => usize::try_from(packet.frame().len()).unwrap_or(usize::MAX),
-            Parcel::Copy(frame, _) => frame.len(),
-        };
+        let length = parcel.length();
         let bytes = self.bytes.saturating_add(length);
         if bytes > KEPT || self.frames.len() >= WAITING {
             parcel.give_back();
@@ -262,6 +264,10 @@ impl Switch {
         let ports = (0..ports).map(|_| port()).collect::<io::Result<Vec<_>>>()?;
         let tidied = AtomicU64::new(u64::MAX);
         Ok(Arc::new(Self { ports, learnt: RwLock::default(), begun: Instant::now(), tidied }))
+    }
+
+    fn inbox(&self, port: usize, pair: u16) -> Option<&Inbox> {
+        self.ports.get(port)?.inboxes.get(usize::from(pair))
     }
 
     /// What the guest at a port takes from others.
@@ -386,7 +392,7 @@ impl Port {
     }
 
     fn inbox(&self) -> Option<&Inbox> {
-        self.switch.ports.get(self.number)?.inboxes.get(usize::from(self.pair))
+        self.switch.inbox(self.number, self.pair)
     }
 
     pub(super) fn wait_with(&self, waiter: &Waiter) -> io::Result<()> {
@@ -505,15 +511,15 @@ impl Port {
 
     pub(super) fn receive(&mut self, space: &mut Space<'_>) -> Received {
         let Some(parcel) = self.next() else { return Received::Nothing };
-        let (length, offload) = match &parcel {
+        let length = parcel.length();
+        let offload = match &parcel {
             Parcel::Chain(packet, _) => {
-                let frame = packet.frame();
-                space.fill_from(frame);
-                (usize::try_from(frame.len()).unwrap_or(usize::MAX), packet.offload)
+                space.fill_from(packet.frame());
+                packet.offload
             }
             Parcel::Copy(frame, offload) => {
                 space.fill(frame);
-                (frame.len(), *offload)
+                *offload
             }
         };
         parcel.give_back();
@@ -524,8 +530,8 @@ impl Port {
     /// lost by that.
     pub(super) fn starved(&mut self) -> u64 {
         let Self { switch, late, copies, timer, .. } = self;
-        let inboxes = switch.ports.get(self.number).map(|shared| &shared.inboxes);
-        let Some(inbox) = inboxes.and_then(|all| all.get(usize::from(self.pair))) else { return 0 };
+        // Not by `self`, of which more is borrowed.
+        let Some(inbox) = switch.inbox(self.number, self.pair) else { return 0 };
         inbox.woken.store(false, Ordering::SeqCst);
         let lost = inbox.lost.swap(0, Ordering::Relaxed);
         let waiting = inbox.frames.len();

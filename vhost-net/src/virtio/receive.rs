@@ -235,20 +235,18 @@ impl Receiver {
             let frame = Ethernet::parse(first.get(..count).unwrap_or_default());
             frame.is_some_and(|frame| terms.filter.takes(&frame, terms.mac, terms.by_vlan))
         };
-        let too_long = self.longest.is_some_and(|longest| {
+        let is_long = self.longest.is_some_and(|longest| length.saturating_sub(skip) > longest);
+        let is_too_long = is_long && {
             let mut first = header.unwrap_or_default();
             if carries {
                 space.peek(0, &mut first);
             }
             // Segments that the guest is to cut are no frames yet (virtio 1.3, 5.1.4.1).
-            length.saturating_sub(skip) > longest && !Offload::is_segmented(&first)
-        });
-        self.expect(length);
-        let dropped = match (wanted, too_long) {
-            (false, _) => Some(Dropped::Filtered),
-            (true, true) => Some(Dropped::TooLong),
-            (true, false) => None,
+            !Offload::is_segmented(&first)
         };
+        self.expect(length);
+        let dropped =
+            if !wanted { Some(Dropped::Filtered) } else { is_too_long.then_some(Dropped::TooLong) };
         Some(Arrived { length, placed: length.min(room), header, dropped })
     }
 
