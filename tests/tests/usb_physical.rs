@@ -75,6 +75,13 @@ fn a_guest_has_the_hosts_devices_as_they_come_and_go() -> Result<(), Error> {
         std::thread::sleep(Duration::from_secs(1));
         in_guest(&read)?;
 
+        // It has them even if the one before gives them back late.
+        in_host("pkill -STOP -x usb-broker; kill -9 $(pgrep -n -x vhost-usb)")?;
+        std::thread::sleep(Duration::from_secs(1));
+        in_host("pkill -CONT -x usb-broker")?;
+        in_guest(&read)?;
+        in_guest("! dmesg | grep 'USB disconnect'")?;
+
         // It is plugged out of the host, and in again.
         let plug_out = || host.guest().qmp("device_del", json!({ "id": "plugged" }));
         let plug_in = |bus| {

@@ -91,11 +91,14 @@ impl Physical {
     /// # Errors
     /// The host refuses something.
     pub fn in_slot(slot: Slot) -> Result<Self, PhysicalError> {
-        let first = slot.first()?;
         let fd = slot.as_fd().as_raw_fd();
         let mut this = Self::new(Origin::Slot(slot))?;
         this.watch(fd)?;
-        if let Some(file) = first {
+        // A guest that has the device already is not to see it go: who had it before may give it back yet.
+        while let Origin::Slot(slot) = &this.origin
+            && this.attached.is_none()
+            && let Some(file) = slot.first()?
+        {
             this.attach_or_say(file);
         }
         Ok(this)
@@ -153,10 +156,15 @@ impl Physical {
         Ok(())
     }
 
-    /// A device that can't be used stays out, and the next one is waited for.
+    /// A device that can't be used stays out, and the next one is waited for; one that is in use comes again.
     fn attach_or_say(&mut self, file: File) {
         match self.attach(file) {
             Ok(()) => log::info!("a device of the host's is plugged in"),
+            Err(PhysicalError::Usb(UsbError::Busy)) => {
+                if let Origin::Slot(slot) = &self.origin {
+                    slot.is_busy();
+                }
+            }
             Err(error) => {
                 log::error!("a device of the host's is left out: {error}");
                 self.lose();

@@ -2,14 +2,16 @@
 //! new ones; and gives them back to the host's drivers when that process ends, however it does.
 //!
 //! For each filter there is a [`Slot`]: a pair of sockets, a message a packet. To the serving process comes
-//! first whether there is a device, then each one that takes the place of one that has gone; from it comes
-//! that its device has gone, or can't be used. That process may have been taken over by a guest: nothing
-//! that it sends is more than one bit.
+//! first whether there is a device, then, for each one that has gone, whether there is another, and those that
+//! come later; from it comes that its device has gone or can't be used, or that something else uses it. That
+//! process may have been taken over by a guest: nothing that it sends is more than one bit.
 
 use std::ffi::CStr;
+use std::fmt;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
@@ -24,19 +26,19 @@ use super::sysfs::{self, HostDevice};
 const NAME: &CStr = c"usb-broker";
 /// There is no device now.
 const NONE: u8 = 0;
-/// Here is one.
+/// Here is one; or, from the other end: something else uses it.
 const DEVICE: u8 = 1;
-/// How often a device that can't be opened yet is tried again, 4 times a second: its node gets its
-/// permissions after it was made.
+/// How often a device is tried that can't be had yet, 4 times a second: its node gets its permissions after it
+/// was made, the host's drivers find its interfaces then, and who had it before may not have given it back.
 const TRIES: u32 = 20;
-const PAUSE: Timespec = Timespec { tv_sec: 0, tv_nsec: 250_000_000 };
+const PAUSE: Duration = Duration::from_millis(250);
 
 /// The serving process's end of a filter's slot.
 #[derive(Debug)]
 pub struct Slot(Channel);
 
 impl Slot {
-    /// Whether there is a device to begin with.
+    /// Whether there is a device to begin with; or another, if the one before can't be used.
     pub(super) fn first(&self) -> io::Result<Option<File>> {
         Ok(device(self.0.receive()?))
     }
@@ -51,7 +53,16 @@ impl Slot {
 
     /// Its device has gone, or can't be used: there is room for another.
     pub(super) fn is_free(&self) {
-        if let Err(error) = self.0.send(NONE, &[]) {
+        self.send(NONE);
+    }
+
+    /// Something else uses its device: it is to come again.
+    pub(super) fn is_busy(&self) {
+        self.send(DEVICE);
+    }
+
+    fn send(&self, byte: u8) {
+        if let Err(error) = self.0.send(byte, &[]) {
             log::error!("devices that are plugged into the host are not noticed any more: {error}");
         }
     }
@@ -83,7 +94,9 @@ pub fn start(filters: &[Filter]) -> io::Result<Vec<Slot>> {
             socket: other,
             given: None,
             refused: Vec::new(),
-            failed: 0,
+            tries: 0,
+            next: None,
+            is_awaited: true,
         });
     }
     let sockets = slots.iter().map(|slot| slot.socket.as_fd().as_raw_fd());
@@ -109,8 +122,11 @@ struct Entry {
     given: Option<(HostDevice, File)>,
     /// Devices that the other end has had, until they are plugged out.
     refused: Vec<HostDevice>,
-    /// How often a device could not be opened.
-    failed: u32,
+    /// How often a device could not be had, and when the next attempt is due.
+    tries: u32,
+    next: Option<Instant>,
+    /// The other end may wait for what comes next.
+    is_awaited: bool,
 }
 
 struct Broker {
@@ -120,66 +136,50 @@ struct Broker {
 
 impl Broker {
     fn run(mut self) {
-        let mut is_first = true;
         while !self.slots.is_empty() {
-            let again = self.offer();
-            if std::mem::take(&mut is_first) {
-                for slot in self.slots.iter().filter(|slot| slot.given.is_none()) {
-                    // Who does not listen has closed it, which is seen at once.
-                    let _ = slot.socket.send(NONE, &[]);
-                }
-            }
-            if let Err(error) = self.wait(again.then_some(&PAUSE)) {
+            self.offer();
+            if let Err(error) = self.wait() {
                 log::error!("the host's devices are not noticed any more: {error}");
                 return;
             }
         }
     }
 
-    /// Gives devices to slots that have none. `true`: one can't be opened yet.
-    fn offer(&mut self) -> bool {
+    /// Gives devices to slots that have none.
+    fn offer(&mut self) {
         let devices = sysfs::list();
-        let mut again = false;
         for index in 0..self.slots.len() {
             let used: Vec<HostDevice> =
                 self.slots.iter().filter_map(|slot| Some(slot.given.as_ref()?.0.clone())).collect();
             let Some(slot) = self.slots.get_mut(index) else { continue };
-            slot.refused.retain(|device| devices.contains(device));
+            let is_in =
+                |all: &[HostDevice], device: &HostDevice| all.iter().any(|it| it.is(device));
+            slot.refused.retain(|device| is_in(&devices, device));
             let mut free = devices.iter().filter(|device| {
-                !used.contains(device)
-                    && !slot.refused.contains(device)
+                !is_in(&used, device)
+                    && !is_in(&slot.refused, device)
                     && slot.filter.matches(device)
             });
-            if slot.given.is_some() {
+            if slot.given.is_some() || slot.next.is_some_and(|next| Instant::now() < next) {
                 continue;
             }
-            let Some(device) = free.next() else {
-                slot.failed = 0;
-                continue;
-            };
-            match device.open() {
-                Ok(file) => slot.give(device, file),
-                Err(error) => {
-                    slot.failed = slot.failed.saturating_add(1);
-                    again |= slot.failed < TRIES;
-                    if slot.failed == TRIES {
-                        log::error!("the device {} cannot be opened: {error}", slot.filter);
-                        slot.refused.push(device.clone());
-                        slot.failed = 0;
-                    }
-                }
+            match free.next() {
+                Some(device) => slot.offer(device),
+                None => slot.expect_another(),
             }
         }
-        again
     }
 
-    fn wait(&mut self, limit: Option<&Timespec>) -> Result<(), Errno> {
+    fn wait(&mut self) -> Result<(), Errno> {
+        let next = self.slots.iter().filter_map(|slot| slot.next).min();
+        let limit = next.map(|next| next.saturating_duration_since(Instant::now()));
+        let limit = limit.and_then(|limit| Timespec::try_from(limit).ok());
         let events = [self.events.as_fd()].into_iter();
         let sockets = self.slots.iter().map(|slot| slot.socket.as_fd());
         let fds: Vec<BorrowedFd<'_>> = events.chain(sockets).collect();
         let mut fds: Vec<PollFd<'_>> =
             fds.iter().map(|fd| PollFd::new(fd, PollFlags::IN)).collect();
-        match poll(&mut fds, limit) {
+        match poll(&mut fds, limit.as_ref()) {
             Ok(_) | Err(Errno::INTR) => {}
             Err(error) => return Err(error),
         }
@@ -199,9 +199,41 @@ impl Broker {
 }
 
 impl Entry {
-    fn give(&mut self, device: &HostDevice, file: File) {
-        if self.socket.send(DEVICE, &[file.as_fd()]).is_ok() {
-            self.given = Some((device.clone(), file));
+    fn offer(&mut self, device: &HostDevice) {
+        // It may have been seen before the host has set its configuration; it may have none.
+        if !device.has_interfaces() && self.tries == 0 {
+            return self.try_again(device, &"it has no configuration");
+        }
+        match device.open() {
+            Ok(file) => {
+                if self.socket.send(DEVICE, &[file.as_fd()]).is_ok() {
+                    self.given = Some((device.clone(), file));
+                    self.next = None;
+                    self.is_awaited = false;
+                }
+            }
+            Err(error) => self.try_again(device, &error),
+        }
+    }
+
+    /// A device can't be had now.
+    fn try_again(&mut self, device: &HostDevice, why: &dyn fmt::Display) {
+        self.tries = self.tries.saturating_add(1);
+        if self.tries < TRIES {
+            self.next = Instant::now().checked_add(PAUSE);
+        } else {
+            log::error!("the device {} of the host's is left out: {why}", self.filter);
+            self.refused.push(device.clone());
+            self.expect_another();
+        }
+    }
+
+    fn expect_another(&mut self) {
+        self.tries = 0;
+        self.next = None;
+        if std::mem::take(&mut self.is_awaited) {
+            // Who does not listen has closed it, which is seen at once.
+            let _ = self.socket.send(NONE, &[]);
         }
     }
 
@@ -213,7 +245,13 @@ impl Entry {
         }
         if let Some((device, file)) = self.given.take() {
             give_back(&file);
-            self.refused.push(device);
+            self.is_awaited = true;
+            if matches!(heard, Ok(Some(Message { byte: DEVICE, .. }))) {
+                self.try_again(&device, &"something else uses it");
+            } else {
+                self.refused.push(device);
+                self.tries = 0;
+            }
         }
         heard.is_ok()
     }

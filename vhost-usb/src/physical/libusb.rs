@@ -310,15 +310,17 @@ impl Handle {
         check(unsafe { ffi::libusb_set_configuration(self.raw(), value) }).map(drop)
     }
 
-    /// Takes an interface from the host's driver, if one has it.
+    /// Takes an interface from the host's driver, if one has it: at once, since one could bind in between.
     pub(super) fn claim(&self, interface: u8) -> Result<(), UsbError> {
-        // SAFETY: the handle is valid.
-        match check(unsafe { ffi::libusb_detach_kernel_driver(self.raw(), interface.into()) }) {
-            Ok(_) | Err(UsbError::NotFound) => {}
-            Err(error) => return Err(error),
-        }
-        // SAFETY: the handle is valid.
-        check(unsafe { ffi::libusb_claim_interface(self.raw(), interface.into()) }).map(drop)
+        // SAFETY: the handle is valid. With this set, claiming detaches; releasing would attach, which is
+        // not meant where a configuration is set next.
+        let code = unsafe {
+            ffi::libusb_set_auto_detach_kernel_driver(self.raw(), 1);
+            let code = ffi::libusb_claim_interface(self.raw(), interface.into());
+            ffi::libusb_set_auto_detach_kernel_driver(self.raw(), 0);
+            code
+        };
+        check(code).map(drop)
     }
 
     pub(super) fn release(&self, interface: u8) -> Result<(), UsbError> {

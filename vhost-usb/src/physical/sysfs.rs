@@ -11,7 +11,7 @@ const DEVICES: &str = "/sys/bus/usb/devices";
 const HUB: u8 = 9;
 
 /// One of them.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub(super) struct HostDevice {
     /// Where it is plugged in: BUS-PORT[.PORT…].
     pub(super) name: String,
@@ -43,6 +43,16 @@ impl HostDevice {
             product: hex("idProduct")?,
             classes: [own].into_iter().chain(interfaces).collect(),
         })
+    }
+
+    /// It is the other one too: what it is made of may have been found only since.
+    pub(super) fn is(&self, other: &Self) -> bool {
+        (self.bus, self.address) == (other.bus, other.address)
+    }
+
+    /// The host has set its configuration.
+    pub(super) fn has_interfaces(&self) -> bool {
+        self.classes.len() > 1
     }
 
     fn is_hub(&self) -> bool {
@@ -114,6 +124,10 @@ mod tests {
         assert_eq!((found[0].name.as_str(), found[0].address), ("1-2", 12));
         assert_eq!((found[0].vendor, found[0].classes.as_slice()), (0x46f4, [0, 8].as_slice()));
         assert_eq!(found[0].node(), Path::new("/dev/bus/usb/001/012"));
-        assert_eq!(list_in(Path::new("/nowhere")), []);
+        assert!(found[0].has_interfaces());
+        assert!(list_in(Path::new("/nowhere")).is_empty());
+        fs::remove_dir_all(folder.path().join("1-2/1-2:1.0")).unwrap();
+        let [bare] = list_in(folder.path()).try_into().unwrap();
+        assert!(!bare.has_interfaces() && bare.is(&found[0]));
     }
 }
