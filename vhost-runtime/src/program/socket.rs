@@ -2,7 +2,7 @@
 
 use std::io;
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};
-use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -60,8 +60,8 @@ pub enum Socket {
         listener: UnixListener,
         /// Where it is, or will be.
         path: Option<Place>,
-        /// It is there, and is removed when the program ends.
-        published: bool,
+        /// What is there, if it is: it is removed when the program ends.
+        published: Option<Inode>,
     },
     /// It is connected, once.
     Connected(UnixStream),
@@ -89,7 +89,7 @@ impl Socket {
     }
 
     fn passed(listener: UnixListener) -> Self {
-        Self::Listening { listener, path: None, published: false }
+        Self::Listening { listener, path: None, published: None }
     }
 
     /// A socket that will listen at `path`, which an option names.
@@ -104,7 +104,7 @@ impl Socket {
         let (family, kind) = (net::AddressFamily::UNIX, net::SocketType::STREAM);
         let socket =
             net::socket_with(family, kind, net::SocketFlags::CLOEXEC, None).map_err(failed)?;
-        Ok(Self::Listening { listener: socket.into(), path: Some(place), published: false })
+        Ok(Self::Listening { listener: socket.into(), path: Some(place), published: None })
     }
 
     /// Where it is, by whatever it was made: `None` if it has no name.
@@ -132,7 +132,7 @@ impl Socket {
         }
         let address = SocketAddrUnix::new(&place.path).map_err(|error| place.failed(error))?;
         net::bind(&*listener, &address).map_err(|error| place.failed(error))?;
-        *published = true;
+        *published = Inode::of(&place.path);
         if place.private {
             // Nobody can connect before it listens.
             let owner_only = std::fs::Permissions::from_mode(0o600);
@@ -182,6 +182,20 @@ impl Socket {
     }
 }
 
+/// What a path leads to: a socket that another program has made there since is another one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Inode {
+    device: u64,
+    number: u64,
+}
+
+impl Inode {
+    fn of(path: &Path) -> Option<Self> {
+        let found = std::fs::symlink_metadata(path).ok()?;
+        Some(Self { device: found.dev(), number: found.ino() })
+    }
+}
+
 /// What is where a socket is to be.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Found {
@@ -194,10 +208,10 @@ enum Found {
 fn is_served(path: &Path) -> bool {
     let end = Instant::now().checked_add(DYING);
     loop {
-        let stream = match UnixStream::connect(path) {
+        let stream = match connect(path) {
             Ok(stream) => stream,
-            // A socket of another kind cannot be asked whether it is left behind.
-            Err(error) => return error.raw_os_error() == Some(libc::EPROTOTYPE),
+            // More wait to be accepted than can; or a socket of another kind, which cannot be asked.
+            Err(error) => return matches!(error, Errno::AGAIN | Errno::PROTOTYPE),
         };
         let alive = socket_peercred(&stream).map_or(true, |peer| is_alive(peer.pid));
         if alive || end.is_none_or(|end| Instant::now() > end) {
@@ -206,6 +220,14 @@ fn is_served(path: &Path) -> bool {
         // A supervisor was killed, and the process that it started follows it.
         std::thread::sleep(Duration::from_millis(5));
     }
+}
+
+/// Connects, and does not wait.
+fn connect(path: &Path) -> Result<OwnedFd, Errno> {
+    let flags = net::SocketFlags::CLOEXEC | net::SocketFlags::NONBLOCK;
+    let socket = net::socket_with(net::AddressFamily::UNIX, net::SocketType::STREAM, flags, None)?;
+    net::connect(&socket, &SocketAddrUnix::new(path)?)?;
+    Ok(socket)
 }
 
 /// `false`: it has ended, even if nobody has asked how.
@@ -218,7 +240,8 @@ fn is_alive(pid: Pid) -> bool {
 
 impl Drop for Socket {
     fn drop(&mut self) {
-        if let Self::Listening { path: Some(Place { path, .. }), published: true, .. } = self
+        if let Self::Listening { path: Some(Place { path, .. }), published, .. } = self
+            && published.is_some_and(|ours| Inode::of(path) == Some(ours))
             && let Err(error) = std::fs::remove_file(&*path)
         {
             log::debug!("{}: not removed: {error}", path.display());
@@ -256,6 +279,30 @@ mod tests {
         std::fs::write(&path, "precious").unwrap();
         assert!(matches!(listen(), Err(ProgramError::NotASocket(..))));
         assert_eq!(std::fs::read(&path).unwrap(), b"precious");
+    }
+
+    #[test]
+    fn a_socket_that_another_made_there_stays() {
+        let path = folder().join("another");
+        let mut socket = Socket::listen("--socket-path", &path, false).unwrap();
+        socket.publish().unwrap();
+        std::fs::remove_file(&path).unwrap();
+        let _another = UnixListener::bind(&path).unwrap();
+        drop(socket);
+        assert!(path.exists());
+        std::fs::remove_file(&path).unwrap();
+    }
+
+    #[test]
+    fn a_socket_whose_connections_nobody_accepts_is_in_use() {
+        let path = folder().join("full");
+        let _ = std::fs::remove_file(&path);
+        let mut socket = Socket::listen("--socket-path", &path, false).unwrap();
+        socket.publish().unwrap();
+        let waiting: Vec<_> = std::iter::from_fn(|| connect(&path).ok()).take(1000).collect();
+        assert!((1..1000).contains(&waiting.len()));
+        let another = Socket::listen("--socket-path", &path, false);
+        assert!(matches!(another, Err(ProgramError::InUse(..))));
     }
 
     #[test]
