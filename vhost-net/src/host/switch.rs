@@ -30,8 +30,10 @@ const WAITING: usize = 1024;
 const ADDRESSES: usize = 1024;
 /// How long an address is known that nothing came from (IEEE 802.1Q, 8.8.3).
 const AGE: Duration = Duration::from_secs(300);
-/// How long frames wait in their senders' chains for a guest to have room.
+/// How long frames wait in their senders' chains for a guest to have room; and for one that takes some of them
+/// each time, at most.
 const PATIENCE: Duration = Duration::from_millis(5);
+const LONGEST: Duration = Duration::from_millis(50);
 /// Bytes that are kept for a guest that is late.
 const KEPT: usize = 4 << 20;
 
@@ -346,8 +348,11 @@ impl Switch {
 struct Late {
     /// Frames that waited then, and do so still.
     frames: usize,
-    /// When their senders get their chains back.
+    /// It has taken some since the deadline was set.
+    progress: bool,
+    /// When their senders get their chains back, and to when that is put off at most.
     deadline: Instant,
+    last: Instant,
 }
 
 /// One pair of a port.
@@ -502,6 +507,7 @@ impl Port {
         let parcel = copied.or_else(|| self.inbox()?.next());
         if let Some(late) = &mut self.late {
             late.frames = late.frames.saturating_sub(1);
+            late.progress = true;
             if late.frames == 0 || parcel.is_none() {
                 self.late = None; // it has caught up
             }
@@ -539,17 +545,20 @@ impl Port {
             return lost;
         }
         let now = Instant::now();
-        let Some(late) = late else {
-            if let Err(error) = timer.reset(PATIENCE, None) {
-                log::error!("a guest without room is waited for without end: {error}");
+        let after = |time| now.checked_add(time).unwrap_or(now);
+        let late = match late {
+            Some(late) if now < late.deadline => return lost,
+            Some(late) if !late.progress || now >= late.last => late,
+            _ => {
+                let last = late.as_ref().map_or(after(LONGEST), |late| late.last);
+                let frames = late.as_ref().map_or(waiting, |late| late.frames);
+                *late = Some(Late { frames, progress: false, deadline: after(PATIENCE), last });
+                if let Err(error) = timer.reset(PATIENCE, None) {
+                    log::error!("a guest without room is waited for without end: {error}");
+                }
+                return lost;
             }
-            let deadline = now.checked_add(PATIENCE).unwrap_or(now);
-            *late = Some(Late { frames: waiting, deadline });
-            return lost;
         };
-        if now < late.deadline {
-            return lost;
-        }
         let parcels = std::iter::from_fn(|| inbox.take());
         let more: u64 = parcels.map(|parcel| u64::from(!copies.push(parcel))).sum();
         late.frames = copies.frames.len();
