@@ -195,6 +195,20 @@ fn a_polite_end_is_quick_and_clean() {
     assert!(!bench.socket().exists());
 }
 
+#[test]
+fn who_asks_twice_for_the_end_of_a_process_that_hangs_has_it() {
+    let bench = Bench::new();
+    let mut supervisor = bench.start();
+    let pid = serving(supervisor.id()).unwrap();
+    kill(pid, libc::SIGSTOP);
+    supervisor.signal(libc::SIGTERM).unwrap();
+    assert!(supervisor.wait_within(Duration::from_millis(200)).unwrap().is_none());
+    supervisor.signal(libc::SIGTERM).unwrap();
+    let ended = supervisor.wait_within(SECONDS(1)).unwrap().expect("it ends within a second");
+    assert_eq!(ended.code(), Some(1));
+    assert!(is_gone(pid) && !bench.socket().exists());
+}
+
 /// What a program printed to standard error, and how it ended.
 fn fails(mut command: Command) -> (Option<i32>, String) {
     let output = command.stdin(Stdio::null()).output().unwrap();

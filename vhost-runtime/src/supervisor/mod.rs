@@ -73,7 +73,14 @@ pub fn start(
         let signal = match watched {
             Ok(End { status: Status::Exited(code), .. }) => return Ok(Role::Ended(code)),
             Ok(End { status: Status::Killed(signal), attached }) => {
-                if connected || supervisor.stopping {
+                if supervisor.stopping {
+                    log::error!(
+                        "the serving process was killed by {} before its end",
+                        name(signal)
+                    );
+                    return Ok(Role::Ended(1));
+                }
+                if connected {
                     return Err(ProgramError::Killed(signal));
                 }
                 restarts.count(attached, born.elapsed());
@@ -190,9 +197,10 @@ impl Supervisor {
             let link = end.as_ref().map(SupervisorEnd::as_fd);
             let mut ready = wait(shutdown.as_fd(), Some(child.fd.as_fd()), link, None)?;
             if ready.signal {
-                self.stopping = true;
                 shutdown.take();
-                child.signal(Signal::TERM);
+                // Who asks twice does not wait for one that does not end.
+                let insists = std::mem::replace(&mut self.stopping, true);
+                child.signal(if insists { Signal::KILL } else { Signal::TERM });
             }
             while ready.link
                 && let Some(open) = &mut end
