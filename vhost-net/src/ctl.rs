@@ -4,11 +4,14 @@ use serde_json::{Value, json};
 use vhost_net::options::{CtlArgs, CtlCommand, LinkState};
 use vhost_runtime::control::client::{Client, ClientError};
 use vhost_runtime::control::table;
+use vhost_runtime::program::{self, PrintError};
 
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum CtlError {
     #[error(transparent)]
     Client(#[from] ClientError),
+    #[error(transparent)]
+    Print(#[from] PrintError),
     #[error("the process gave an answer that is none of this version's")]
     Answer,
 }
@@ -27,18 +30,16 @@ pub(crate) fn run(args: &CtlArgs) -> Result<(), CtlError> {
         }
     };
     if args.json {
-        println!("{answer}");
-        return Ok(());
+        return Ok(program::print(&format!("{answer}\n"))?);
     }
     match (&args.command, answer.as_array()) {
-        (CtlCommand::List, Some(cards)) => table::print(&CARDS, cards.iter().map(card)),
+        (CtlCommand::List, Some(cards)) => Ok(table::print(&CARDS, cards.iter().map(card))?),
         (CtlCommand::Stats, Some(cards)) => {
-            table::print(&STATISTICS, cards.iter().flat_map(queues))
+            Ok(table::print(&STATISTICS, cards.iter().flat_map(queues))?)
         }
-        (CtlCommand::List | CtlCommand::Stats, None) => return Err(CtlError::Answer),
-        _ => {}
+        (CtlCommand::List | CtlCommand::Stats, None) => Err(CtlError::Answer),
+        _ => Ok(()),
     }
-    Ok(())
 }
 
 fn with(card: Option<&str>, mut arguments: Value) -> Value {

@@ -5,6 +5,7 @@ use std::os::fd::AsFd;
 use serde_json::{Map, Value, json};
 use vhost_runtime::control::client::{Client, ClientError};
 use vhost_runtime::control::table;
+use vhost_runtime::program::{self, PrintError};
 use vhost_scsi::options::{CtlArgs, CtlCommand, UnitArgs};
 use vhost_scsi::scsi::target::Address;
 use vhost_scsi::units::{Kind, Texts, Unit, UnitError};
@@ -13,6 +14,8 @@ use vhost_scsi::units::{Kind, Texts, Unit, UnitError};
 pub(crate) enum CtlError {
     #[error(transparent)]
     Client(#[from] ClientError),
+    #[error(transparent)]
+    Print(#[from] PrintError),
     #[error(transparent)]
     Unit(#[from] UnitError),
     #[error("the process gave an answer that is none of this version's")]
@@ -44,15 +47,15 @@ pub(crate) fn run(args: &CtlArgs) -> Result<(), CtlError> {
         }
     };
     if args.json {
-        println!("{answer}");
-        return Ok(());
+        return Ok(program::print(&format!("{answer}\n"))?);
     }
     match (&args.command, answer.as_array()) {
-        (CtlCommand::List, Some(units)) => table::print(&UNITS, units.iter().map(unit_row)),
-        (CtlCommand::Stats, Some(units)) => table::print(&STATISTICS, units.iter().map(stats_row)),
+        (CtlCommand::List, Some(units)) => table::print(&UNITS, units.iter().map(unit_row))?,
+        (CtlCommand::Stats, Some(units)) => table::print(&STATISTICS, units.iter().map(stats_row))?,
         (CtlCommand::List | CtlCommand::Stats, None) => return Err(CtlError::Answer),
         (CtlCommand::Resize { unit, .. }, _) => {
-            println!("{}:{} has {} bytes", unit.target, unit.lun, show(answer.get("size")));
+            let (Address { target, lun }, size) = (unit, show(answer.get("size")));
+            program::print(&format!("{target}:{lun} has {size} bytes\n"))?;
         }
         _ => {}
     }
@@ -76,12 +79,12 @@ fn add(client: &mut Client, units: &UnitArgs, as_json: bool) -> Result<(), CtlEr
             if as_json {
                 added.push(answer);
             } else {
-                println!("{}:{}", address.target, address.lun);
+                program::print(&format!("{}:{}\n", address.target, address.lun))?;
             }
         }
     }
     if as_json {
-        println!("{}", Value::Array(added));
+        program::print(&format!("{}\n", Value::Array(added)))?;
     }
     Ok(())
 }

@@ -5,6 +5,7 @@ use std::os::fd::AsFd;
 use serde_json::{Value, json};
 use vhost_runtime::control::client::{Client, ClientError};
 use vhost_runtime::control::table;
+use vhost_runtime::program::{self, PrintError};
 use vhost_usb::devices::redirections::{RedirectError, Redirection};
 use vhost_usb::devices::{DeviceError, passed};
 use vhost_usb::options::{CtlArgs, CtlCommand};
@@ -13,6 +14,8 @@ use vhost_usb::options::{CtlArgs, CtlCommand};
 pub(crate) enum CtlError {
     #[error(transparent)]
     Client(#[from] ClientError),
+    #[error(transparent)]
+    Print(#[from] PrintError),
     #[error(transparent)]
     Device(#[from] DeviceError),
     #[error(transparent)]
@@ -27,22 +30,19 @@ pub(crate) fn run(args: &CtlArgs) -> Result<(), CtlError> {
         CtlCommand::List => {
             let devices = client.execute("query-devices", json!({}), &[])?;
             if args.json {
-                println!("{devices}");
-                return Ok(());
+                return Ok(program::print(&format!("{devices}\n"))?);
             }
             let devices = devices.as_array().ok_or(CtlError::Answer)?;
-            table::print(&["PORT", "DEVICE"], devices.iter().map(row));
+            table::print(&["PORT", "DEVICE"], devices.iter().map(row))?;
         }
         CtlCommand::Add { devices } => add(&mut client, devices, args.json)?,
         CtlCommand::Redirect { redirection } => {
             let opened = Redirection::parse(redirection)?.open()?;
             let arguments = json!({ "redirect": redirection });
             let answer = client.execute("redirect-add", arguments, &[opened.as_fd()])?;
-            if args.json {
-                println!("{answer}");
-            } else {
-                println!("{}", word(&answer, "port"));
-            }
+            let port = word(&answer, "port").to_owned();
+            let text = if args.json { answer.to_string() } else { port };
+            program::print(&format!("{text}\n"))?;
         }
         CtlCommand::Remove { port } => {
             client.execute("device-remove", json!({ "port": port }), &[])?;
@@ -61,11 +61,11 @@ fn add(client: &mut Client, devices: &[String], as_json: bool) -> Result<(), Ctl
         if as_json {
             added.push(answer);
         } else {
-            println!("{}", word(&answer, "port"));
+            program::print(&format!("{}\n", word(&answer, "port")))?;
         }
     }
     if as_json {
-        println!("{}", Value::Array(added));
+        program::print(&format!("{}\n", Value::Array(added)))?;
     }
     Ok(())
 }

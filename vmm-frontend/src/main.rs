@@ -3,7 +3,7 @@
 mod consoles;
 
 use std::error::Error;
-use std::io::{ErrorKind, Write};
+use std::io::Write;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
@@ -12,7 +12,7 @@ use std::time::Duration;
 use consoles::{ConsoleError, Consoles};
 use vhost_runtime::arguments::{self, ArgumentError};
 use vhost_runtime::control::{self, Events};
-use vhost_runtime::program::{self, Confinement, ProgramError, Shutdown};
+use vhost_runtime::program::{self, Confinement, PrintError, ProgramError, Shutdown};
 use vhost_runtime::sandbox::Sandbox;
 use vmm_frontend::boot::{Firmware, Kernel, Payload};
 use vmm_frontend::confinement::{self, Role};
@@ -41,7 +41,9 @@ enum Failure {
     #[error(transparent)]
     Program(#[from] ProgramError),
     #[error("the list cannot be written: {0}")]
-    List(#[from] std::io::Error),
+    List(#[from] serde_json::Error),
+    #[error(transparent)]
+    Print(#[from] PrintError),
     #[error("{0} does not serve: {1}")]
     Process(&'static str, Box<dyn Error>),
     #[error("a device process does not serve, and has said why")]
@@ -54,7 +56,8 @@ fn main() -> ExitCode {
     start().unwrap_or_else(|failure| {
         // One sentence is enough.
         if !matches!(failure, Failure::Refused) {
-            eprintln!("vmm-frontend: {failure}");
+            // The status tells it, where nobody can be told why: `eprintln!` would panic.
+            let _ = writeln!(std::io::stderr(), "vmm-frontend: {failure}");
         }
         ExitCode::FAILURE
     })
@@ -120,14 +123,11 @@ fn list_models(json: bool) -> Result<ExitCode, Failure> {
     let device = vm::open().map_err(VmmError::from)?;
     let definitions = help::definitions(&vmm::host(&device).map_err(VmmError::from)?);
     let text = match json {
-        true => serde_json::to_string_pretty(&definitions).map_err(std::io::Error::other)? + "\n",
+        true => serde_json::to_string_pretty(&definitions)? + "\n",
         false => help::table(&definitions),
     };
-    match std::io::stdout().write_all(text.as_bytes()) {
-        // Who reads it has seen enough.
-        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(ExitCode::SUCCESS),
-        written => Ok(written.map(|()| ExitCode::SUCCESS)?),
-    }
+    program::print(&text)?;
+    Ok(ExitCode::SUCCESS)
 }
 
 /// What the machine starts with.

@@ -1,7 +1,12 @@
 //! What a program's verb for people prints.
 
+use crate::program::{self, PrintError};
+
 /// Prints a table, with columns as wide as their widest cell.
-pub fn print(head: &[&str], rows: impl Iterator<Item = Vec<String>>) {
+///
+/// # Errors
+/// See [`program::print`].
+pub fn print(head: &[&str], rows: impl Iterator<Item = Vec<String>>) -> Result<(), PrintError> {
     let head: Vec<String> = head.iter().map(|&word| word.to_owned()).collect();
     let rows: Vec<Vec<String>> = std::iter::once(head).chain(rows).collect();
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
@@ -10,8 +15,9 @@ pub fn print(head: &[&str], rows: impl Iterator<Item = Vec<String>>) {
         cells.map(|cell: &String| cell.chars().count()).max().unwrap_or(0)
     };
     let widths: Vec<usize> = (0..columns).map(width).collect();
-    for row in &rows {
+    let lines = rows.iter().map(|row| {
         let cells = row.iter().zip(&widths).map(|(cell, &width)| format!("{cell:<width$}"));
-        println!("{}", cells.collect::<Vec<_>>().join("  ").trim_end());
-    }
+        format!("{}\n", cells.collect::<Vec<_>>().join("  ").trim_end())
+    });
+    program::print(&lines.collect::<String>())
 }

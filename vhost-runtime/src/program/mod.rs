@@ -117,13 +117,32 @@ pub enum ProgramError {
     },
 }
 
+/// What a program was asked for can't be printed.
+#[derive(Debug, thiserror::Error)]
+#[error("what was asked for cannot be printed: {0}")]
+pub struct PrintError(#[from] io::Error);
+
+/// Prints what a program was asked for to standard output, which need not be there any more: `println!` would panic.
+///
+/// # Errors
+/// It can't be written; not that its reader has gone.
+pub fn print(text: &str) -> Result<(), PrintError> {
+    let mut stdout = io::stdout().lock();
+    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+        // Who reads it has seen enough.
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        printed => Ok(printed?),
+    }
+}
+
 /// A program's `main`: says in one sentence why it could not do what it was started for.
 pub fn main<F: std::fmt::Display>(
     name: &str,
     start: impl FnOnce() -> Result<ExitCode, F>,
 ) -> ExitCode {
     start().unwrap_or_else(|failure| {
-        eprintln!("{name}: {failure}");
+        // The status tells it, where nobody can be told why: `eprintln!` would panic.
+        let _ = writeln!(io::stderr(), "{name}: {failure}");
         ExitCode::FAILURE
     })
 }
@@ -139,10 +158,7 @@ pub fn device_main<F: std::fmt::Display>(
     if !std::env::args_os().skip(1).any(|argument| argument == "--print-capabilities") {
         return main(name, start);
     }
-    main(name, || {
-        writeln!(io::stdout(), "{{\n  \"type\": \"{device}\"\n}}")?;
-        Ok::<_, io::Error>(ExitCode::SUCCESS)
-    })
+    main(name, || print(&format!("{{\n  \"type\": \"{device}\"\n}}\n")).map(|()| ExitCode::SUCCESS))
 }
 
 /// A new folder for sockets, which only this user can enter: `NAME-PID-…` in XDG_RUNTIME_DIR, or where temporary
