@@ -253,6 +253,47 @@ fn what_was_sent_has_left_once_it_is_flushed() {
     fixture.events.flush(Duration::from_secs(30));
 }
 
+/// What a client hears of a process that says this much, and then nothing. `None`: it does not even accept.
+fn heard(name: &str, says: Option<&str>) -> String {
+    let path = std::env::temp_dir().join(format!("control-{name}-{}", std::process::id()));
+    let listener = UnixListener::bind(&path).unwrap();
+    rustix::net::listen(&listener, 0).unwrap(); // one client may wait
+    let first = UnixStream::connect(&path).unwrap();
+    std::thread::scope(|scope| {
+        let ask = || Client::connect(&path)?.execute("query-status", json!({}), &[]);
+        let client = scope.spawn(ask);
+        let accepted = says.map(|says| {
+            drop(listener.accept().unwrap());
+            let (mut stream, _) = listener.accept().unwrap();
+            stream.write_all(says.as_bytes()).unwrap();
+            stream
+        });
+        let error = client.join().unwrap().unwrap_err();
+        drop((first, accepted));
+        std::fs::remove_file(&path).unwrap();
+        error.to_string()
+    })
+}
+
+#[test]
+fn a_process_that_says_nothing_is_given_up_by_its_client() {
+    let greeting = "{\"QMP\":{}}\n";
+    let both = format!("{greeting}{{\"return\":{{}}}}\n");
+    std::thread::scope(|scope| {
+        for (name, says, expected) in [
+            ("deaf", None, "cannot be reached: timed out"),
+            ("mute", Some(""), "cannot be reached: timed out"),
+            ("curt", Some(greeting), "cannot be reached: timed out"),
+            ("busy", Some(both.as_str()), "the process has not answered for 10 s"),
+        ] {
+            scope.spawn(move || {
+                let heard = heard(name, says);
+                assert!(heard.contains(expected), "{name}: {heard}");
+            });
+        }
+    });
+}
+
 #[test]
 fn quit_ends_the_program() {
     let fixture = Fixture::new();
