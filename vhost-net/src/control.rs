@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use serde::Deserialize;
 use serde_json::{Value, json};
-use vhost_runtime::control::{Arguments, Commands, ControlError, parse};
+use vhost_runtime::control::{Arguments, Commands, ControlError, parse, parse_none};
 
 use crate::virtio::card::Card;
 
@@ -62,8 +62,14 @@ impl Commands for Manager {
         _fds: Vec<OwnedFd>,
     ) -> Result<Value, ControlError> {
         match name {
-            "query-cards" => Ok(self.cards.iter().map(|card| card.describe()).collect()),
-            "query-stats" => Ok(self.cards.iter().map(|card| card.count()).collect()),
+            "query-cards" => {
+                parse_none(&arguments)?;
+                Ok(self.cards.iter().map(|card| card.describe()).collect())
+            }
+            "query-stats" => {
+                parse_none(&arguments)?;
+                Ok(self.cards.iter().map(|card| card.count()).collect())
+            }
             "set-link" => {
                 let SetLink { card, up } = parse(arguments)?;
                 self.card(card.as_deref())?.plug(up);
@@ -77,6 +83,21 @@ impl Commands for Manager {
                 Ok(json!({}))
             }
             _ => Err(ControlError::CommandNotFound(name.to_owned())),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn arguments_that_a_command_does_not_take_are_refused() {
+        let manager = Manager::new(Vec::new());
+        for name in NAMES {
+            let arguments = Arguments::from_iter([(String::from("speed"), json!(1))]);
+            let refused = manager.execute(name, arguments, Vec::new()).unwrap_err().to_string();
+            assert!(refused.contains("speed"), "{name}: {refused}");
         }
     }
 }

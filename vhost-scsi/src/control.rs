@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use vhost_runtime::control::{Arguments, Commands, ControlError, parse};
+use vhost_runtime::control::{Arguments, Commands, ControlError, parse, parse_none};
 use vhost_runtime::supervisor::Keeper;
 
 use self::changes::Change;
@@ -271,17 +271,10 @@ impl Commands for Manager {
             "unit-resize" => self.unit_resize(parse(arguments)?),
             "medium-eject" => self.medium_eject(parse(arguments)?),
             "medium-load" => self.medium_load(parse(arguments)?, passed),
-            "query-units" => none(&arguments).map(|()| self.query_units()),
-            "query-stats" => none(&arguments).map(|()| self.query_stats()),
+            "query-units" => parse_none(&arguments).map(|()| self.query_units()),
+            "query-stats" => parse_none(&arguments).map(|()| self.query_stats()),
             _ => Err(ControlError::CommandNotFound(name.to_owned())),
         }
-    }
-}
-
-fn none(arguments: &Arguments) -> Result<(), ControlError> {
-    match arguments.keys().next() {
-        None => Ok(()),
-        Some(key) => Err(ControlError::Message(format!("there is no argument {key}"))),
     }
 }
 

@@ -17,7 +17,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use rustix::net::sockopt::socket_acceptconn;
 use serde::Deserialize;
 use serde_json::{Value, json};
-use vhost_runtime::control::{Arguments, Commands, ControlError, parse};
+use vhost_runtime::control::{Arguments, Commands, ControlError, parse, parse_none};
 use vhost_runtime::supervisor::Keeper;
 
 use crate::devices::inputs::Event;
@@ -63,10 +63,6 @@ struct Remove {
 struct SendEvent {
     events: Vec<Event>,
 }
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Nothing {}
 
 impl Control {
     /// Those of these devices. What clients change is kept by `keeper`.
@@ -160,7 +156,7 @@ impl Commands for Control {
             "device-add" => self.add(parse(arguments)?, fds.pop()),
             "redirect-add" => self.redirect(parse(arguments)?, fds.pop()),
             "device-remove" => self.remove(parse(arguments)?),
-            "query-devices" => parse(arguments).map(|Nothing {}| self.list()),
+            "query-devices" => parse_none(&arguments).map(|()| self.list()),
             "input-send-event" => {
                 let SendEvent { events } = parse(arguments)?;
                 self.devices.send(&events).map_err(ControlError::failed)?;

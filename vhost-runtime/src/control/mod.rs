@@ -111,6 +111,17 @@ pub fn parse<T: DeserializeOwned>(arguments: Arguments) -> Result<T, ControlErro
     Ok(serde_json::from_value(Value::Object(arguments))?)
 }
 
+/// Checks that a command has no arguments that takes none.
+///
+/// # Errors
+/// It has.
+pub fn parse_none(arguments: &Arguments) -> Result<(), ControlError> {
+    match arguments.keys().next() {
+        None => Ok(()),
+        Some(key) => Err(ControlError::Unexpected(key.clone())),
+    }
+}
+
 /// The socket that clients connect to, only those of the same user.
 #[derive(Debug)]
 pub struct Listener {
@@ -201,8 +212,8 @@ impl Server {
         if own.contains(&name) {
             return self.commands.execute(name, arguments, fds);
         }
-        if let (true, Some(key)) = (COMMON.contains(&name), arguments.keys().next()) {
-            return Err(ControlError::Unexpected(key.clone()));
+        if COMMON.contains(&name) {
+            parse_none(&arguments)?;
         }
         match name {
             "qmp_capabilities" => Err(ControlError::Negotiation(

@@ -21,7 +21,7 @@ use std::sync::{Arc, Weak};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
-use vhost_runtime::control::{Arguments, Commands, ControlError, parse};
+use vhost_runtime::control::{Arguments, Commands, ControlError, parse, parse_none};
 
 use crate::vmm::{Event, Machine, Status};
 
@@ -119,10 +119,10 @@ impl Commands for Control {
             "query-stats-schemas" => self.with(arguments, statistics::schemas),
             "device_add" => self.with(arguments, devices::add),
             "device_del" => self.with(arguments, devices::remove),
-            _ => match arguments.keys().next() {
-                None => self.with(arguments, |machine, Nothing {}| plain(machine, name)),
-                Some(key) => Err(ControlError::Unexpected(key.clone())),
-            },
+            _ => {
+                parse_none(&arguments)?;
+                self.with(arguments, |machine, Nothing {}| plain(machine, name))
+            }
         }
     }
 }
