@@ -8,7 +8,7 @@ use lab::Error;
 use lab::driver::{NET_HEADER, NetDriver, NetOptions};
 use lab::net::{Header, Namespace, Net, Packets};
 
-use super::common::{SECOND, frame, noise};
+use super::common::{SECOND, dropped, frame, noise};
 
 const NOTHING: [u8; NET_HEADER] = [0; NET_HEADER];
 
@@ -205,6 +205,54 @@ fn a_datagram_is_a_frame() -> Result<(), Error> {
     }
     assert!(sender.join().unwrap());
     Ok(())
+}
+
+/// Sends what is too short for an Ethernet header between a frame and another, both ways.
+fn short_ones_are_dropped(
+    net: &Net,
+    mut to_guest: impl FnMut(&[u8]),
+    mut from_guest: impl FnMut() -> Vec<u8>,
+) -> Result<(), Error> {
+    let mut driver = NetDriver::connect(&net.socket(), NetOptions::default())?;
+    let all = [&frame(60)[..], &[], &[0xff; 13], &frame(14)];
+    for bytes in all {
+        to_guest(bytes);
+        driver.pair().send(NOTHING, bytes)?;
+    }
+    for whole in [frame(60), frame(14)] {
+        assert_eq!(driver.pair().receive(20 * SECOND)?.expect("a frame").1, whole);
+        assert_eq!(from_guest(), whole);
+    }
+    assert_eq!(dropped(net, "receive", "malformed")?, 2);
+    assert_eq!(dropped(net, "transmit", "malformed")?, 2);
+    Ok(())
+}
+
+#[test]
+fn what_is_too_short_for_a_frame_is_dropped_and_counted() -> Result<(), Error> {
+    let net = Net::new()?;
+    let path = net.folder().join("stream.sock");
+    let listener = UnixListener::bind(&path).unwrap();
+    let net = net.arg("--stream").arg(path.display().to_string()).start()?;
+    let (mut peer, _) = listener.accept().unwrap();
+    let mut other = peer.try_clone().unwrap();
+    short_ones_are_dropped(&net, |bytes| write_frame(&mut other, bytes), || read_frame(&mut peer))?;
+
+    let net = Net::new()?;
+    let path = net.folder().join("datagram.sock");
+    let peer = UnixDatagram::bind(&path).unwrap();
+    let net = net.arg("--datagram").arg(path.display().to_string()).start()?;
+    let mut bytes = vec![0; 2000];
+    let (_, address) = peer.recv_from(&mut bytes).unwrap();
+    let own = address.as_pathname().expect("a name to answer to");
+    short_ones_are_dropped(
+        &net,
+        |bytes| assert_eq!(peer.send_to(bytes, own).unwrap(), bytes.len()),
+        || {
+            let count = peer.recv(&mut bytes).unwrap();
+            bytes[..count].to_vec()
+        },
+    )
 }
 
 #[test]

@@ -12,7 +12,7 @@ use vmm_sys_util::timerfd::TimerFd;
 use super::filter::Filter;
 use super::statistics::Receiving;
 use crate::frame::offload::{HEADER, LEGACY_HEADER, Offload};
-use crate::frame::{Ethernet, LONGEST, Mac, ORDINARY, longest};
+use crate::frame::{ETHERNET, Ethernet, LONGEST, Mac, ORDINARY, longest};
 use crate::host::space::Space;
 use crate::host::{Port, Received};
 
@@ -76,6 +76,7 @@ struct Arrived {
 /// Why the guest does not get a frame.
 #[derive(Clone, Copy, Debug)]
 enum Dropped {
+    Malformed,
     Filtered,
     TooLong,
 }
@@ -158,6 +159,7 @@ impl Receiver {
             };
             if let Some(dropped) = arrived.dropped {
                 match dropped {
+                    Dropped::Malformed => statistics.malformed.add(1),
                     Dropped::Filtered => statistics.filtered.add(1),
                     Dropped::TooLong => statistics.too_long.add(1),
                 }
@@ -245,8 +247,13 @@ impl Receiver {
             !Offload::is_segmented(&first)
         };
         self.expect(length);
-        let dropped =
-            if !wanted { Some(Dropped::Filtered) } else { is_too_long.then_some(Dropped::TooLong) };
+        let dropped = if length.saturating_sub(skip) < ETHERNET {
+            Some(Dropped::Malformed)
+        } else if !wanted {
+            Some(Dropped::Filtered)
+        } else {
+            is_too_long.then_some(Dropped::TooLong)
+        };
         Some(Arrived { length, placed: length.min(room), header, dropped })
     }
 

@@ -26,6 +26,8 @@ pub(super) struct Receiving {
     pub(super) bytes: Counter,
     /// Longer than the medium's, to be cut by the guest.
     pub(super) unsegmented: Counter,
+    /// They were too short for an Ethernet header.
+    pub(super) malformed: Counter,
     /// The guest had no room.
     pub(super) no_room: Counter,
     /// They did not fit into one buffer, or were longer than the MTU allows.
@@ -71,6 +73,7 @@ impl Statistics {
                 "bytes": rx.bytes.get(),
                 "unsegmented": rx.unsegmented.get(),
                 "dropped": {
+                    "malformed": rx.malformed.get(),
                     "no-room": rx.no_room.get(),
                     "too-long": rx.too_long.get(),
                     "filtered": rx.filtered.get(),
