@@ -230,7 +230,7 @@ fn a_bad_setting_is_one_sentence_and_no_restart() {
     command.args(["--socket-path", "/nonexistent/scsi.sock"]);
     let (code, said) = fails(command);
     assert_eq!((code, said.lines().count()), (Some(1), 1), "{said}");
-    assert!(said.contains("--socket-path /nonexistent/scsi.sock: cannot listen"), "{said}");
+    assert!(said.contains("--socket-path /nonexistent/scsi.sock: there is no folder"), "{said}");
 
     let _first = bench.start();
     let (code, said) = fails(bench.with_socket());

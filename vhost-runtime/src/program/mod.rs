@@ -83,6 +83,28 @@ pub enum ProgramError {
     /// Where sockets are to be.
     #[error("{0} {1}: there is no such folder, make it first")]
     NoFolder(&'static str, PathBuf),
+    /// The folder that a socket is to be in is missing.
+    #[error("{option} {path}: there is no folder {folder}, make it first")]
+    NoParent {
+        /// Which option.
+        option: &'static str,
+        /// Where the socket is to be.
+        path: PathBuf,
+        /// What is missing.
+        folder: PathBuf,
+    },
+    /// Two sockets are to be in one place.
+    #[error(
+        "{option} {path}: this path is given twice, to {first} before: each socket needs its own"
+    )]
+    Twice {
+        /// Which option.
+        option: &'static str,
+        /// Where.
+        path: PathBuf,
+        /// Which option named it before.
+        first: &'static str,
+    },
     /// Not a socket.
     #[error("--fd {fd}: not an open Unix stream socket: {error}")]
     Fd {

@@ -1,5 +1,6 @@
 //! The sockets of a program: made by path, passed by descriptor, or by systemd.
 
+use std::collections::HashMap;
 use std::io;
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
@@ -47,6 +48,17 @@ impl Place {
             Ok(_) => Ok(Found::LeftBehind),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Found::Nothing),
             Err(error) => Err(self.failed(error)),
+        }
+    }
+
+    fn check_folder(&self) -> Result<(), ProgramError> {
+        match self.path.parent() {
+            // A name alone is of the folder that the program is in.
+            Some(folder) if !folder.as_os_str().is_empty() && !folder.is_dir() => {
+                let (option, path, folder) = (self.option, self.path.clone(), folder.to_owned());
+                Err(ProgramError::NoParent { option, path, folder })
+            }
+            _ => Ok(()),
         }
     }
 }
@@ -98,13 +110,31 @@ impl Socket {
     /// It could not.
     pub fn listen(option: &'static str, path: &Path, private: bool) -> Result<Self, ProgramError> {
         let place = Place { path: path.to_owned(), option, private };
-        place.check_free()?;
+        if place.check_free()? == Found::Nothing {
+            place.check_folder()?;
+        }
         let failed = |error: Errno| place.failed(error);
         SocketAddrUnix::new(path).map_err(failed)?;
         let (family, kind) = (net::AddressFamily::UNIX, net::SocketType::STREAM);
         let socket =
             net::socket_with(family, kind, net::SocketFlags::CLOEXEC, None).map_err(failed)?;
         Ok(Self::Listening { listener: socket.into(), path: Some(place), published: None })
+    }
+
+    /// Checks that each of them has a path of its own, before one finds another where it is to be.
+    pub(crate) fn check_apart(sockets: &[&mut Self]) -> Result<(), ProgramError> {
+        let places = sockets.iter().filter_map(|socket| match socket {
+            Self::Listening { path, .. } => path.as_ref(),
+            Self::Connected(_) | Self::HandedOver => None,
+        });
+        let mut taken = HashMap::new();
+        for Place { path, option, .. } in places {
+            let absolute = std::path::absolute(path).unwrap_or_else(|_| path.clone());
+            if let Some(first) = taken.insert(absolute, *option) {
+                return Err(ProgramError::Twice { option, path: path.clone(), first });
+            }
+        }
+        Ok(())
     }
 
     /// Where it is, by whatever it was made: `None` if it has no name.
@@ -303,6 +333,19 @@ mod tests {
         assert!((1..1000).contains(&waiting.len()));
         let another = Socket::listen("--socket-path", &path, false);
         assert!(matches!(another, Err(ProgramError::InUse(..))));
+    }
+
+    #[test]
+    fn each_socket_has_a_path_of_its_own_in_a_folder_that_is_there() {
+        let listen = |option, path: &str| Socket::listen(option, &folder().join(path), false);
+        let mut sockets = [("--switch", "a"), ("--switch", "b"), ("--control", "./a")]
+            .map(|(option, path)| listen(option, path).unwrap());
+        let [one, other, same] = &mut sockets;
+        assert!(Socket::check_apart(&[&mut *one, other]).is_ok());
+        let said = Socket::check_apart(&[one, other, same]).unwrap_err().to_string();
+        assert!(said.starts_with("--control ") && said.contains("twice, to --switch"), "{said}");
+        let said = listen("--control", "nowhere/a").unwrap_err().to_string();
+        assert!(said.ends_with("/nowhere, make it first"), "{said}");
     }
 
     #[test]

@@ -45,13 +45,14 @@ pub enum Role {
 /// is ready, and stay open for the next one.
 ///
 /// # Errors
-/// In the supervisor: the serving process was killed too often; a socket can't listen; the host
-/// refuses.
+/// Two sockets have one path. In the supervisor: the serving process was killed too often; a socket
+/// can't listen; the host refuses.
 pub fn start(
     sockets: &mut [&mut Socket],
     shutdown: &Shutdown,
     confinement: Confinement,
 ) -> Result<Role, ProgramError> {
+    Socket::check_apart(sockets)?;
     if confinement == Confinement::Off {
         return Ok(Role::Serve(Link::alone()));
     }
