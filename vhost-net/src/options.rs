@@ -48,7 +48,9 @@ pub struct BackendArgs {
     pub tap: Option<String>,
 
     /// To the interface that is open as these descriptors, one for each pair of queues
-    #[arg(long, value_name = "N[,N…]", value_delimiter = ',', num_args = 1..=64)]
+    // A negative number is a wrong value, here and below, and not an option that nobody knows.
+    #[arg(long, value_name = "N[,N…]", value_delimiter = ',', num_args = 1..=64,
+        allow_negative_numbers = true)]
     pub tap_fd: Vec<RawFd>,
 
     /// To a peer of a stream: QEMU, passt, gvproxy
@@ -76,15 +78,18 @@ pub struct CardArgs {
     pub mac: Option<Mac>,
 
     /// The longest packet that the network carries, in bytes, which the guest is told
-    #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u16).range(68..))]
+    #[arg(long, value_name = "BYTES", allow_negative_numbers = true,
+        value_parser = clap::value_parser!(u16).range(68..))]
     pub mtu: Option<u16>,
 
     /// Pairs of queues at most, of which an interface may have one alone [default: the host's processors]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=64))]
+    #[arg(long, value_name = "N", allow_negative_numbers = true,
+        value_parser = clap::value_parser!(u16).range(1..=64))]
     pub queues: Option<u16>,
 
     /// The speed in Mbit/s that the guest is told
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(0..=0x7fff_ffff))]
+    #[arg(long, value_name = "N", allow_negative_numbers = true,
+        value_parser = clap::value_parser!(u32).range(0..=0x7fff_ffff))]
     pub speed: Option<u32>,
 
     /// The same of both directions
@@ -221,6 +226,7 @@ mod tests {
             "vhost-net --socket-path /s --switch /a",
             "vhost-net --socket-path /s --tap a --queues 65",
             "vhost-net --socket-path /s --tap a --mtu 67",
+            "vhost-net --socket-path /s --stream host:65536",
             "vhost-net --socket-path /s --tap a --mac 01:00:00:00:00:00",
             "vhost-net --switch /a,speed=1",
         ] {

@@ -264,12 +264,18 @@ fn what_cannot_be_had_is_told_in_one_sentence() -> Result<(), Error> {
             "--tap much-too-long-a-name",
             "--tap much-too-long-a-name: an interface's name has 1 to 15",
         ),
+        ("--tap a:b", "--tap a:b: an interface's name has 1 to 15"),
         ("--tap-fd 77", "--tap-fd 77: no open TAP or macvtap interface"),
         ("--tap-fd 7,7", "--tap-fd 7: it is there twice"),
+        ("--tap-fd -1", "--tap-fd -1: no open TAP or macvtap interface"),
         ("--tap-fd 0", "--tap-fd 0: no open TAP or macvtap interface"),
         ("--stream /nowhere/sock", "--stream /nowhere/sock: nobody can be reached there"),
+        ("--stream host:65536", "65536 is no port: those are 1 to 65535"),
         ("--datagram /nowhere/sock", "--datagram /nowhere/sock: nobody can be reached there"),
         ("--stream 127.0.0.1:1 --queues 2", "--queues 2: a stream has one pair of queues"),
+        ("--tap t --queues -1", "'-1' for '--queues <N>': -1 is not in 1..=64"),
+        ("--tap t --mtu -1", "'-1' for '--mtu <BYTES>': -1 is not in 68..=65535"),
+        ("--tap t --speed -1", "'-1' for '--speed <N>': -1 is not in 0..=2147483647"),
         ("--user --features tso=off", "error: there is no feature tso"),
         ("--tap t --mac 1:2:3", "write it as six bytes"),
         ("", "required arguments were not provided"),
@@ -283,6 +289,11 @@ fn what_cannot_be_had_is_told_in_one_sentence() -> Result<(), Error> {
         let sentence = sentence.trim_start_matches("error: ");
         assert!(said.contains(sentence), "{arguments}: {said}");
     }
+    let net = Net::switch(1)?;
+    let path = net.port(0).display().to_string();
+    let output = net.arg("--switch").arg(&path).command()?.output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains(&format!("--switch {path}: this path is given twice")), "{said}");
     let mut command = Net::new()?.arg("--user").command()?;
     let output = command.env("PATH", "/nowhere").output().unwrap();
     let said = String::from_utf8_lossy(&output.stderr);

@@ -28,11 +28,15 @@ impl FromStr for Place {
 
     /// What has a slash is a path, what ends in a port is not.
     fn from_str(text: &str) -> Result<Self, String> {
-        let port = text.rsplit_once(':').filter(|(host, _)| !host.is_empty());
-        let port = port.and_then(|(_, port)| port.parse::<u16>().ok());
-        match (text.contains('/'), port) {
-            (false, Some(port)) if port != 0 => Ok(Self::Tcp(text.to_owned())),
+        let is_port = |port: &str| !port.is_empty() && port.bytes().all(|b| b.is_ascii_digit());
+        match text.rsplit_once(':') {
             _ if text.is_empty() => Err(String::from("write it as PATH or HOST:PORT")),
+            Some((host, port)) if !host.is_empty() && !text.contains('/') && is_port(port) => {
+                match port.parse::<u16>() {
+                    Ok(1..) => Ok(Self::Tcp(text.to_owned())),
+                    _ => Err(format!("{port} is no port: those are 1 to 65535")),
+                }
+            }
             _ => Ok(Self::Unix(text.into())),
         }
     }
@@ -87,6 +91,10 @@ mod tests {
         assert_eq!("/run/a:1".parse(), unix("/run/a:1"));
         assert_eq!("host:1".parse(), Ok(Place::Tcp(String::from("host:1"))));
         assert_eq!("[::1]:5000".parse(), Ok(Place::Tcp(String::from("[::1]:5000"))));
-        assert!("".parse::<Place>().is_err());
+        assert_eq!("host:+1".parse(), unix("host:+1"));
+        assert_eq!("./host:0".parse(), unix("./host:0"));
+        for wrong in ["", "host:0", "host:65536", "host:99999999999999999999"] {
+            assert!(wrong.parse::<Place>().is_err(), "{wrong}");
+        }
     }
 }

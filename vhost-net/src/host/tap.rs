@@ -20,7 +20,9 @@ const CLONE: &str = "/dev/net/tun";
 #[derive(Debug, thiserror::Error)]
 pub enum TapError {
     /// The kernel has no such names.
-    #[error("--tap {0}: an interface's name has 1 to 15 characters, and no slash or space")]
+    #[error(
+        "--tap {0}: an interface's name has 1 to 15 bytes, without slash, colon, % and space, and is not . or .."
+    )]
     Name(String),
     /// There is no driver, or no permission for it.
     #[error("--tap {name}: {device} cannot be opened: {error}")]
@@ -94,8 +96,7 @@ impl Tap {
     /// See [`TapError`].
     pub fn open(&self) -> Result<Vec<OwnedFd>, TapError> {
         let name = &self.name;
-        let odd = |c: char| c == '/' || c.is_whitespace() || c.is_control();
-        if !(1..=15).contains(&name.len()) || name.contains(odd) || name.contains('%') {
+        if !is_name(name) {
             return Err(TapError::Name(name.clone()));
         }
         if let Some(device) = macvtap(name) {
@@ -176,6 +177,12 @@ impl Tap {
         }
         Ok(queues)
     }
+}
+
+/// Whether an interface may be called so (Linux, `dev_valid_name`). Of a per cent sign the kernel would make a number.
+fn is_name(name: &str) -> bool {
+    let odd = |c: char| matches!(c, '/' | ':' | '%') || c.is_whitespace() || c.is_control();
+    (1..=15).contains(&name.len()) && !matches!(name, "." | "..") && !name.contains(odd)
 }
 
 /// The address that a macvtap interface hands frames on for, but for those of groups: its guest should have it.
@@ -356,4 +363,19 @@ pub fn set_attached(queue: BorrowedFd<'_>, attached: bool) -> io::Result<()> {
 pub fn calls() -> [Call; 3] {
     let ioctl = |request: libc::c_ulong| Call::ioctl(u32::try_from(request).unwrap_or(0));
     [ioctl(libc::TUNSETOFFLOAD), ioctl(libc::TUNSETVNETHDRSZ), ioctl(libc::TUNSETQUEUE)]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_that_no_interface_has_are_told() {
+        for right in ["t", "tap0", "br-lan.7", "fifteen-bytes-x", "..."] {
+            assert!(is_name(right), "{right}");
+        }
+        for wrong in ["", ".", "..", "a/b", "a:b", "a b", "a\t", "tap%d", "sixteen-bytes-xx"] {
+            assert!(!is_name(wrong), "{wrong}");
+        }
+    }
 }
