@@ -256,6 +256,26 @@ fn what_is_too_short_for_a_frame_is_dropped_and_counted() -> Result<(), Error> {
 }
 
 #[test]
+fn an_interface_is_had_by_one_process() -> Result<(), Error> {
+    let network = Namespace::new()?;
+    network.ip("tuntap add dev made mode tap multi_queue")?;
+    for interface in ["made", "tap0"] {
+        let card = || -> Result<Net, Error> {
+            Ok(Net::new()?.arg("--tap").arg(interface).arg("--queues").arg("4"))
+        };
+        let first = card()?.start_in(&network)?;
+        let mut command = card()?.command()?;
+        network.confine(&mut command)?;
+        let output = command.output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(said.contains("another process uses it"), "{said}");
+        drop(first);
+        card()?.start_in(&network)?;
+    }
+    Ok(())
+}
+
+#[test]
 fn what_cannot_be_had_is_told_in_one_sentence() -> Result<(), Error> {
     let network = Namespace::new()?;
     for (arguments, sentence) in [

@@ -1,13 +1,14 @@
 //! Where a card's frames go.
 //!
-//! - [`broker`]: what opens the host's side, and opens it again: [`tap`], [`place`] (streams), [`datagram`],
-//!   [`passt`];
+//! - [`broker`]: what opens the host's side, and opens it again: [`tap`] (by what [`interface`] tells),
+//!   [`place`] (streams), [`datagram`], [`passt`];
 //! - [`side`]: the same as the serving process has it;
 //! - [`switch`]: the guests of this machine among each other;
 //! - [`Port`]: one pair of queues' way to any of them, in [`space`]s of memory.
 
 pub mod broker;
 pub mod datagram;
+mod interface;
 mod line;
 pub mod passt;
 pub mod place;

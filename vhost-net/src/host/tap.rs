@@ -7,14 +7,19 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 use vhost_runtime::sandbox::Call;
 
+use super::interface;
 use crate::frame::Mac;
 use crate::frame::offload::Accepted;
 
 /// The character device by which TAP interfaces are made and opened.
 const CLONE: &str = "/dev/net/tun";
+/// How long the processes of a program that was killed may take to follow it, and how often that is seen.
+const DYING: Duration = Duration::from_secs(1);
+const PAUSE: Duration = Duration::from_millis(20);
 
 /// Why an interface can't be had.
 #[derive(Debug, thiserror::Error)]
@@ -95,13 +100,25 @@ impl Tap {
     /// # Errors
     /// See [`TapError`].
     pub fn open(&self) -> Result<Vec<OwnedFd>, TapError> {
-        let name = &self.name;
-        if !is_name(name) {
-            return Err(TapError::Name(name.clone()));
+        if !is_name(&self.name) {
+            return Err(TapError::Name(self.name.clone()));
         }
-        if let Some(device) = macvtap(name) {
+        if let Some(device) = macvtap(&self.name) {
             return self.open_macvtap(&device);
         }
+        let end = Instant::now().checked_add(DYING);
+        loop {
+            match self.open_tap() {
+                Err(TapError::Busy(_)) if end.is_some_and(|end| Instant::now() < end) => {
+                    std::thread::sleep(PAUSE);
+                }
+                other => return other,
+            }
+        }
+    }
+
+    fn open_tap(&self) -> Result<Vec<OwnedFd>, TapError> {
+        let name = &self.name;
         let multi_queue = self.queues > 1;
         let first = match self.attach(multi_queue) {
             // It is there, and of the other kind.
@@ -111,6 +128,10 @@ impl Tap {
             other => other.map(|file| (file, multi_queue)),
         };
         let (first, multi_queue) = first.map_err(|error| self.refused(error))?;
+        // The kernel lets several have queues of one interface: each has a part of the frames.
+        if multi_queue && interface::open_queues(self.index()).is_ok_and(|open| open > Some(1)) {
+            return Err(TapError::Busy(name.clone()));
+        }
         let wanted = if multi_queue { self.queues } else { 1 };
         let mut queues = vec![OwnedFd::from(first)];
         for _ in 1..wanted {
@@ -124,9 +145,14 @@ impl Tap {
     /// Whether there is an interface of this name.
     #[must_use]
     pub fn exists(&self) -> bool {
+        self.index() != 0
+    }
+
+    /// Its number; 0 if there is none of this name.
+    fn index(&self) -> u32 {
         let name = CString::new(self.name.as_str()).unwrap_or_default();
         // SAFETY: the name is a C string, which outlives the call.
-        unsafe { libc::if_nametoindex(name.as_ptr()) != 0 }
+        unsafe { libc::if_nametoindex(name.as_ptr()) }
     }
 
     fn attach(&self, multi_queue: bool) -> io::Result<File> {
