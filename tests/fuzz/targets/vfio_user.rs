@@ -68,7 +68,7 @@ fn served() -> &'static [SocketAddr] {
         let addresses: Vec<_> = (0..FUNCTIONS).map(address).collect();
         let listen = |address| {
             let listener = UnixListener::bind_addr(address).expect("a socket");
-            Socket::Listening { listener, path: None, published: false }
+            Socket::Listening { listener, path: None, published: None }
         };
         let sockets: Vec<_> = addresses.iter().map(listen).collect();
         let host = Host::new(Kind::EhciWithUhci).expect("a descriptor");
