@@ -36,7 +36,7 @@ pub use guest::{
 };
 pub use host::{Tool, cargo, ensure_tools, program, workspace};
 pub use machine::{Dpdk, Kernel, Machine, Qemu, Spice, Version};
-pub use process::{Process, memory, serving, spawn, spawn_listening};
+pub use process::{Process, children, memory, serving, spawn, spawn_listening};
 pub use progress::{Step, during};
 pub use python::python;
 pub use scsi::{Scsi, make};

@@ -97,17 +97,20 @@ pub fn memory(process: u32, name: &str) -> Result<Option<u64>, Error> {
     Ok(line.and_then(|line| line.split_whitespace().next()?.parse().ok()))
 }
 
+/// The processes that a process has started, and what they are called.
+pub fn children(process: u32) -> Vec<(u32, String)> {
+    let children = fs::read_to_string(format!("/proc/{process}/task/{process}/children"));
+    let children = children.unwrap_or_default();
+    let children = children.split_whitespace().filter_map(|child| child.parse().ok());
+    let name = |child| fs::read_to_string(format!("/proc/{child}/comm")).unwrap_or_default();
+    children.map(|child: u32| (child, name(child).trim_end().to_owned())).collect()
+}
+
 /// The process that serves for a program of ours whose supervisor has this id; `None` if none does,
 /// or if the program was started without a supervisor.
 pub fn serving(supervisor: u32) -> Option<u32> {
-    let children = fs::read_to_string(format!("/proc/{supervisor}/task/{supervisor}/children"));
-    let is_broker = |child: &u32| {
-        let name = fs::read_to_string(format!("/proc/{child}/comm")).unwrap_or_default();
-        name.trim_end().ends_with("broker")
-    };
-    let children = children.ok()?;
-    let mut children = children.split_whitespace().filter_map(|child| child.parse().ok());
-    children.find(|child| !is_broker(child))
+    let mut children = children(supervisor).into_iter();
+    children.find(|(_, name)| !name.ends_with("broker")).map(|(child, _)| child)
 }
 
 /// A program to start, and whom to tell.

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use vhost_net::confinement;
 use vhost_net::control::Manager;
 use vhost_net::frame::Mac;
-use vhost_net::host::broker::{self, Backend, HostError};
+use vhost_net::host::broker::{self, Backend, HostError, Started};
 use vhost_net::host::datagram::Peer;
 use vhost_net::host::passt::Passt;
 use vhost_net::host::side::Side;
@@ -22,7 +22,7 @@ use vhost_net::host::{Kind, passt};
 use vhost_net::options::{CardArgs, Duplex, Options, Verb};
 use vhost_net::virtio::card::{Backing, Card, Settings};
 use vhost_runtime::arguments::{self, ArgumentError};
-use vhost_runtime::broker::Channel;
+use vhost_runtime::broker::{Channel, Lasting};
 use vhost_runtime::control::{self, Events};
 use vhost_runtime::program::{self, Confinement, ProgramError, Shutdown, Socket};
 use vhost_runtime::sandbox::Sandbox;
@@ -82,7 +82,7 @@ fn run(options: &Options) -> Result<ExitCode, Failure> {
     let mut sandbox = Sandbox::new(inherited);
     program::start_logging(options.program.verbose);
     program::raise_file_limit()?;
-    let host = Host::open(options)?;
+    let (host, broker) = Host::open(options)?;
     let shutdown = Shutdown::new()?;
     let mut vmms = match &host {
         Host::Switch => {
@@ -95,14 +95,14 @@ fn run(options: &Options) -> Result<ExitCode, Failure> {
     let mut clients = control::Listener::from_args(&options.program)?;
     let mut sockets: Vec<&mut Socket> = vmms.iter_mut().collect();
     sockets.extend(clients.as_mut().map(control::Listener::socket));
-    let link = match supervisor::start(&mut sockets, &shutdown, options.program.sandbox)? {
+    let link = match supervisor::start(&mut sockets, &shutdown, options.program.sandbox, broker)? {
         Role::Serve(link) => link,
         Role::Ended(code) => return Ok(ExitCode::from(code)),
     };
 
     let events = Events::default();
-    let Served { cards, side } =
-        host.cards(options, name, &events, &link).map_err(Failure::Card)?;
+    let served = host.cards(options, name, &events, &link, &shutdown).map_err(Failure::Card)?;
+    let Some(Served { cards, side }) = served else { return Ok(ExitCode::SUCCESS) };
     if options.program.sandbox == Confinement::On {
         let has_tap = options.backend.tap.is_some() || !options.backend.tap_fd.is_empty();
         confinement::allow(&mut sandbox, has_tap);
@@ -169,7 +169,7 @@ enum Host {
 }
 
 impl Host {
-    fn open(options: &Options) -> Result<Self, Failure> {
+    fn open(options: &Options) -> Result<(Self, Option<Lasting>), Failure> {
         let backend = &options.backend;
         let descriptors = backend.tap_fd.iter().chain(&options.program.fd);
         unique("--tap-fd", descriptors.copied())?;
@@ -197,26 +197,27 @@ impl Host {
         } else if backend.switch.len() < 2 {
             return Err(Failure::Lonely);
         } else {
-            return Ok(Self::Switch);
+            return Ok((Self::Switch, None));
         };
         let what = if kind == Kind::Stream { "a stream" } else { "a socket of datagrams" };
         if let Some(wanted) = wanted.filter(|wanted| *wanted > 1 && kind != Kind::Tap) {
             return Err(Failure::Queues(wanted, what));
         }
-        let (queues, channel) = broker::start(opened)?;
+        let Started { queues, channel, broker } = broker::start(opened)?;
         let pairs = u16::try_from(queues).unwrap_or(QUEUES).min(QUEUES);
         let pairs = wanted.map_or(pairs, |wanted| wanted.min(pairs));
-        Ok(Self::Broker { kind, pairs, mac, channel: Some(channel) })
+        Ok((Self::Broker { kind, pairs, mac, channel: Some(channel) }, Some(broker)))
     }
 
-    /// The cards, and what of the host they stand on.
+    /// The cards, and what of the host they stand on. `None`: the program is to end.
     fn cards(
         self,
         options: &Options,
         name: String,
         events: &Events,
         link: &Link,
-    ) -> std::io::Result<Served> {
+        shutdown: &Shutdown,
+    ) -> std::io::Result<Option<Served>> {
         let card = |name: String, mac: Option<Mac>, pairs, backing| {
             let mac = mac.unwrap_or_else(|| Mac::of_name(&name));
             let settings = settings(&options.card, name, mac, pairs);
@@ -225,10 +226,11 @@ impl Host {
         match self {
             Self::Broker { kind, pairs, mac, channel } => {
                 let channel = channel.ok_or(std::io::ErrorKind::NotConnected)?;
-                let side = Arc::new(Side::new(kind, channel)?);
+                let Some(side) = Side::new(kind, channel, shutdown)? else { return Ok(None) };
+                let side = Arc::new(side);
                 let backing = Backing::Host(kind, Arc::clone(&side));
                 let cards = vec![card(name, options.card.mac.or(mac), pairs, backing)];
-                Ok(Served { cards, side: Some(side) })
+                Ok(Some(Served { cards, side: Some(side) }))
             }
             Self::Switch => {
                 let ports = &options.backend.switch;
@@ -238,7 +240,7 @@ impl Host {
                     let backing = Backing::Switch(Arc::clone(&switch), number);
                     card(port.path.display().to_string(), port.mac, pairs, backing)
                 });
-                Ok(Served { cards: cards.collect(), side: None })
+                Ok(Some(Served { cards: cards.collect(), side: None }))
             }
         }
     }

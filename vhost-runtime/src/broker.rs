@@ -5,6 +5,7 @@
 //! can mean only what the command line allowed before.
 
 use std::ffi::CStr;
+use std::fmt;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
@@ -15,6 +16,7 @@ use rustix::net::{
     SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg,
     sendmsg, socketpair,
 };
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 /// Descriptors in a message at most.
 pub const FDS: usize = 64;
@@ -102,12 +104,39 @@ impl Channel {
     }
 }
 
+/// A broker, as whoever started it sees it: its descriptor becomes readable when it has ended.
+#[derive(Debug)]
+pub struct Process {
+    pub(crate) pid: Pid,
+    pub(crate) fd: OwnedFd,
+}
+
+impl AsFd for Process {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+/// A broker that is to live as long as the program: its supervisor starts another when it was killed.
+pub struct Lasting {
+    /// The one that runs.
+    pub process: Process,
+    /// Starts another.
+    pub again: Box<dyn FnMut() -> io::Result<Process>>,
+}
+
+impl fmt::Debug for Lasting {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Lasting").field("process", &self.process).finish_non_exhaustive()
+    }
+}
+
 /// Forks a broker that is called `name`, before any thread is started: it keeps the standard streams and the
-/// descriptors `kept`, does `work`, and ends.
+/// descriptors `kept`, does `work`, and ends. It leads a process group, which has what it starts, too.
 ///
 /// # Errors
 /// The host refuses.
-pub fn start(name: &CStr, kept: &[RawFd], work: impl FnOnce()) -> io::Result<()> {
+pub fn start(name: &CStr, kept: &[RawFd], work: impl FnOnce()) -> io::Result<Process> {
     // SAFETY: this process has one thread (the caller's promise), so the child finds every lock free; it
     // never returns from here.
     match unsafe { libc::fork() } {
@@ -115,13 +144,17 @@ pub fn start(name: &CStr, kept: &[RawFd], work: impl FnOnce()) -> io::Result<()>
         0 => {
             // What it is called does not matter to it.
             let _ = rustix::thread::set_name(name);
+            let _ = rustix::process::setpgid(None, None); // a child of ours: nothing forbids it
             block_signals();
             close_others(kept);
             work();
             // SAFETY: it ends this process, without what belongs to the other one.
             unsafe { libc::_exit(0) }
         }
-        _ => Ok(()),
+        pid => {
+            let pid = Pid::from_raw(pid).ok_or(io::ErrorKind::Other)?;
+            Ok(Process { pid, fd: pidfd_open(pid, PidfdFlags::empty())? })
+        }
     }
 }
 

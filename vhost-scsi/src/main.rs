@@ -53,7 +53,7 @@ fn run(options: &Options) -> Result<ExitCode, Failure> {
     let mut clients = control::Listener::from_args(&options.program)?;
     let mut sockets = vec![&mut socket];
     sockets.extend(clients.as_mut().map(control::Listener::socket));
-    let link = match supervisor::start(&mut sockets, &shutdown, options.program.sandbox)? {
+    let link = match supervisor::start(&mut sockets, &shutdown, options.program.sandbox, None)? {
         Role::Serve(link) => link,
         Role::Ended(code) => return Ok(ExitCode::from(code)),
     };

@@ -68,7 +68,7 @@ fn run(options: &Options) -> Result<ExitCode, Failure> {
     let mut clients = control::Listener::from_args(&options.program)?;
     let mut sockets: Vec<&mut Socket> = vmms.iter_mut().collect();
     sockets.extend(clients.as_mut().map(control::Listener::socket));
-    let link = match supervisor::start(&mut sockets, &shutdown, options.program.sandbox)? {
+    let link = match supervisor::start(&mut sockets, &shutdown, options.program.sandbox, None)? {
         Role::Serve(link) => link,
         Role::Ended(code) => {
             if code == 0 {

@@ -8,7 +8,7 @@
 use std::io::{Read, Write};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use arbitrary::{Result, Unstructured};
@@ -24,6 +24,7 @@ use vhost_runtime::broker::Channel;
 use vhost_runtime::control::Events;
 use vhost_runtime::device::{Device, QueueWorker, Queues};
 use vhost_runtime::memory::{Memory, RegionSpec};
+use vhost_runtime::program::Shutdown;
 use vhost_runtime::queue::{Base, Queue, RingSetup};
 use vhost_runtime::supervisor::Keeper;
 use vm_memory::{Bytes, GuestAddress};
@@ -175,6 +176,14 @@ fn settings(name: &str) -> Settings {
     }
 }
 
+/// Nobody asks for the end.
+fn shutdown() -> &'static Shutdown {
+    static SHUTDOWN: OnceLock<Shutdown> = OnceLock::new();
+    // Signals are taken from the thread that asks for that.
+    let take = || std::thread::spawn(Shutdown::new).join().expect("no panic");
+    SHUTDOWN.get_or_init(|| take().expect("signals"))
+}
+
 fn run(input: &mut Unstructured<'_>) -> Result<()> {
     let card = |name: &str, backing| {
         Arc::new(Card::new(settings(name), backing, Events::default(), Keeper::default()))
@@ -186,7 +195,8 @@ fn run(input: &mut Unstructured<'_>) -> Result<()> {
             theirs.set_nonblocking(true).expect("a socket");
             let (near, far) = Channel::pair().expect("sockets");
             far.send(3, &[ours.as_fd()]).expect("a message");
-            let side = Arc::new(Side::new(Kind::Stream, near).expect("a stream"));
+            let side = Side::new(Kind::Stream, near, shutdown()).expect("a stream");
+            let side = Arc::new(side.expect("nobody wants the end"));
             let stream = card("stream", Backing::Host(Kind::Stream, side));
             (vec![Guest::new(stream, features[0])], Some((theirs, far)))
         } else {

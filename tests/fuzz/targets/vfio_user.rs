@@ -81,7 +81,7 @@ fn served() -> &'static [SocketAddr] {
         }
         thread::spawn(move || {
             let shutdown = Shutdown::new().expect("signals");
-            let role = supervisor::start(&mut [], &shutdown, Confinement::Off);
+            let role = supervisor::start(&mut [], &shutdown, Confinement::Off, None);
             let Ok(Role::Serve(link)) = role else {
                 panic!("no supervisor, and so no other process")
             };

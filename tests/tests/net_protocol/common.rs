@@ -1,11 +1,16 @@
 //! What the tests here share.
 
+use std::io::Read;
+use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 use lab::Error;
+use lab::driver::NET_HEADER;
 use lab::net::{Header, Net, Packets};
 
 pub(crate) const SECOND: Duration = Duration::from_secs(1);
+/// A header that asks for nothing.
+pub(crate) const NOTHING: [u8; NET_HEADER] = [0; NET_HEADER];
 /// An experimental protocol (IEEE 802), which no host answers.
 const PROTOCOL: [u8; 2] = [0x88, 0xb5];
 
@@ -66,4 +71,23 @@ pub(crate) fn dropped(net: &Net, direction: &str, why: &str) -> Result<u64, Erro
     let stats = net.ctl(&["stats"])?;
     let count = &stats[0]["pairs"][0][direction]["dropped"][why];
     Ok(count.as_u64().unwrap_or_else(|| panic!("{why}: {stats}")))
+}
+
+/// Waits until the link is up, or down.
+pub(crate) fn await_link(net: &Net, up: bool) -> Result<(), Error> {
+    let end = Instant::now() + 20 * SECOND;
+    while net.ctl(&["list"])?[0]["link"] != up {
+        assert!(Instant::now() < end, "the link does not become {up}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    Ok(())
+}
+
+/// Reads a frame as QEMU's and passt's streams have it.
+pub(crate) fn read_frame(stream: &mut UnixStream) -> Vec<u8> {
+    let mut length = [0; 4];
+    stream.read_exact(&mut length).unwrap();
+    let mut frame = vec![0; u32::from_be_bytes(length) as usize];
+    stream.read_exact(&mut frame).unwrap();
+    frame
 }

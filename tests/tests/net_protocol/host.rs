@@ -1,26 +1,14 @@
 //! What becomes of the host's side: interfaces that are taken away, peers that go and come.
 
-use std::io::{Read, Write};
+use std::io::Write;
 use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 use std::time::{Duration, Instant};
 
 use lab::Error;
-use lab::driver::{NET_HEADER, NetDriver, NetOptions};
+use lab::driver::{NetDriver, NetOptions};
 use lab::net::{Header, Namespace, Net, Packets};
 
-use super::common::{SECOND, dropped, frame, noise};
-
-const NOTHING: [u8; NET_HEADER] = [0; NET_HEADER];
-
-/// Waits until the link is up, or down.
-fn await_link(net: &Net, up: bool) -> Result<(), Error> {
-    let end = Instant::now() + 20 * SECOND;
-    while net.ctl(&["list"])?[0]["link"] != up {
-        assert!(Instant::now() < end, "the link does not become {up}");
-        std::thread::sleep(Duration::from_millis(20));
-    }
-    Ok(())
-}
+use super::common::{NOTHING, SECOND, await_link, dropped, frame, noise, read_frame};
 
 #[test]
 fn an_interface_that_is_taken_away_is_picked_up_again() -> Result<(), Error> {
@@ -73,15 +61,6 @@ fn an_interface_that_it_made_stays_when_the_process_is_killed() -> Result<(), Er
         std::thread::sleep(Duration::from_millis(20));
     }
     Ok(())
-}
-
-/// Reads a frame as QEMU's and passt's streams have it.
-fn read_frame(stream: &mut UnixStream) -> Vec<u8> {
-    let mut length = [0; 4];
-    stream.read_exact(&mut length).unwrap();
-    let mut frame = vec![0; u32::from_be_bytes(length) as usize];
-    stream.read_exact(&mut frame).unwrap();
-    frame
 }
 
 fn write_frame(stream: &mut UnixStream, frame: &[u8]) {

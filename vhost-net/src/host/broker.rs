@@ -1,12 +1,14 @@
 //! What the broker of this program opens: the host's side of the card, at first and each time that it was
 //! lost. It lives as long as the program, however often the serving process is started again: so a TAP
-//! interface that it made stays, and so does passt.
+//! interface that it made stays, and so does passt. One that is killed is followed by another, which has the
+//! interface still, and starts a passt of its own.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::time::{Duration, Instant};
 
-use vhost_runtime::broker::{self, Channel};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use vhost_runtime::broker::{self, Channel, Lasting, Process};
 
 use super::datagram;
 use super::passt::{Passt, PasstError};
@@ -19,6 +21,8 @@ pub(super) const GONE: u8 = 2;
 /// What it is told: here is the host's side, or there is none now.
 const HERE: u8 = 3;
 const NONE: u8 = 4;
+/// It is asked once more what it has not: whom it asked before was killed.
+pub(super) const AGAIN: u8 = 5;
 
 /// How often it is tried to have again what was lost.
 const PAUSE: Duration = Duration::from_millis(500);
@@ -108,31 +112,43 @@ impl Backend {
     }
 }
 
-/// Opens the host's side, and starts the process that opens it again; returns how many queues it has, and the
-/// serving process's channel. Before any thread is started.
+/// The host's side, open, with a broker that opens it again.
+#[derive(Debug)]
+pub struct Started {
+    /// How many queues it has.
+    pub queues: usize,
+    /// The serving process's channel.
+    pub channel: Channel,
+    /// For the supervisor.
+    pub broker: Lasting,
+}
+
+/// Opens the host's side, and starts the process that opens it again. Before any thread is started.
 ///
 /// # Errors
 /// See [`HostError`].
-pub fn start(mut backend: Backend) -> Result<(usize, Channel), HostError> {
+pub fn start(mut backend: Backend) -> Result<Started, HostError> {
     // passt is to be the broker's own child.
     let open = if let Backend::User(_) = backend { Vec::new() } else { backend.open()? };
     let queues = open.len().max(1);
-    let (ours, theirs) = Channel::pair().map_err(HostError::Broker)?;
-    let fds = open.iter().map(AsRawFd::as_raw_fd);
-    let kept: Vec<RawFd> = fds.chain([ours.as_fd().as_raw_fd()]).collect();
-    let broker = Broker { backend, open, channel: ours, begun: Instant::now() };
-    let work = || {
-        let mut broker = broker;
-        broker.run();
-        broker.backend.clean_up();
-    };
-    broker::start(c"net-broker", &kept, work).map_err(HostError::Broker)?;
-    match theirs.receive() {
-        Ok(message) if message.byte == HERE => Ok((queues, theirs)),
-        _ => Err(PasstError::Silent.into()),
+    let (ours, channel) = Channel::pair().map_err(HostError::Broker)?;
+    let mut broker = Broker { backend, open, channel: ours, begun: Instant::now() };
+    let process = broker.start(Broker::begin).map_err(HostError::Broker)?;
+    if !broker.backend.is_kept() {
+        broker.open.clear(); // the broker's alone
     }
+    let mut fds =
+        [channel.as_fd(), process.as_fd()].map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN));
+    let there = poll(&mut fds, None).is_ok()
+        && matches!(channel.try_receive(), Ok(Some(message)) if message.byte == HERE);
+    if !there {
+        return Err(PasstError::Silent.into());
+    }
+    let again = Box::new(move || broker.start(Broker::take_over));
+    Ok(Started { queues, channel, broker: Lasting { process, again } })
 }
 
+/// What the broker has. Whoever starts it has the same, and with that starts another when it is killed.
 struct Broker {
     backend: Backend,
     open: Vec<OwnedFd>,
@@ -142,25 +158,57 @@ struct Broker {
 }
 
 impl Broker {
-    fn run(&mut self) {
+    /// Starts the process. It begins with `begin`, which has it go on or not.
+    fn start(&mut self, begin: impl FnOnce(&mut Self) -> bool) -> io::Result<Process> {
+        let fds = self.open.iter().map(AsRawFd::as_raw_fd);
+        let kept: Vec<RawFd> = fds.chain([self.channel.as_fd().as_raw_fd()]).collect();
+        broker::start(c"net-broker", &kept, || {
+            if begin(self) {
+                self.run();
+            }
+            self.backend.clean_up();
+        })
+    }
+
+    /// Is the first one.
+    fn begin(&mut self) -> bool {
         if self.open.is_empty() {
             match self.backend.open() {
                 Ok(open) => self.open = open,
                 Err(error) => {
                     log::error!("{error}");
-                    return;
+                    return false;
                 }
             }
         }
-        if self.channel.send(HERE, &[]).is_err() {
-            return;
+        self.channel.send(HERE, &[]).is_ok()
+    }
+
+    /// Takes the place of one that was killed, with what that one had at first: the serving process has it still,
+    /// or what came after it.
+    fn take_over(&mut self) -> bool {
+        if !matches!(self.backend, Backend::Datagram(_)) && !self.has_interface() {
+            self.open.clear();
         }
+        self.begun = Instant::now(); // so that what comes of it is heard before anything is opened
+        self.channel.send(AGAIN, &[]).is_ok()
+    }
+
+    /// An interface is open, which was not taken away.
+    fn has_interface(&self) -> bool {
+        let is_interface = matches!(self.backend, Backend::Tap(_) | Backend::TapFds(_));
+        is_interface && !self.open.is_empty() && self.open.iter().all(tap::is_there)
+    }
+
+    fn run(&mut self) {
         loop {
             let owes = match self.wait() {
                 // What takes long is not waited for: it comes when it is there.
                 Ok(FIRST) => self.answer(),
                 Ok(_) => {
-                    self.open.clear();
+                    if !self.has_interface() {
+                        self.open.clear();
+                    }
                     // A peer that hangs up at once is not kept busy.
                     let pause = PAUSE.checked_sub(self.begun.elapsed()).unwrap_or_default();
                     match is_readable(self.channel.as_fd(), pause) {
@@ -199,11 +247,13 @@ impl Broker {
 
     /// Tries until it has what is owed, or somebody asks. `false`: nobody is there any more.
     fn keep_trying(&mut self) -> bool {
-        if matches!(self.backend, Backend::TapFds(_)) {
-            return true; // nobody here can open it
-        }
         loop {
-            self.open = self.backend.open_again();
+            if self.open.is_empty() {
+                if matches!(self.backend, Backend::TapFds(_)) {
+                    return true; // nobody here can open it
+                }
+                self.open = self.backend.open_again();
+            }
             if !self.open.is_empty() {
                 self.begun = Instant::now();
                 self.answer();
@@ -219,7 +269,6 @@ impl Broker {
 }
 
 fn is_readable(fd: BorrowedFd<'_>, limit: Duration) -> io::Result<bool> {
-    use rustix::event::{PollFd, PollFlags, Timespec, poll};
     let limit = Timespec::try_from(limit).map_err(|_| io::ErrorKind::InvalidInput)?;
     match poll(&mut [PollFd::from_borrowed_fd(fd, PollFlags::IN)], Some(&limit)) {
         Ok(count) => Ok(count > 0),

@@ -63,9 +63,11 @@ impl Passt {
     fn spawn(&mut self) -> Result<(), PasstError> {
         let mut command = Command::new(PROGRAM);
         command.arg("--foreground").arg("--quiet").arg("--socket").arg(self.socket());
-        command.args(&self.arguments).stdin(Stdio::null()).process_group(0);
+        command.args(&self.arguments).stdin(Stdio::null());
         // SAFETY: it makes a system call alone.
         unsafe { command.pre_exec(|| Ok(set_parent_process_death_signal(Some(Signal::TERM))?)) };
+        // In the broker's process group: of a terminal's signals it gets none, and it ends with a broker that is
+        // killed, even where its user is another and the kernel does not see to that.
         self.child = Some(command.spawn().map_err(PasstError::Start)?);
         Ok(())
     }

@@ -2,13 +2,14 @@
 
 use std::fmt;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use vhost_runtime::broker::Channel;
+use vhost_runtime::program::{self, Shutdown};
 
-use super::broker::{FIRST, GONE};
+use super::broker::{AGAIN, FIRST, GONE};
 use super::stream::Framing;
 use super::{Kind, tap};
 
@@ -53,14 +54,21 @@ impl fmt::Debug for Side {
 }
 
 impl Side {
-    /// Asks the broker for what there is.
+    /// Asks the broker for what there is. `None`: the program is to end.
     ///
     /// # Errors
     /// The broker is gone.
-    pub fn new(kind: Kind, channel: Channel) -> io::Result<Self> {
-        channel.send(FIRST, &[])?;
-        let fds = prepared(kind, channel.receive()?.fds);
-        Ok(Self {
+    pub fn new(kind: Kind, channel: Channel, shutdown: &Shutdown) -> io::Result<Option<Self>> {
+        let mut message = None;
+        while message.is_none() {
+            channel.send(FIRST, &[])?;
+            if !program::wait(&[channel.as_fd().as_raw_fd()], shutdown).map_err(io::Error::other)? {
+                return Ok(None);
+            }
+            message = channel.try_receive()?.filter(|message| message.byte != AGAIN);
+        }
+        let fds = message.map(|message| prepared(kind, message.fds)).unwrap_or_default();
+        Ok(Some(Self {
             kind,
             channel,
             there: AtomicBool::new(!fds.is_empty()),
@@ -68,7 +76,7 @@ impl Side {
             state: Mutex::new(State { fds }),
             generation: AtomicU64::new(1),
             told: OnceLock::new(),
-        })
+        }))
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -115,10 +123,15 @@ impl Side {
         self.there.store(false, Ordering::Relaxed);
         self.generation.fetch_add(1, Ordering::AcqRel);
         drop(state);
+        self.ask();
+        self.tell(false);
+    }
+
+    /// Asks for something in place of what was lost.
+    fn ask(&self) {
         if let Err(error) = self.channel.send(GONE, &[]) {
             log::error!("the host's side is lost for good: {error}");
         }
-        self.tell(false);
     }
 
     fn tell(&self, there: bool) {
@@ -137,6 +150,11 @@ impl Side {
         std::thread::Builder::new().name(String::from("host")).spawn(move || {
             loop {
                 match side.channel.receive() {
+                    Ok(message) if message.byte == AGAIN => {
+                        if side.state().fds.is_empty() {
+                            side.ask();
+                        }
+                    }
                     Ok(message) if message.fds.is_empty() => {}
                     Ok(message) => {
                         let fds = prepared(side.kind, message.fds);

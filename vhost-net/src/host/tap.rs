@@ -291,6 +291,12 @@ pub fn check(fd: &OwnedFd) -> Result<(), TapError> {
     rustix::io::ioctl_fionbio(fd, true).map_err(failed)
 }
 
+/// Whether the interface is there whose queue this is: it may have been taken away.
+#[must_use]
+pub fn is_there(queue: &OwnedFd) -> bool {
+    request_of(queue).is_ok()
+}
+
 /// How the interface behind a descriptor was opened.
 fn request_of(fd: &OwnedFd) -> Result<libc::ifreq, TapError> {
     let failed = |error| TapError::Fd { fd: fd.as_raw_fd(), error };

@@ -5,6 +5,9 @@
 //! nobody serves wait there. It also keeps what a serving process would lose by its death
 //! ([`Keeper`]).
 //!
+//! A [broker](crate::broker::Lasting) that is to live as long as the program is looked after, too: it is a
+//! child of the supervisor's own, and another takes its place while the serving process goes on.
+//!
 //! It is in no sandbox itself, which its children would inherit: they have files to open. It reads
 //! nothing but a serving process's short messages ([`link`]), and never what is in them.
 
@@ -17,13 +20,14 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::process::{
-    Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, getpid, getppid, kill_process, pidfd_open,
-    set_parent_process_death_signal, waitid,
+    Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, getpid, getppid, kill_process,
+    kill_process_group, pidfd_open, set_parent_process_death_signal, waitid,
 };
 
 pub use keep::{KeepError, Keeper, Kept};
 pub use link::Link;
 
+use crate::broker::{Lasting, Process};
 use crate::program::{Confinement, ProgramError, Shutdown, Socket};
 use keep::Store;
 use link::{Notice, SupervisorEnd};
@@ -42,7 +46,7 @@ pub enum Role {
 /// is no other process. Before any thread is started.
 ///
 /// `sockets` are those of the VMM and of others who may connect: they listen when the serving process
-/// is ready, and stay open for the next one.
+/// is ready, and stay open for the next one. `broker` is looked after, where there is a supervisor.
 ///
 /// # Errors
 /// Two sockets have one path. In the supervisor: the serving process was killed too often; a socket
@@ -51,6 +55,7 @@ pub fn start(
     sockets: &mut [&mut Socket],
     shutdown: &Shutdown,
     confinement: Confinement,
+    broker: Option<Lasting>,
 ) -> Result<Role, ProgramError> {
     Socket::check_apart(sockets)?;
     if confinement == Confinement::Off {
@@ -58,7 +63,8 @@ pub fn start(
     }
     let mut store = Store::default();
     let mut restarts = Restarts::default();
-    let mut supervisor = Supervisor { published: false, stopping: false };
+    let broker = broker.map(Broker::new);
+    let mut supervisor = Supervisor { published: false, stopping: false, broker };
     loop {
         let born = Instant::now();
         let (end, child) = match fork()? {
@@ -117,7 +123,7 @@ fn host(what: &'static str) -> impl Fn(Errno) -> ProgramError {
     move |error| ProgramError::Host { what, error: error.into() }
 }
 
-/// A serving process, seen from the supervisor.
+/// A process, seen from the supervisor.
 struct Child {
     pid: Pid,
     fd: OwnedFd,
@@ -129,6 +135,12 @@ impl Child {
         if let Err(error) = kill_process(self.pid, signal) {
             log::debug!("the serving process does not get its signal: {error}");
         }
+    }
+}
+
+impl From<Process> for Child {
+    fn from(broker: Process) -> Self {
+        Self { pid: broker.pid, fd: broker.fd }
     }
 }
 
@@ -180,6 +192,7 @@ struct Supervisor {
     published: bool,
     /// Somebody wants the end.
     stopping: bool,
+    broker: Option<Broker>,
 }
 
 impl Supervisor {
@@ -196,12 +209,17 @@ impl Supervisor {
         let mut attached = false;
         loop {
             let link = end.as_ref().map(SupervisorEnd::as_fd);
-            let mut ready = wait(shutdown.as_fd(), Some(child.fd.as_fd()), link, None)?;
+            let broker = self.broker.as_ref().filter(|_| !self.stopping);
+            let (broker, limit) = broker.map_or((None, None), Broker::awaited);
+            let mut ready = wait(shutdown.as_fd(), Some(child.fd.as_fd()), link, broker, limit)?;
             if ready.signal {
                 shutdown.take();
                 // Who asks twice does not wait for one that does not end.
                 let insists = std::mem::replace(&mut self.stopping, true);
                 child.signal(if insists { Signal::KILL } else { Signal::TERM });
+            }
+            if let Some(broker) = self.broker.as_mut().filter(|_| !self.stopping) {
+                broker.look_after(ready.broker)?;
             }
             while ready.link
                 && let Some(open) = &mut end
@@ -241,7 +259,69 @@ impl Supervisor {
 
     /// `true`: the program is to end.
     fn sleep(&mut self, pause: Duration, shutdown: &Shutdown) -> Result<bool, ProgramError> {
-        Ok(wait(shutdown.as_fd(), None, None, Some(pause))?.signal)
+        Ok(wait(shutdown.as_fd(), None, None, None, Some(pause))?.signal)
+    }
+}
+
+/// The broker, seen from the supervisor.
+struct Broker {
+    again: Box<dyn FnMut() -> std::io::Result<Process>>,
+    /// `None`: there is none now.
+    child: Option<Child>,
+    /// When it was started, or was to be.
+    born: Instant,
+    /// How long there is to be none.
+    pause: Duration,
+    restarts: Restarts,
+}
+
+impl Broker {
+    fn new(broker: Lasting) -> Self {
+        let Lasting { process, again } = broker;
+        let (child, restarts) = (Some(Child::from(process)), Restarts::default());
+        Self { again, child, born: Instant::now(), pause: Duration::ZERO, restarts }
+    }
+
+    /// What tells of its end, or how long to wait before the next is started.
+    fn awaited(&self) -> (Option<BorrowedFd<'_>>, Option<Duration>) {
+        match &self.child {
+            Some(child) => (Some(child.fd.as_fd()), None),
+            None => (None, Some(self.pause.saturating_sub(self.born.elapsed()))),
+        }
+    }
+
+    /// Starts another if it `ended`, or when it is time to.
+    fn look_after(&mut self, ended: bool) -> Result<(), ProgramError> {
+        if ended && let Some(child) = self.child.take() {
+            // What it had started goes with it. Its number is still its group's: it was not waited for.
+            let _ = kill_process_group(child.pid, Signal::KILL); // it is in there itself
+            let signal = match reap(&child)? {
+                Some(Status::Killed(signal)) => name(signal),
+                _ => String::from("no signal"),
+            };
+            log::error!("the broker was ended by {signal}, and is started again");
+            self.is_missing();
+        }
+        if self.child.is_none() && self.born.elapsed() >= self.pause {
+            match (self.again)() {
+                Ok(process) => {
+                    self.child = Some(process.into());
+                    self.born = Instant::now();
+                }
+                Err(error) => {
+                    log::error!("the broker cannot be started: {error}");
+                    self.is_missing();
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The program goes on without one, and there is to be another, however often it dies.
+    fn is_missing(&mut self) {
+        self.restarts.count(true, self.born.elapsed());
+        self.pause = self.restarts.pause().unwrap_or(LONGEST_PAUSE);
+        self.born = Instant::now();
     }
 }
 
@@ -268,25 +348,28 @@ struct Happened {
     signal: bool,
     ended: bool,
     link: bool,
+    broker: bool,
 }
 
 fn wait(
     signals: BorrowedFd<'_>,
     child: Option<BorrowedFd<'_>>,
     link: Option<BorrowedFd<'_>>,
+    broker: Option<BorrowedFd<'_>>,
     limit: Option<Duration>,
 ) -> Result<Happened, ProgramError> {
     let limit = limit.and_then(|limit| Timespec::try_from(limit).ok());
     // Where there is none, the signals once more.
-    let (child_fd, link_fd) = (child.unwrap_or(signals), link.unwrap_or(signals));
-    let mut fds = [&signals, &child_fd, &link_fd].map(|fd| PollFd::new(fd, PollFlags::IN));
+    let all = [Some(signals), child, link, broker].map(|fd| fd.unwrap_or(signals));
+    let mut fds = all.each_ref().map(|fd| PollFd::new(fd, PollFlags::IN));
     match poll(&mut fds, limit.as_ref()) {
         Ok(_) => {
-            let [signal, ended, message] = fds.map(|fd| !fd.revents().is_empty());
+            let [signal, ended, message, lost] = fds.map(|fd| !fd.revents().is_empty());
             Ok(Happened {
                 signal,
                 ended: ended && child.is_some(),
                 link: message && link.is_some(),
+                broker: lost && broker.is_some(),
             })
         }
         Err(Errno::INTR) => Ok(Happened::default()),
@@ -367,7 +450,7 @@ mod tests {
     /// What a program does in its first life and in its second; the status to exit with.
     fn two_lives() -> u8 {
         let Ok(shutdown) = Shutdown::new() else { return 20 };
-        let link = match start(&mut [], &shutdown, Confinement::On) {
+        let link = match start(&mut [], &shutdown, Confinement::On, None) {
             Ok(Role::Serve(link)) => link,
             Ok(Role::Ended(code)) => return code,
             Err(_) => return 21,

@@ -54,7 +54,7 @@ fn start() -> Result<ExitCode, Failure> {
     let unix = options.unix.as_deref().map(|path| Socket::listen("--unix", path, false));
     let mut unix = unix.transpose()?;
     let mut sockets: Vec<&mut Socket> = unix.iter_mut().collect();
-    let link = match supervisor::start(&mut sockets, &shutdown, options.sandbox)? {
+    let link = match supervisor::start(&mut sockets, &shutdown, options.sandbox, None)? {
         Role::Serve(link) => link,
         Role::Ended(code) => return Ok(ExitCode::from(code)),
     };
