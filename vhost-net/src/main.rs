@@ -82,17 +82,17 @@ fn run(options: &Options) -> Result<ExitCode, Failure> {
     let mut sandbox = Sandbox::new(inherited);
     program::start_logging(options.program.verbose);
     program::raise_file_limit()?;
-    let (host, broker) = Host::open(options)?;
-    let shutdown = Shutdown::new()?;
-    let mut vmms = match &host {
-        Host::Switch => {
-            let ports = options.backend.switch.iter();
-            ports.map(|port| Socket::listen("--switch", &port.path, false)).collect()
-        }
-        Host::Broker { .. } => Socket::from_args(&options.program).map(|socket| vec![socket]),
-    }?;
+    // Before anything is started that is of no use without them.
+    let mut vmms = if options.backend.switch.is_empty() {
+        vec![Socket::from_args(&options.program)?]
+    } else {
+        let ports = options.backend.switch.iter();
+        ports.map(|port| Socket::listen("--switch", &port.path, false)).collect::<Result<_, _>>()?
+    };
     let name = vmms.first().map(|vmm| name(options, vmm)).unwrap_or_default();
     let mut clients = control::Listener::from_args(&options.program)?;
+    let (host, broker) = Host::open(options)?;
+    let shutdown = Shutdown::new()?;
     let mut sockets: Vec<&mut Socket> = vmms.iter_mut().collect();
     sockets.extend(clients.as_mut().map(control::Listener::socket));
     let link = match supervisor::start(&mut sockets, &shutdown, options.program.sandbox, broker)? {
@@ -176,6 +176,10 @@ impl Host {
         unique("--switch, the address", backend.switch.iter().filter_map(|port| port.mac))?;
         let wanted = options.card.queues;
         let mut mac = None;
+        let one_pair = |what| match wanted {
+            Some(wanted @ 2..) => Err(Failure::Queues(wanted, what)),
+            _ => Ok(()),
+        };
         let (kind, opened) = if let Some(name) = &backend.tap {
             mac = tap::guest_address(name);
             (
@@ -188,10 +192,13 @@ impl Host {
             mac = tap::guest_address(&tap::name_of_all(&fds).map_err(HostError::from)?);
             (Kind::Tap, Backend::TapFds(fds))
         } else if let Some(place) = &backend.stream {
+            one_pair("a stream")?;
             (Kind::Stream, Backend::Stream(place.clone()))
         } else if let Some(path) = &backend.datagram {
+            one_pair("a socket of datagrams")?;
             (Kind::Datagram, Backend::Datagram(Peer::new(path)))
         } else if let Some(arguments) = &backend.user {
+            one_pair("a stream")?;
             let arguments = arguments.split_whitespace().map(str::to_owned).collect();
             (Kind::Stream, Backend::User(Passt::new(arguments)?))
         } else if backend.switch.len() < 2 {
@@ -199,10 +206,6 @@ impl Host {
         } else {
             return Ok((Self::Switch, None));
         };
-        let what = if kind == Kind::Stream { "a stream" } else { "a socket of datagrams" };
-        if let Some(wanted) = wanted.filter(|wanted| *wanted > 1 && kind != Kind::Tap) {
-            return Err(Failure::Queues(wanted, what));
-        }
         let Started { queues, channel, broker } = broker::start(opened)?;
         let pairs = u16::try_from(queues).unwrap_or(QUEUES).min(QUEUES);
         let pairs = wanted.map_or(pairs, |wanted| wanted.min(pairs));

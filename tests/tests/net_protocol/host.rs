@@ -293,8 +293,8 @@ fn what_cannot_be_had_is_told_in_one_sentence() -> Result<(), Error> {
     let output = net.arg("--switch").arg(&path).command()?.output().unwrap();
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(said.contains(&format!("--switch {path}: this path is given twice")), "{said}");
-    let mut command = Net::new()?.arg("--user").command()?;
-    let output = command.env("PATH", "/nowhere").output().unwrap();
+    let net = Net::new()?.arg("--user");
+    let output = net.command()?.env("PATH", "/nowhere").output().unwrap();
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(said.contains("--user: passt is not installed"), "{said}");
     Ok(())

@@ -42,7 +42,10 @@ impl Peer {
     /// # Errors
     /// See [`PeerError`].
     pub fn connect(&self) -> Result<OwnedFd, PeerError> {
-        self.try_connect().map_err(|error| PeerError { path: self.path.clone(), error })
+        self.try_connect().map_err(|error| {
+            self.remove();
+            PeerError { path: self.path.clone(), error }
+        })
     }
 
     fn try_connect(&self) -> io::Result<OwnedFd> {

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::{Access, AtFlags, CWD, accessat};
 use rustix::io::Errno;
 use rustix::net::sockopt::socket_peercred;
 use rustix::net::{self, SocketAddrUnix};
@@ -51,14 +52,18 @@ impl Place {
         }
     }
 
+    /// It is made when all else is ready; that it can't be is known before.
     fn check_folder(&self) -> Result<(), ProgramError> {
-        match self.path.parent() {
-            // A name alone is of the folder that the program is in.
-            Some(folder) if !folder.as_os_str().is_empty() && !folder.is_dir() => {
+        // A name alone is of the folder that the program is in.
+        let folder = self.path.parent().filter(|folder| !folder.as_os_str().is_empty());
+        let folder = folder.unwrap_or(Path::new("."));
+        match accessat(CWD, folder, Access::WRITE_OK | Access::EXEC_OK, AtFlags::EACCESS) {
+            Ok(()) => Ok(()),
+            Err(Errno::NOENT | Errno::NOTDIR) => {
                 let (option, path, folder) = (self.option, self.path.clone(), folder.to_owned());
                 Err(ProgramError::NoParent { option, path, folder })
             }
-            _ => Ok(()),
+            Err(error) => Err(self.failed(error)),
         }
     }
 }
@@ -110,9 +115,8 @@ impl Socket {
     /// It could not.
     pub fn listen(option: &'static str, path: &Path, private: bool) -> Result<Self, ProgramError> {
         let place = Place { path: path.to_owned(), option, private };
-        if place.check_free()? == Found::Nothing {
-            place.check_folder()?;
-        }
+        place.check_free()?;
+        place.check_folder()?;
         let failed = |error: Errno| place.failed(error);
         SocketAddrUnix::new(path).map_err(failed)?;
         let (family, kind) = (net::AddressFamily::UNIX, net::SocketType::STREAM);
