@@ -68,30 +68,31 @@ pub enum HostError {
 }
 
 impl Backend {
-    fn open(&mut self) -> Result<Vec<OwnedFd>, HostError> {
+    /// Opens it. What takes long is given up when `called` becomes readable.
+    fn open(&mut self, called: BorrowedFd<'_>) -> Result<Vec<OwnedFd>, HostError> {
         match self {
             Self::Tap(tap) => Ok(tap.open()?),
             Self::TapFds(fds) => {
                 fds.iter().try_for_each(tap::check)?;
                 Ok(std::mem::take(fds))
             }
-            Self::Stream(place) => match place.connect() {
+            Self::Stream(place) => match place.connect(called) {
                 Ok(socket) => Ok(vec![socket]),
                 Err(error) => Err(HostError::Stream { place: place.clone(), error }),
             },
             Self::Datagram(peer) => Ok(vec![peer.connect()?]),
-            Self::User(passt) => Ok(vec![passt.connect()?]),
+            Self::User(passt) => Ok(vec![passt.connect(called)?]),
         }
     }
 
     /// Opens again what was lost, if there is something.
-    fn open_again(&mut self) -> Vec<OwnedFd> {
+    fn open_again(&mut self, called: BorrowedFd<'_>) -> Vec<OwnedFd> {
         if let Self::Tap(tap) = self
             && !tap.exists()
         {
             return Vec::new(); // whoever took it away does not want another
         }
-        self.open().unwrap_or_else(|error| {
+        self.open(called).unwrap_or_else(|error| {
             log::debug!("{error}");
             Vec::new()
         })
@@ -128,12 +129,14 @@ pub struct Started {
 /// # Errors
 /// See [`HostError`].
 pub fn start(mut backend: Backend) -> Result<Started, HostError> {
-    // passt is to be the broker's own child.
-    let open = if let Backend::User(_) = backend { Vec::new() } else { backend.open()? };
-    let queues = open.len().max(1);
     let (ours, channel) = Channel::pair().map_err(HostError::Broker)?;
+    // passt is to be the broker's own child.
+    let is_later = matches!(backend, Backend::User(_));
+    let open = if is_later { Vec::new() } else { backend.open(ours.as_fd())? };
+    let queues = open.len().max(1);
     let mut broker = Broker { backend, open, channel: ours, begun: Instant::now() };
-    let process = broker.start(Broker::begin).map_err(HostError::Broker)?;
+    let process = broker.start(Broker::begin);
+    let process = process.inspect_err(|_| broker.backend.clean_up()).map_err(HostError::Broker)?;
     if !broker.backend.is_kept() {
         broker.open.clear(); // the broker's alone
     }
@@ -173,10 +176,13 @@ impl Broker {
     /// Is the first one.
     fn begin(&mut self) -> bool {
         if self.open.is_empty() {
-            match self.backend.open() {
+            match self.backend.open(self.channel.as_fd()) {
                 Ok(open) => self.open = open,
                 Err(error) => {
-                    log::error!("{error}");
+                    // Else nobody is there any more whom it would be of use to.
+                    if let Ok(false) = is_readable(self.channel.as_fd(), Duration::ZERO) {
+                        log::error!("{error}");
+                    }
                     return false;
                 }
             }
@@ -252,7 +258,7 @@ impl Broker {
                 if matches!(self.backend, Backend::TapFds(_)) {
                     return true; // nobody here can open it
                 }
-                self.open = self.backend.open_again();
+                self.open = self.backend.open_again(self.channel.as_fd());
             }
             if !self.open.is_empty() {
                 self.begun = Instant::now();
@@ -268,7 +274,8 @@ impl Broker {
     }
 }
 
-fn is_readable(fd: BorrowedFd<'_>, limit: Duration) -> io::Result<bool> {
+/// Waits until there is something to be read, or nobody is there any more who would write it; so long at most.
+pub(super) fn is_readable(fd: BorrowedFd<'_>, limit: Duration) -> io::Result<bool> {
     let limit = Timespec::try_from(limit).map_err(|_| io::ErrorKind::InvalidInput)?;
     match poll(&mut [PollFd::from_borrowed_fd(fd, PollFlags::IN)], Some(&limit)) {
         Ok(count) => Ok(count > 0),

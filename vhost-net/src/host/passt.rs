@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use rustix::process::{Signal, set_parent_process_death_signal};
 use vhost_runtime::program::private_folder;
 
+use super::broker::is_readable;
 use super::place::Place;
 
 /// Why there is none.
@@ -72,11 +73,11 @@ impl Passt {
         Ok(())
     }
 
-    /// Connects to it, and starts it again first if it has ended.
+    /// Connects to it, and starts it again first if it has ended; gives up when `called` becomes readable.
     ///
     /// # Errors
     /// See [`PasstError`].
-    pub fn connect(&mut self) -> Result<OwnedFd, PasstError> {
+    pub fn connect(&mut self, called: BorrowedFd<'_>) -> Result<OwnedFd, PasstError> {
         let ended = self.child.as_mut().is_none_or(|child| !matches!(child.try_wait(), Ok(None)));
         if ended {
             self.spawn()?;
@@ -84,14 +85,15 @@ impl Passt {
         let place = Place::Unix(self.socket());
         let begun = Instant::now();
         while begun.elapsed() < PATIENCE {
-            if let Ok(socket) = place.connect() {
+            if let Ok(socket) = place.connect(called) {
                 return Ok(socket);
             }
             let child = self.child.as_mut();
-            if child.is_some_and(|child| matches!(child.try_wait(), Ok(Some(_)))) {
+            if child.is_some_and(|child| matches!(child.try_wait(), Ok(Some(_))))
+                || !matches!(is_readable(called, PAUSE), Ok(false))
+            {
                 break;
             }
-            std::thread::sleep(PAUSE);
         }
         Err(PasstError::Silent)
     }
