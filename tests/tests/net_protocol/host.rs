@@ -1,12 +1,13 @@
 //! What becomes of the host's side: interfaces that are taken away, peers that go and come.
 
+use std::fs::{self, File};
 use std::io::Write;
 use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 use std::time::{Duration, Instant};
 
-use lab::Error;
 use lab::driver::{NetDriver, NetOptions};
 use lab::net::{Header, Namespace, Net, Packets};
+use lab::{Error, spawn_listening};
 
 use super::common::{NOTHING, SECOND, await_link, dropped, frame, noise, read_frame};
 
@@ -34,6 +35,49 @@ fn an_interface_that_is_taken_away_is_picked_up_again() -> Result<(), Error> {
         await_link(&net, true)?;
     }
     Ok(())
+}
+
+/// While nobody uses it, while a driver does, and before one does.
+#[test]
+fn that_an_interface_is_taken_away_is_seen_and_said_once() -> Result<(), Error> {
+    let network = Namespace::new()?;
+    let net = Net::new()?.arg("--tap").arg("tap0").arg("--queues").arg("4");
+    let log = net.folder().join("log");
+    let mut command = net.command()?;
+    network.confine(&mut command)?;
+    command.stderr(File::create(&log).unwrap());
+    let _process = spawn_listening(command, &net.socket())?;
+    let said = |what: &str| {
+        let log = fs::read_to_string(&log).unwrap();
+        log.lines().filter(|line| line.contains(what)).count()
+    };
+    let add = || network.ip("tuntap add dev tap0 mode tap multi_queue vnet_hdr");
+    let await_return = |times: usize| -> Result<(), Error> {
+        let end = Instant::now() + 20 * SECOND;
+        while said("there again") < times {
+            assert!(Instant::now() < end, "{times}");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        assert_eq!((said("WARN"), said("is lost: the interface was deleted")), (times, times));
+        await_link(&net, true)
+    };
+    network.ip("link del tap0")?;
+    await_link(&net, false)?;
+    add()?;
+    await_return(1)?;
+
+    let options = || NetOptions { features: NetOptions::OFFLOADS, ..NetOptions::default() };
+    let driver = NetDriver::connect(&net.socket(), options())?;
+    network.ip("link del tap0")?;
+    await_link(&net, false)?;
+    add()?;
+    await_return(2)?;
+
+    drop(driver);
+    network.ip("link del tap0")?;
+    add()?;
+    let _driver = NetDriver::connect(&net.socket(), options())?;
+    await_return(3)
 }
 
 #[test]
@@ -100,6 +144,21 @@ fn a_stream_whose_peer_goes_is_connected_again() -> Result<(), Error> {
         }
     }
     Ok(())
+}
+
+#[test]
+fn that_a_peer_goes_is_seen_without_a_driver() -> Result<(), Error> {
+    let net = Net::new()?;
+    let path = net.folder().join("peer.sock");
+    let listener = UnixListener::bind(&path).unwrap();
+    let net = net.arg("--stream").arg(path.display().to_string()).start()?;
+    let (peer, _) = listener.accept().unwrap();
+    await_link(&net, true)?;
+    drop((listener, peer));
+    await_link(&net, false)?;
+    fs::remove_file(&path).unwrap();
+    let _listener = UnixListener::bind(&path).unwrap();
+    await_link(&net, true)
 }
 
 #[test]

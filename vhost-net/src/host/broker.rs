@@ -86,16 +86,12 @@ impl Backend {
     }
 
     /// Opens again what was lost, if there is something.
-    fn open_again(&mut self, called: BorrowedFd<'_>) -> Vec<OwnedFd> {
-        if let Self::Tap(tap) = self
-            && !tap.exists()
-        {
-            return Vec::new(); // whoever took it away does not want another
+    fn open_again(&mut self, called: BorrowedFd<'_>) -> Result<Vec<OwnedFd>, HostError> {
+        match self {
+            // Whoever took it away does not want another.
+            Self::Tap(tap) if !tap.exists() => Ok(Vec::new()),
+            _ => self.open(called),
         }
-        self.open(called).unwrap_or_else(|error| {
-            log::debug!("{error}");
-            Vec::new()
-        })
     }
 
     /// Leaves nothing behind.
@@ -253,12 +249,26 @@ impl Broker {
 
     /// Tries until it has what is owed, or somebody asks. `false`: nobody is there any more.
     fn keep_trying(&mut self) -> bool {
+        let (mut refusal, mut times) = (None, 0u32);
         loop {
             if self.open.is_empty() {
                 if matches!(self.backend, Backend::TapFds(_)) {
-                    return true; // nobody here can open it
+                    log::warn!("--tap-fd: it cannot be opened from here, start the program again");
+                    return true;
                 }
-                self.open = self.backend.open_again(self.channel.as_fd());
+                let why = match self.backend.open_again(self.channel.as_fd()) {
+                    Ok(open) => {
+                        self.open = open;
+                        None
+                    }
+                    Err(error) => Some(error.to_string()),
+                };
+                // Once, and nothing that passes: whoever makes an interface uses it for a moment.
+                times = if why == refusal { times.saturating_add(1) } else { 1 };
+                refusal = why;
+                if let (Some(why), 2) = (&refusal, times) {
+                    log::warn!("{why}");
+                }
             }
             if !self.open.is_empty() {
                 self.begun = Instant::now();

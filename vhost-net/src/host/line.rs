@@ -56,11 +56,11 @@ impl Line {
         self.fd.as_ref().map(|fd| fd.as_fd())
     }
 
-    /// It is of no use any more.
-    pub(super) fn lost(&mut self, waiter: &Waiter) {
+    /// It is of no use any more, as the host said.
+    pub(super) fn lost(&mut self, waiter: &Waiter, error: &io::Error) {
         if let Some(old) = self.fd.take() {
             waiter.remove(&old);
-            self.side.lost(self.generation);
+            self.side.lost(self.generation, error);
         }
     }
 }

@@ -174,7 +174,7 @@ impl Port {
     pub fn refresh(&mut self) {
         let Way::Host(line, medium) = &mut self.way else { return };
         match line.refresh(&self.waiter) {
-            Ok(true) => medium.begin(line),
+            Ok(true) => medium.begin(line, &self.waiter),
             Ok(false) => {}
             Err(error) => log::error!("the host's side cannot be waited for: {error}"),
         }
@@ -204,7 +204,7 @@ impl Port {
                 room
             }
             Err(error) => {
-                end(line, &self.waiter, &error);
+                line.lost(&self.waiter, &error);
                 true
             }
         }
@@ -263,7 +263,7 @@ impl Port {
             Ok(Sent::Full) => Outcome::Full(packet.chain),
             Err(error) => {
                 if is_end(&error) {
-                    end(line, waiter, &error);
+                    line.lost(waiter, &error);
                 }
                 Outcome::Lost(packet.chain)
             }
@@ -311,7 +311,7 @@ impl Port {
         };
         received.unwrap_or_else(|error| {
             if is_end(&error) {
-                end(line, &self.waiter, &error);
+                line.lost(&self.waiter, &error);
             }
             match error.raw_os_error() {
                 Some(libc::EINVAL | libc::EFAULT | libc::ENOMEM | libc::EMSGSIZE) => Received::Lost,
@@ -331,12 +331,15 @@ impl Drop for Port {
 
 impl Medium {
     /// There is another descriptor.
-    fn begin(&mut self, line: &Line) {
+    fn begin(&mut self, line: &mut Line, waiter: &Waiter) {
         match self {
             Self::Tap { header, .. } => {
                 if let Some(fd) = line.fd()
                     && let Err(error) = tap::set_header(fd, *header)
                 {
+                    if is_end(&error) {
+                        return line.lost(waiter, &error);
+                    }
                     log::warn!("the interface takes no header of {header} bytes: {error}");
                 }
                 // As it was opened, or as a process before has left it, for what waits in it.
@@ -396,9 +399,4 @@ fn is_end(error: &io::Error) -> bool {
         // What a peer of a stream did.
         None => true,
     }
-}
-
-fn end(line: &mut Line, waiter: &Waiter, error: &io::Error) {
-    log::warn!("the host's side is lost, and is waited for: {error}");
-    line.lost(waiter);
 }

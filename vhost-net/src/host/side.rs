@@ -11,7 +11,7 @@ use vhost_runtime::program::{self, Shutdown};
 
 use super::broker::{AGAIN, FIRST, GONE};
 use super::stream::Framing;
-use super::{Kind, tap};
+use super::{Kind, stream, tap};
 
 /// Told whether there is a host's side, each time that this changes.
 type Told = Box<dyn Fn(bool) + Send + Sync>;
@@ -113,11 +113,32 @@ impl Side {
         (state.fds.get(number).cloned(), self.generation())
     }
 
-    /// The descriptors of this generation are of no use any more.
-    pub fn lost(&self, generation: u64) {
+    /// Whether there is something. It is asked: that an interface was deleted, or that a peer has hung up, is told
+    /// to those alone who read from it, which nobody does while no guest takes anything.
+    pub fn check(&self) -> bool {
+        if let (Some(first), generation) = self.queue(0) {
+            match self.kind {
+                Kind::Tap if !tap::is_there(&first) => self.lost(generation, &"it is not there"),
+                Kind::Stream if stream::has_ended(&first) => {
+                    self.lost(generation, &"the peer has hung up");
+                }
+                Kind::Tap | Kind::Stream | Kind::Datagram => {}
+            }
+        }
+        self.is_there()
+    }
+
+    /// The descriptors of this generation are of no use any more, as the host said.
+    pub fn lost(&self, generation: u64, said: &dyn fmt::Display) {
         let mut state = self.state();
         if self.generation() != generation || state.fds.is_empty() {
             return;
+        }
+        // Not what the host says then.
+        if self.kind == Kind::Tap && !state.fds.first().is_some_and(|first| tap::is_there(first)) {
+            log::warn!("the host's side is lost: the interface was deleted");
+        } else {
+            log::warn!("the host's side is lost: {said}");
         }
         state.fds.clear();
         self.there.store(false, Ordering::Relaxed);

@@ -2,7 +2,7 @@
 //! passt, gvproxy.
 
 use std::io;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 
 use super::space::Space;
 use super::{Received, Sent};
@@ -12,6 +12,13 @@ use crate::frame::LONGEST;
 const PREFIX: usize = 4;
 /// Bytes that are received at once: some of the longest frames.
 pub(super) const BUFFER: usize = 256 << 10;
+
+/// Whether the peer has closed its end.
+pub(super) fn has_ended(stream: &OwnedFd) -> bool {
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+    let mut fds = [PollFd::new(stream, PollFlags::RDHUP)];
+    poll(&mut fds, Some(&Timespec::default())).is_ok_and(|count| count > 0)
+}
 
 /// A stream, cut into frames, and put together of frames.
 #[derive(Debug)]

@@ -392,9 +392,9 @@ pub fn set_attached(queue: BorrowedFd<'_>, attached: bool) -> io::Result<()> {
 
 /// What a process that uses an interface asks of the kernel.
 #[must_use]
-pub fn calls() -> [Call; 3] {
+pub fn calls() -> [Call; 4] {
     let ioctl = |request: libc::c_ulong| Call::ioctl(u32::try_from(request).unwrap_or(0));
-    [ioctl(libc::TUNSETOFFLOAD), ioctl(libc::TUNSETVNETHDRSZ), ioctl(libc::TUNSETQUEUE)]
+    [libc::TUNGETIFF, libc::TUNSETOFFLOAD, libc::TUNSETVNETHDRSZ, libc::TUNSETQUEUE].map(ioctl)
 }
 
 #[cfg(test)]

@@ -275,6 +275,7 @@ impl Card {
             Backing::Host(Kind::Tap, side) => {
                 if let (Some(tap), _) = side.queue(0)
                     && let Err(error) = tap::set_offload(tap.as_fd(), &accepted)
+                    && side.check()
                 {
                     log::warn!("the interface does not know what the guest takes: {error}");
                 }
@@ -298,8 +299,8 @@ impl Card {
         if there {
             *self.applied.lock().unwrap_or_else(PoisonError::into_inner) = None;
             self.apply_offloads();
+            log::info!("the host's side is there again");
         }
-        log::info!("the host's side is {}", if there { "there again" } else { "lost" });
         self.link_changed();
     }
 
@@ -329,6 +330,9 @@ impl Card {
     /// What control clients are told of it.
     #[must_use]
     pub fn describe(&self) -> Value {
+        if let Backing::Host(_, side) = &self.backing {
+            side.check();
+        }
         let driver = self.driver.load();
         let pairs = self.active.iter().filter(|active| active.load(Ordering::Relaxed)).count();
         let kind = match &self.backing {
