@@ -174,8 +174,8 @@ fn a_passt_that_does_not_listen_ends_with_the_program() -> Result<(), Error> {
 fn nothing_is_started_that_would_be_of_no_use() -> Result<(), Error> {
     for (arguments, sentence) in [
         ("--user --socket-path SOCKET --queues 2", "--queues 2: a stream has one pair"),
-        ("--user --socket-path /nowhere/sock", "--socket-path /nowhere/sock: cannot listen there"),
-        ("--user --socket-path SOCKET --control /nowhere/sock", "--control /nowhere/sock: cannot"),
+        ("--user --socket-path /nowhere/sock", "--socket-path /nowhere/sock: there is no folder"),
+        ("--user --socket-path SOCKET --control /nowhere/sock", "--control /nowhere/sock: there"),
     ] {
         let net = Net::new()?;
         let mut command = Command::new(lab::program("vhost-net")?);

@@ -302,7 +302,8 @@ fn an_interface_is_had_by_one_process() -> Result<(), Error> {
             Ok(Net::new()?.arg("--tap").arg(interface).arg("--queues").arg("4"))
         };
         let first = card()?.start_in(&network)?;
-        let mut command = card()?.command()?;
+        let second = card()?;
+        let mut command = second.command()?;
         network.confine(&mut command)?;
         let output = command.output().unwrap();
         let said = String::from_utf8_lossy(&output.stderr);
