@@ -16,7 +16,7 @@ use rustix::net::{
     SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg,
     sendmsg, socketpair,
 };
-use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions, kill_process, pidfd_open, waitpid};
 
 /// Descriptors in a message at most.
 pub const FDS: usize = 64;
@@ -56,12 +56,28 @@ impl Channel {
     /// # Errors
     /// The other end is closed; or more than [`FDS`] descriptors.
     pub fn send(&self, byte: u8, fds: &[BorrowedFd<'_>]) -> io::Result<()> {
+        self.put(byte, fds, SendFlags::empty())
+    }
+
+    /// Sends a message, if there is room for it (`true`).
+    ///
+    /// # Errors
+    /// As of [`send`](Self::send).
+    pub fn try_send(&self, byte: u8, fds: &[BorrowedFd<'_>]) -> io::Result<bool> {
+        match self.put(byte, fds, SendFlags::DONTWAIT) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(false),
+            sent => sent.map(|()| true),
+        }
+    }
+
+    fn put(&self, byte: u8, fds: &[BorrowedFd<'_>], flags: SendFlags) -> io::Result<()> {
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FDS))];
         let mut control = SendAncillaryBuffer::new(&mut space);
         if !fds.is_empty() && !control.push(SendAncillaryMessage::ScmRights(fds)) {
             return Err(io::ErrorKind::InvalidInput.into());
         }
-        sendmsg(&self.0, &[IoSlice::new(&[byte])], &mut control, SendFlags::NOSIGNAL)?;
+        let flags = flags | SendFlags::NOSIGNAL;
+        sendmsg(&self.0, &[IoSlice::new(&[byte])], &mut control, flags)?;
         Ok(())
     }
 
@@ -117,7 +133,8 @@ impl AsFd for Process {
     }
 }
 
-/// A broker that is to live as long as the program: its supervisor starts another when it was killed.
+/// A broker that is to live as long as the program: its supervisor starts another when it was killed, but not when
+/// it has ended by itself.
 pub struct Lasting {
     /// The one that runs.
     pub process: Process,
@@ -153,13 +170,22 @@ pub fn start(name: &CStr, kept: &[RawFd], work: impl FnOnce()) -> io::Result<Pro
         }
         pid => {
             let pid = Pid::from_raw(pid).ok_or(io::ErrorKind::Other)?;
-            Ok(Process { pid, fd: pidfd_open(pid, PidfdFlags::empty())? })
+            match pidfd_open(pid, PidfdFlags::empty()) {
+                Ok(fd) => Ok(Process { pid, fd }),
+                Err(error) => {
+                    // Nobody would know of it; it cannot be anybody else's, since it was not waited for.
+                    let _ = kill_process(pid, Signal::KILL);
+                    let _ = waitpid(Some(pid), WaitOptions::empty());
+                    Err(error.into())
+                }
+            }
         }
     }
 }
 
 /// A terminal's Ctrl-C and a service manager's SIGTERM are for the program, with which it ends. They are blocked,
-/// not ignored, which programs that it starts would be, too.
+/// not ignored, which programs that it starts would be, too. And a terminal that stops who writes to it from the
+/// background would stop this process.
 fn block_signals() {
     // SAFETY: an all-zero set is valid and is emptied first; all pointers outlive their calls.
     unsafe {
@@ -167,6 +193,7 @@ fn block_signals() {
         libc::sigemptyset(&raw mut set);
         libc::sigaddset(&raw mut set, libc::SIGTERM);
         libc::sigaddset(&raw mut set, libc::SIGINT);
+        libc::sigaddset(&raw mut set, libc::SIGTTOU);
         libc::pthread_sigmask(libc::SIG_BLOCK, &raw const set, std::ptr::null_mut());
     }
 }

@@ -62,6 +62,9 @@ pub enum HostError {
     /// passt.
     #[error(transparent)]
     Passt(#[from] PasstError),
+    /// It was killed before it had begun.
+    #[error("the process that opens the host's side was killed")]
+    Killed,
     /// No broker can be started.
     #[error("no process can be started: {0}")]
     Broker(io::Error),
@@ -141,7 +144,10 @@ pub fn start(mut backend: Backend) -> Result<Started, HostError> {
     let there = poll(&mut fds, None).is_ok()
         && matches!(channel.try_receive(), Ok(Some(message)) if message.byte == HERE);
     if !there {
-        return Err(PasstError::Silent.into());
+        return Err(match broker.backend {
+            Backend::User(_) => PasstError::Silent.into(),
+            _ => HostError::Killed,
+        });
     }
     let again = Box::new(move || broker.start(Broker::take_over));
     Ok(Started { queues, channel, broker: Lasting { process, again } })
@@ -193,7 +199,7 @@ impl Broker {
             self.open.clear();
         }
         self.begun = Instant::now(); // so that what comes of it is heard before anything is opened
-        self.channel.send(AGAIN, &[]).is_ok()
+        self.channel.try_send(AGAIN, &[]).is_ok()
     }
 
     /// An interface is open, which was not taken away.
@@ -206,9 +212,9 @@ impl Broker {
         loop {
             let owes = match self.wait() {
                 // What takes long is not waited for: it comes when it is there.
-                Ok(FIRST) => self.answer(),
-                Ok(_) => {
-                    if !self.has_interface() {
+                Ok(FIRST) if self.answer() => true,
+                Ok(byte) => {
+                    if byte != FIRST && !self.has_interface() {
                         self.open.clear();
                     }
                     // A peer that hangs up at once is not kept busy.
@@ -240,7 +246,7 @@ impl Broker {
         let there = !self.open.is_empty();
         let fds: Vec<BorrowedFd<'_>> = self.open.iter().map(AsFd::as_fd).collect();
         // Who does not listen any more is followed by another who asks.
-        let _ = self.channel.send(if there { HERE } else { NONE }, &fds);
+        let _ = self.channel.try_send(if there { HERE } else { NONE }, &fds);
         if !self.backend.is_kept() {
             self.open.clear();
         }

@@ -16,13 +16,13 @@ const NLM_F_REQUEST: u16 = 1;
 const IFLA_LINKINFO: u16 = 18;
 const IFLA_INFO_DATA: u16 = 2;
 const IFLA_TUN_NUM_QUEUES: u16 = 8;
-const IFLA_TUN_NUM_DISABLED_QUEUES: u16 = 9;
 
-/// How many queues of a TAP interface are open, in use or not. `None`: it has but one at any time, or is none.
+/// How many queues of a TAP interface are in use: others may be open, and get no frames. `None`: it has but one at
+/// any time, or is none.
 ///
 /// # Errors
 /// The host refuses.
-pub(super) fn open_queues(index: u32) -> io::Result<Option<u32>> {
+pub(super) fn queues_in_use(index: u32) -> io::Result<Option<u32>> {
     let mut request = [0; MESSAGE];
     let mut words = request.chunks_exact_mut(4);
     let parts = [
@@ -55,8 +55,7 @@ fn queues_in(answer: &[u8]) -> Option<u32> {
         return None;
     }
     let data = attribute(attribute(answer.get(MESSAGE..)?, IFLA_LINKINFO)?, IFLA_INFO_DATA)?;
-    let number = |kind| Some(u32::from_ne_bytes(*attribute(data, kind)?.first_chunk()?));
-    number(IFLA_TUN_NUM_QUEUES)?.checked_add(number(IFLA_TUN_NUM_DISABLED_QUEUES)?)
+    Some(u32::from_ne_bytes(*attribute(data, IFLA_TUN_NUM_QUEUES)?.first_chunk()?))
 }
 
 /// An attribute's value.
@@ -82,8 +81,8 @@ mod tests {
     fn an_interface_that_is_no_tap_has_no_queues() {
         // SAFETY: the name is a C string.
         let index = unsafe { libc::if_nametoindex(c"lo".as_ptr()) };
-        assert_eq!(open_queues(index).unwrap(), None);
-        assert_eq!(open_queues(0x7fff_ffff).unwrap(), None);
+        assert_eq!(queues_in_use(index).unwrap(), None);
+        assert_eq!(queues_in_use(0x7fff_ffff).unwrap(), None);
     }
 
     proptest::proptest! {

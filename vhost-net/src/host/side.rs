@@ -59,6 +59,8 @@ impl Side {
     /// # Errors
     /// The broker is gone.
     pub fn new(kind: Kind, channel: Channel, shutdown: &Shutdown) -> io::Result<Option<Self>> {
+        // What was for one that was killed.
+        while channel.try_receive()?.is_some() {}
         let mut message = None;
         while message.is_none() {
             channel.send(FIRST, &[])?;
@@ -118,9 +120,13 @@ impl Side {
     pub fn check(&self) -> bool {
         if let (Some(first), generation) = self.queue(0) {
             match self.kind {
-                Kind::Tap if !tap::is_there(&first) => self.lost(generation, &"it is not there"),
+                Kind::Tap if !tap::is_there(&first) => {
+                    self.lost(generation, &"it is not there");
+                    return false;
+                }
                 Kind::Stream if stream::has_ended(&first) => {
                     self.lost(generation, &"the peer has hung up");
+                    return false;
                 }
                 Kind::Tap | Kind::Stream | Kind::Datagram => {}
             }

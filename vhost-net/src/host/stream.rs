@@ -4,6 +4,9 @@
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
 
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, recv};
+
 use super::space::Space;
 use super::{Received, Sent};
 use crate::frame::LONGEST;
@@ -13,11 +16,10 @@ const PREFIX: usize = 4;
 /// Bytes that are received at once: some of the longest frames.
 pub(super) const BUFFER: usize = 256 << 10;
 
-/// Whether the peer has closed its end.
+/// Whether the peer has closed its end, and all that it sent was read.
 pub(super) fn has_ended(stream: &OwnedFd) -> bool {
-    use rustix::event::{PollFd, PollFlags, Timespec, poll};
-    let mut fds = [PollFd::new(stream, PollFlags::RDHUP)];
-    poll(&mut fds, Some(&Timespec::default())).is_ok_and(|count| count > 0)
+    let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
+    !matches!(recv(stream, &mut [0; 1][..], flags), Ok((1.., _)) | Err(Errno::AGAIN | Errno::INTR))
 }
 
 /// A stream, cut into frames, and put together of frames.

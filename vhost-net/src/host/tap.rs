@@ -119,6 +119,9 @@ impl Tap {
 
     fn open_tap(&self) -> Result<Vec<OwnedFd>, TapError> {
         let name = &self.name;
+        if self.is_used_beside(0) {
+            return Err(TapError::Busy(name.clone()));
+        }
         let multi_queue = self.queues > 1;
         let first = match self.attach(multi_queue) {
             // It is there, and of the other kind.
@@ -128,12 +131,16 @@ impl Tap {
             other => other.map(|file| (file, multi_queue)),
         };
         let (first, multi_queue) = first.map_err(|error| self.refused(error))?;
-        // The kernel lets several have queues of one interface: each has a part of the frames.
-        if multi_queue && interface::open_queues(self.index()).is_ok_and(|open| open > Some(1)) {
-            return Err(TapError::Busy(name.clone()));
+        if self.is_used_beside(1) {
+            return Err(TapError::Busy(name.clone())); // since it was looked at
+        }
+        let first = OwnedFd::from(first);
+        // Of an interface of which somebody has a queue that is not in use, the kernel leaves this as it is.
+        if let Err(TapError::Fd { error, .. }) = request_of(&first) {
+            return Err(TapError::Kind { name: name.clone(), error });
         }
         let wanted = if multi_queue { self.queues } else { 1 };
-        let mut queues = vec![OwnedFd::from(first)];
+        let mut queues = vec![first];
         for _ in 1..wanted {
             let next = self.attach(true).map_err(|error| self.refused(error))?;
             set_attached(next.as_fd(), false).map_err(|error| self.refused(error))?;
@@ -153,6 +160,13 @@ impl Tap {
         let name = CString::new(self.name.as_str()).unwrap_or_default();
         // SAFETY: the name is a C string, which outlives the call.
         unsafe { libc::if_nametoindex(name.as_ptr()) }
+    }
+
+    /// More than so many of its queues are in use. The kernel lets several processes have some of one interface, of
+    /// which each then has a part of the frames.
+    fn is_used_beside(&self, own: u32) -> bool {
+        let index = self.index();
+        index != 0 && interface::queues_in_use(index).is_ok_and(|used| used > Some(own))
     }
 
     fn attach(&self, multi_queue: bool) -> io::Result<File> {

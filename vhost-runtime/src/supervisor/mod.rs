@@ -64,7 +64,7 @@ pub fn start(
     let mut store = Store::default();
     let mut restarts = Restarts::default();
     let broker = broker.map(Broker::new);
-    let mut supervisor = Supervisor { published: false, stopping: false, broker };
+    let mut supervisor = Supervisor { published: false, stopping: None, broker };
     loop {
         let born = Instant::now();
         let (end, child) = match fork()? {
@@ -80,7 +80,7 @@ pub fn start(
         let signal = match watched {
             Ok(End { status: Status::Exited(code), .. }) => return Ok(Role::Ended(code)),
             Ok(End { status: Status::Killed(signal), attached }) => {
-                if supervisor.stopping {
+                if supervisor.stopping.is_some() {
                     log::error!(
                         "the serving process was killed by {} before its end",
                         name(signal)
@@ -190,8 +190,8 @@ enum Status {
 struct Supervisor {
     /// The sockets listen.
     published: bool,
-    /// Somebody wants the end.
-    stopping: bool,
+    /// Since when somebody wants the end.
+    stopping: Option<Instant>,
     broker: Option<Broker>,
 }
 
@@ -209,17 +209,20 @@ impl Supervisor {
         let mut attached = false;
         loop {
             let link = end.as_ref().map(SupervisorEnd::as_fd);
-            let broker = self.broker.as_ref().filter(|_| !self.stopping);
+            let broker = self.broker.as_ref().filter(|_| self.stopping.is_none());
             let (broker, limit) = broker.map_or((None, None), Broker::awaited);
             let mut ready = wait(shutdown.as_fd(), Some(child.fd.as_fd()), link, broker, limit)?;
             if ready.signal {
                 shutdown.take();
-                // Who asks twice does not wait for one that does not end.
-                let insists = std::mem::replace(&mut self.stopping, true);
+                // Who asks once more does not wait for one that does not end.
+                let since = *self.stopping.get_or_insert_with(Instant::now);
+                let insists = since.elapsed() > AT_ONCE;
                 child.signal(if insists { Signal::KILL } else { Signal::TERM });
             }
-            if let Some(broker) = self.broker.as_mut().filter(|_| !self.stopping) {
-                broker.look_after(ready.broker)?;
+            if let Some(broker) = self.broker.as_mut().filter(|_| self.stopping.is_none())
+                && !broker.look_after(ready.broker)?
+            {
+                self.broker = None;
             }
             while ready.link
                 && let Some(open) = &mut end
@@ -290,16 +293,19 @@ impl Broker {
         }
     }
 
-    /// Starts another if it `ended`, or when it is time to.
-    fn look_after(&mut self, ended: bool) -> Result<(), ProgramError> {
+    /// Starts another if it `ended`, or when it is time to. `false`: there is to be none.
+    fn look_after(&mut self, ended: bool) -> Result<bool, ProgramError> {
         if ended && let Some(child) = self.child.take() {
             // What it had started goes with it. Its number is still its group's: it was not waited for.
             let _ = kill_process_group(child.pid, Signal::KILL); // it is in there itself
-            let signal = match reap(&child)? {
-                Some(Status::Killed(signal)) => name(signal),
-                _ => String::from("no signal"),
+            let Some(Status::Killed(signal)) = reap(&child)? else {
+                // The serving process has hung up, and could have another do so each time.
+                log::error!(
+                    "the broker has ended: what is lost of the host's side does not come again"
+                );
+                return Ok(false);
             };
-            log::error!("the broker was ended by {signal}, and is started again");
+            log::error!("the broker was killed by {}, and is started again", name(signal));
             self.is_missing();
         }
         if self.child.is_none() && self.born.elapsed() >= self.pause {
@@ -314,7 +320,7 @@ impl Broker {
                 }
             }
         }
-        Ok(())
+        Ok(true)
     }
 
     /// The program goes on without one, and there is to be another, however often it dies.
@@ -377,6 +383,8 @@ fn wait(
     }
 }
 
+/// What asks for the end may do so by two signals at once.
+const AT_ONCE: Duration = Duration::from_millis(100);
 /// A life shorter than this is a short one.
 const SHORT: Duration = Duration::from_secs(10);
 /// Short lives in a row, none of which saw a VMM, that are enough.

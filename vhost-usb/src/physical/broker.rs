@@ -33,14 +33,24 @@ const DEVICE: u8 = 1;
 const TRIES: u32 = 20;
 const PAUSE: Duration = Duration::from_millis(250);
 
+/// How long a program that starts waits for its devices, all of them together: a VMM waits for it.
+const START: Duration = Duration::from_secs(2);
+
 /// The serving process's end of a filter's slot.
 #[derive(Debug)]
-pub struct Slot(Channel);
+pub struct Slot {
+    channel: Channel,
+    /// Until when its device is waited for.
+    deadline: Instant,
+}
 
 impl Slot {
-    /// Whether there is a device to begin with; or another, if the one before can't be used.
+    /// Whether there is a device to begin with; or another, if the one before can't be used. `None`: not now.
     pub(super) fn first(&self) -> io::Result<Option<File>> {
-        Ok(device(self.0.receive()?))
+        let left = self.deadline.saturating_duration_since(Instant::now());
+        let left = Timespec::try_from(left).map_err(|_| io::ErrorKind::InvalidInput)?;
+        poll(&mut [PollFd::new(&self.channel, PollFlags::IN)], Some(&left))?;
+        self.next()
     }
 
     /// The next one, if it has come.
@@ -48,7 +58,7 @@ impl Slot {
     /// # Errors
     /// None will come any more: the process has died.
     pub(super) fn next(&self) -> io::Result<Option<File>> {
-        Ok(self.0.try_receive()?.and_then(device))
+        Ok(self.channel.try_receive()?.and_then(device))
     }
 
     /// Its device has gone, or can't be used: there is room for another.
@@ -62,7 +72,7 @@ impl Slot {
     }
 
     fn send(&self, byte: u8) {
-        if let Err(error) = self.0.send(byte, &[]) {
+        if let Err(error) = self.channel.send(byte, &[]) {
             log::error!("devices that are plugged into the host are not noticed any more: {error}");
         }
     }
@@ -74,7 +84,7 @@ fn device(message: Message) -> Option<File> {
 
 impl AsFd for Slot {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
+        self.channel.as_fd()
     }
 }
 
@@ -85,10 +95,12 @@ impl AsFd for Slot {
 /// The host refuses.
 pub fn start(filters: &[Filter]) -> io::Result<Vec<Slot>> {
     let events = watch()?;
+    let now = Instant::now();
+    let deadline = now.checked_add(START).unwrap_or(now);
     let (mut slots, mut theirs) = (Vec::new(), Vec::new());
     for filter in filters {
         let (ours, other) = Channel::pair()?;
-        theirs.push(Slot(ours));
+        theirs.push(Slot { channel: ours, deadline });
         slots.push(Entry {
             filter: filter.clone(),
             socket: other,
@@ -224,7 +236,8 @@ impl Entry {
         } else {
             log::error!("the device {} of the host's is left out: {why}", self.filter);
             self.refused.push(device.clone());
-            self.expect_another();
+            self.tries = 0;
+            self.next = Some(Instant::now()); // another one may be there
         }
     }
 
