@@ -7,12 +7,12 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::time::{Duration, Instant};
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::event::{PollFd, PollFlags, poll};
 use vhost_runtime::broker::{self, Channel, Lasting, Process};
 
 use super::datagram;
 use super::passt::{Passt, PasstError};
-use super::place::Place;
+use super::place::{Place, is_readable};
 use super::tap::{self, Tap, TapError};
 
 /// What the serving process says: it has just begun, or what it was given is of no use any more.
@@ -287,15 +287,5 @@ impl Broker {
                 Err(_) => return false,
             }
         }
-    }
-}
-
-/// Waits until there is something to be read, or nobody is there any more who would write it; so long at most.
-pub(super) fn is_readable(fd: BorrowedFd<'_>, limit: Duration) -> io::Result<bool> {
-    let limit = Timespec::try_from(limit).map_err(|_| io::ErrorKind::InvalidInput)?;
-    match poll(&mut [PollFd::from_borrowed_fd(fd, PollFlags::IN)], Some(&limit)) {
-        Ok(count) => Ok(count > 0),
-        Err(rustix::io::Errno::INTR) => Ok(false),
-        Err(error) => Err(error.into()),
     }
 }

@@ -12,8 +12,7 @@ use std::time::{Duration, Instant};
 use rustix::process::{Signal, set_parent_process_death_signal};
 use vhost_runtime::program::private_folder;
 
-use super::broker::is_readable;
-use super::place::Place;
+use super::place::{Place, is_readable};
 
 /// Why there is none.
 #[derive(Debug, thiserror::Error)]

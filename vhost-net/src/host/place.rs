@@ -13,8 +13,6 @@ use rustix::io::Errno;
 use rustix::net::addr::SocketAddrArg;
 use rustix::net::{self, AddressFamily, SocketAddrUnix, SocketFlags, SocketType, sockopt};
 
-use super::broker::is_readable;
-
 /// How long a peer may take to answer, and each of a host's addresses.
 const LIMIT: Duration = Duration::from_secs(10);
 const LIMIT_OF_EACH: Duration = Duration::from_secs(2);
@@ -127,6 +125,16 @@ fn reach(
     }
     rustix::io::ioctl_fionbio(&socket, false)?;
     Ok(socket)
+}
+
+/// Waits until there is something to be read, or nobody is there any more who would write it; so long at most.
+pub(super) fn is_readable(fd: BorrowedFd<'_>, limit: Duration) -> io::Result<bool> {
+    let limit = Timespec::try_from(limit).map_err(|_| io::ErrorKind::InvalidInput)?;
+    match poll(&mut [PollFd::from_borrowed_fd(fd, PollFlags::IN)], Some(&limit)) {
+        Ok(count) => Ok(count > 0),
+        Err(Errno::INTR) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
 }
 
 #[cfg(test)]
