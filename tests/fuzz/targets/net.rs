@@ -194,8 +194,14 @@ fn run(input: &mut Unstructured<'_>) -> Result<()> {
             let (ours, theirs) = UnixStream::pair().expect("sockets");
             theirs.set_nonblocking(true).expect("a socket");
             let (near, far) = Channel::pair().expect("sockets");
-            far.send(3, &[ours.as_fd()]).expect("a message");
+            // The broker is asked, and answers.
+            let broker = std::thread::spawn(move || {
+                far.receive().expect("a message");
+                far.send(3, &[ours.as_fd()]).expect("a message");
+                far
+            });
             let side = Side::new(Kind::Stream, near, shutdown()).expect("a stream");
+            let far = broker.join().expect("no panic");
             let side = Arc::new(side.expect("nobody wants the end"));
             let stream = card("stream", Backing::Host(Kind::Stream, side));
             (vec![Guest::new(stream, features[0])], Some((theirs, far)))
