@@ -1,0 +1,324 @@
+//! Files: what is played is written to one, and what is recorded is read from one. WAV (RIFF, with
+//! WAVEFORMATEXTENSIBLE), which says what its samples are, or raw ones.
+
+use std::fs::File;
+use std::io::{self, Read, Seek, SeekFrom, Write};
+
+use super::Host;
+use super::null::silence;
+use crate::card::format::Format;
+use crate::card::params::Params;
+
+/// How a file is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// With a header.
+    Wav,
+    /// Samples alone.
+    Raw,
+}
+
+/// Bytes of a header that this writes: "RIFF" and "WAVE", "fmt " of 40 bytes, and "data".
+const HEADER: u64 = 12 + 8 + 40 + 8;
+/// Bytes that a chunk of RIFF counts: what is longer says so much.
+const MOST: u64 = 0xffff_ffff;
+
+/// What the samples of a WAV file are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Shape {
+    format: Format,
+    channels: u8,
+    hertz: u32,
+}
+
+impl Shape {
+    fn of(params: &Params) -> Self {
+        Self { format: params.format, channels: params.channels, hertz: params.rate.hertz() }
+    }
+}
+
+/// How WAV calls a format: its tag, the bits of a sample in memory, and those that count.
+const TAGS: [(Format, u16, u16, u16); 10] = [
+    (Format::U8, 1, 8, 8),
+    (Format::S16, 1, 16, 16),
+    (Format::S18_3, 1, 24, 18),
+    (Format::S20_3, 1, 24, 20),
+    (Format::S24_3, 1, 24, 24),
+    (Format::S32, 1, 32, 32),
+    (Format::Float, 3, 32, 32),
+    (Format::Float64, 3, 64, 64),
+    (Format::ALaw, 6, 8, 8),
+    (Format::MuLaw, 7, 8, 8),
+];
+
+/// Where each of so many channels is, as bits (ksmedia.h): front, back, center, low frequencies, sides.
+fn mask(channels: u8) -> u32 {
+    match channels {
+        1 => 0x4,
+        2 => 0x3,
+        4 => 0x33,
+        6 => 0x3f,
+        8 => 0x63f,
+        _ => 0,
+    }
+}
+
+fn unsupported(what: impl std::fmt::Display) -> io::Error {
+    io::Error::new(io::ErrorKind::Unsupported, what.to_string())
+}
+
+/// The header of a file with so many bytes of samples.
+fn header(shape: Shape, bytes: u64) -> io::Result<Vec<u8>> {
+    /// KSDATAFORMAT_SUBTYPE_*, behind its first two bytes.
+    const SUBTYPE: [u8; 14] = [0, 0, 0, 0, 0x10, 0, 0x80, 0, 0, 0xaa, 0, 0x38, 0x9b, 0x71];
+    let Some((_, tag, bits, valid)) = TAGS.iter().find(|(format, ..)| *format == shape.format)
+    else {
+        return Err(unsupported(format!("WAV has no {}", shape.format)));
+    };
+    let frame = (bits / 8).saturating_mul(shape.channels.into());
+    let counted = |bytes: u64| u32::try_from(bytes.min(MOST)).unwrap_or(u32::MAX).to_le_bytes();
+    let mut all = b"RIFF".to_vec();
+    all.extend(counted(HEADER.saturating_sub(8).saturating_add(bytes)));
+    all.extend(b"WAVEfmt ");
+    all.extend(40u32.to_le_bytes());
+    all.extend(0xfffeu16.to_le_bytes());
+    all.extend(u16::from(shape.channels).to_le_bytes());
+    all.extend(shape.hertz.to_le_bytes());
+    all.extend(shape.hertz.saturating_mul(frame.into()).to_le_bytes());
+    all.extend(frame.to_le_bytes());
+    all.extend(bits.to_le_bytes());
+    all.extend(22u16.to_le_bytes());
+    all.extend(valid.to_le_bytes());
+    all.extend(mask(shape.channels).to_le_bytes());
+    all.extend(tag.to_le_bytes());
+    all.extend(SUBTYPE);
+    all.extend(b"data");
+    all.extend(counted(bytes));
+    Ok(all)
+}
+
+/// Reads a header; what is behind it are samples, of which there are so many bytes.
+fn parse(file: &mut impl Read) -> io::Result<(Shape, u64)> {
+    let malformed = |what| io::Error::new(io::ErrorKind::InvalidData, what);
+    let mut riff = [0; 12];
+    file.read_exact(&mut riff)?;
+    if !riff.starts_with(b"RIFF") || !riff.ends_with(b"WAVE") {
+        return Err(malformed("it is no WAV file"));
+    }
+    let mut shape = None;
+    loop {
+        let mut chunk = [0; 8];
+        file.read_exact(&mut chunk)?;
+        let [a, b, c, d, length @ ..] = chunk;
+        let length = u64::from(u32::from_le_bytes(length));
+        match [a, b, c, d] {
+            name if name == *b"data" => {
+                return shape.map(|it| (it, length)).ok_or(malformed("its format is missing"));
+            }
+            name if name == *b"fmt " => {
+                let mut bytes = Vec::new();
+                file.take(length.next_multiple_of(2).min(1 << 16)).read_to_end(&mut bytes)?;
+                shape = Some(shape_of(&bytes).ok_or(malformed("its format is of no known kind"))?);
+            }
+            _ => {
+                io::copy(&mut file.take(length.next_multiple_of(2)), &mut io::sink())?;
+            }
+        }
+    }
+}
+
+fn shape_of(bytes: &[u8]) -> Option<Shape> {
+    let half = |at: usize| Some(u16::from_le_bytes(*bytes.get(at..)?.first_chunk()?));
+    let mut tag = half(0)?;
+    let bits = half(14)?;
+    let mut valid = bits;
+    if tag == 0xfffe {
+        (valid, tag) = (half(18)?, half(24)?);
+    }
+    let is = |entry: &&(Format, u16, u16, u16)| (entry.1, entry.2, entry.3) == (tag, bits, valid);
+    let (format, ..) = TAGS.iter().find(is)?;
+    let hertz = u32::from_le_bytes(*bytes.get(4..)?.first_chunk()?);
+    Some(Shape { format: *format, channels: u8::try_from(half(2)?).ok()?, hertz })
+}
+
+/// A file that is played to.
+#[derive(Debug)]
+pub struct Recorder {
+    file: File,
+    kind: Kind,
+    shape: Option<Shape>,
+    /// Bytes of samples.
+    written: u64,
+}
+
+impl Recorder {
+    /// To a file that is empty.
+    #[must_use]
+    pub fn new(file: File, kind: Kind) -> Self {
+        Self { file, kind, shape: None, written: 0 }
+    }
+
+    fn write_header(&mut self) -> io::Result<()> {
+        if let (Kind::Wav, Some(shape)) = (self.kind, self.shape) {
+            self.file.rewind()?;
+            self.file.write_all(&header(shape, self.written)?)?;
+            self.file.seek(SeekFrom::End(0))?;
+        }
+        Ok(())
+    }
+}
+
+impl Host for Recorder {
+    fn prepare(&mut self, params: &Params) -> io::Result<()> {
+        let shape = Shape::of(params);
+        if self.shape.is_some_and(|before| before != shape) && self.written > 0 {
+            return Err(unsupported("the file has samples of another kind"));
+        }
+        if self.shape != Some(shape) {
+            self.shape = Some(shape);
+            self.write_header()?;
+        }
+        Ok(())
+    }
+
+    fn play(&mut self, frames: &[u8]) -> io::Result<()> {
+        self.file.write_all(frames)?;
+        self.written = self.written.saturating_add(frames.len() as u64);
+        Ok(())
+    }
+
+    fn record(&mut self, _frames: &mut [u8]) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn release(&mut self) -> io::Result<()> {
+        self.write_header()
+    }
+}
+
+impl Drop for Recorder {
+    fn drop(&mut self) {
+        if let Err(error) = self.write_header() {
+            log::error!("a recording does not say how long it is: {error}");
+        }
+    }
+}
+
+/// A file that is recorded from: once, and then there is silence.
+#[derive(Debug)]
+pub struct Player {
+    file: File,
+    /// What its samples are, if it says so.
+    shape: Option<Shape>,
+    left: u64,
+    format: Option<Format>,
+}
+
+impl Player {
+    /// From a file.
+    ///
+    /// # Errors
+    /// It can't be read, or is no WAV file.
+    pub fn new(mut file: File, kind: Kind) -> io::Result<Self> {
+        let (shape, left) = match kind {
+            Kind::Raw => (None, u64::MAX),
+            Kind::Wav => {
+                let (shape, left) = parse(&mut file)?;
+                (Some(shape), if left == MOST { u64::MAX } else { left })
+            }
+        };
+        Ok(Self { file, shape, left, format: None })
+    }
+}
+
+impl Host for Player {
+    fn prepare(&mut self, params: &Params) -> io::Result<()> {
+        if self.shape.is_some_and(|shape| shape != Shape::of(params)) {
+            return Err(unsupported("the file has samples of another kind"));
+        }
+        self.format = Some(params.format);
+        Ok(())
+    }
+
+    fn record(&mut self, frames: &mut [u8]) -> io::Result<()> {
+        let wanted = usize::try_from(self.left).unwrap_or(usize::MAX).min(frames.len());
+        let mut done = 0;
+        while let Some(place) = frames.get_mut(done..wanted).filter(|place| !place.is_empty()) {
+            match self.file.read(place) {
+                Ok(0) => break,
+                Ok(count) => done = done.saturating_add(count),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        self.left = self.left.saturating_sub(done as u64);
+        if let (Some(format), Some(rest)) = (self.format, frames.get_mut(done..)) {
+            silence(format, rest);
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn params(format: Format, channels: u8) -> Params {
+        let frame = u32::from(format.bits()) / 8 * u32::from(channels);
+        let rate = "44100".parse().unwrap();
+        Params { format, rate, channels, frame, period: frame, buffer: frame, features: 0 }
+    }
+
+    #[test]
+    fn what_was_played_to_a_file_is_recorded_from_it() {
+        for (format, ..) in TAGS {
+            for channels in 1..=8 {
+                let params = params(format, channels);
+                let frames: Vec<u8> = (0..params.frame * 3).map(|byte| byte as u8).collect();
+                let file = tempfile::NamedTempFile::new().unwrap();
+                let mut recorder = Recorder::new(file.reopen().unwrap(), Kind::Wav);
+                for _ in 0..2 {
+                    recorder.prepare(&params).unwrap();
+                    recorder.play(&frames).unwrap();
+                    recorder.release().unwrap();
+                }
+                let length = file.path().metadata().unwrap().len();
+                assert_eq!(length, HEADER + 2 * frames.len() as u64);
+                let mut player = Player::new(file.reopen().unwrap(), Kind::Wav).unwrap();
+                player.prepare(&params).unwrap();
+                let mut heard = vec![0; frames.len() * 2 + 2 * params.frame as usize];
+                player.record(&mut heard).unwrap();
+                assert_eq!(heard[..frames.len()], frames);
+                assert_eq!(heard[frames.len()..2 * frames.len()], frames);
+                let mut rest = vec![0; 2 * params.frame as usize];
+                silence(format, &mut rest);
+                assert_eq!(heard[2 * frames.len()..], rest);
+            }
+        }
+    }
+
+    #[test]
+    fn a_file_has_samples_of_one_kind() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let mut recorder = Recorder::new(file.reopen().unwrap(), Kind::Wav);
+        assert!(recorder.prepare(&params(Format::S8, 1)).is_err());
+        recorder.prepare(&params(Format::U8, 1)).unwrap();
+        recorder.prepare(&params(Format::S16, 1)).unwrap();
+        recorder.play(&[1, 2]).unwrap();
+        assert!(recorder.prepare(&params(Format::S16, 2)).is_err());
+        drop(recorder);
+        let mut player = Player::new(file.reopen().unwrap(), Kind::Wav).unwrap();
+        assert!(player.prepare(&params(Format::U8, 1)).is_err());
+        assert!(Player::new(tempfile::tempfile().unwrap(), Kind::Wav).is_err());
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn any_file_is_read_or_refused(bytes: Vec<u8>, cut in 0..HEADER as usize) {
+            let shape = Shape { format: Format::S16, channels: 2, hertz: 48000 };
+            let _ = parse(&mut &header(shape, 4).unwrap()[..cut]);
+            let all = [&b"RIFF\0\0\0\0WAVEfmt \x28\0\0\0"[..], &bytes].concat();
+            let _ = parse(&mut &all[..]);
+        }
+    }
+}
