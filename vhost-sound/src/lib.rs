@@ -2,7 +2,9 @@
 //!
 //! - [`card`]: the card, as it was configured, and what a driver may have it do: no virtio, no host;
 //! - [`host`]: what plays and records;
-//! - [`virtio`]: the virtio-snd device.
+//! - [`virtio`]: the virtio-snd device;
+//! - [`options`], [`streams`]: the program's command line, and what it names of the host;
+//! - [`control`]: what control clients can do.
 
 #![cfg_attr(
     not(test),
@@ -15,5 +17,8 @@
 )]
 
 pub mod card;
+pub mod control;
 pub mod host;
+pub mod options;
+pub mod streams;
 pub mod virtio;

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use super::StreamConfig;
 use super::format::{Format, Rate};
 
@@ -9,7 +11,7 @@ use super::format::{Format, Rate};
 pub const LONGEST: u32 = 64 << 20;
 
 /// What a driver asks for, as it says it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Asked {
     /// Bytes of the whole buffer.
     pub buffer_bytes: u32,
@@ -81,6 +83,19 @@ impl Params {
         }
         let (channels, features) = (asked.channels, asked.features);
         Ok(Self { format, rate, channels, frame, period, buffer, features })
+    }
+
+    /// What was asked for.
+    #[must_use]
+    pub fn asked(&self) -> Asked {
+        Asked {
+            buffer_bytes: self.buffer,
+            period_bytes: self.period,
+            features: self.features,
+            channels: self.channels,
+            format: self.format.number(),
+            rate: self.rate.number(),
+        }
     }
 
     /// How long so many frames last.

@@ -147,21 +147,31 @@ pub struct Recorder {
     file: File,
     kind: Kind,
     shape: Option<Shape>,
-    /// Bytes of samples.
-    written: u64,
 }
 
 impl Recorder {
-    /// To a file that is empty.
+    /// To a file that is empty, or that a process before this one has written to.
     #[must_use]
     pub fn new(file: File, kind: Kind) -> Self {
-        Self { file, kind, shape: None, written: 0 }
+        Self { file, kind, shape: None }
+    }
+
+    /// What its samples are, if there are some.
+    fn before(&mut self) -> io::Result<Option<Shape>> {
+        if self.kind == Kind::Raw || self.file.metadata()?.len() <= HEADER {
+            return Ok(None);
+        }
+        self.file.rewind()?;
+        let (shape, _) = parse(&mut self.file)?;
+        self.file.seek(SeekFrom::End(0))?;
+        Ok(Some(shape))
     }
 
     fn write_header(&mut self) -> io::Result<()> {
         if let (Kind::Wav, Some(shape)) = (self.kind, self.shape) {
+            let bytes = self.file.metadata()?.len().saturating_sub(HEADER);
             self.file.rewind()?;
-            self.file.write_all(&header(shape, self.written)?)?;
+            self.file.write_all(&header(shape, bytes)?)?;
             self.file.seek(SeekFrom::End(0))?;
         }
         Ok(())
@@ -171,20 +181,15 @@ impl Recorder {
 impl Host for Recorder {
     fn prepare(&mut self, params: &Params) -> io::Result<()> {
         let shape = Shape::of(params);
-        if self.shape.is_some_and(|before| before != shape) && self.written > 0 {
+        if self.before()?.is_some_and(|before| before != shape) {
             return Err(unsupported("the file has samples of another kind"));
         }
-        if self.shape != Some(shape) {
-            self.shape = Some(shape);
-            self.write_header()?;
-        }
-        Ok(())
+        self.shape = Some(shape);
+        self.write_header()
     }
 
     fn play(&mut self, frames: &[u8]) -> io::Result<()> {
-        self.file.write_all(frames)?;
-        self.written = self.written.saturating_add(frames.len() as u64);
-        Ok(())
+        self.file.write_all(frames)
     }
 
     fn record(&mut self, _frames: &mut [u8]) -> io::Result<()> {
@@ -276,8 +281,8 @@ mod tests {
                 let params = params(format, channels);
                 let frames: Vec<u8> = (0..params.frame * 3).map(|byte| byte as u8).collect();
                 let file = tempfile::NamedTempFile::new().unwrap();
-                let mut recorder = Recorder::new(file.reopen().unwrap(), Kind::Wav);
                 for _ in 0..2 {
+                    let mut recorder = Recorder::new(file.reopen().unwrap(), Kind::Wav);
                     recorder.prepare(&params).unwrap();
                     recorder.play(&frames).unwrap();
                     recorder.release().unwrap();

@@ -10,15 +10,16 @@ use serde_json::{Value, json};
 use vhost_runtime::device::{ConfigError, Device};
 use vhost_runtime::session::Frontend;
 use vhost_runtime::state::StateError;
+use vhost_runtime::supervisor::{Keeper, Kept};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use super::info;
 use super::message::{Kind, Query, Request, Status};
-use super::stream::{Finished, Stream};
+use super::stream::{Finished, Saved, Stream};
 use super::worker::Worker;
 use crate::card::StreamConfig;
 use crate::card::port::Direction;
-use crate::host::Host;
+use crate::streams::Opened;
 
 /// The control, event, transmit and receive queue (5.14.2).
 pub(super) const CONTROL: usize = 0;
@@ -37,19 +38,26 @@ pub struct Card {
     plugged: Vec<AtomicBool>,
     /// A jack has changed, which the worker is to tell.
     pub(super) wake: EventFd,
+    keeper: Keeper,
+    /// What was kept may be of a guest that is there no more.
+    doubtful: AtomicBool,
 }
+
+/// What is kept by the supervisor is called so.
+const KEY: &str = "card";
 
 impl Card {
     /// One with these streams, each with its end of the host.
     ///
     /// # Errors
     /// The host has no more descriptors.
-    pub fn new(streams: Vec<(StreamConfig, Box<dyn Host>)>) -> io::Result<Self> {
+    pub fn new(streams: Vec<Opened>, keeper: Keeper) -> io::Result<Self> {
         let configs: Vec<StreamConfig> = streams.iter().map(|(config, _)| config.clone()).collect();
         let plugged = configs.iter().map(|_| AtomicBool::new(true)).collect();
         let streams = streams.into_iter().map(|(config, host)| Stream::new(config, host));
         let wake = EventFd::new(EFD_NONBLOCK)?;
-        Ok(Self { streams: Mutex::new(streams.collect()), configs, plugged, wake })
+        let (streams, doubtful) = (Mutex::new(streams.collect()), AtomicBool::new(false));
+        Ok(Self { streams, configs, plugged, wake, keeper, doubtful })
     }
 
     pub(super) fn streams(&self) -> MutexGuard<'_, Vec<Stream>> {
@@ -70,6 +78,7 @@ impl Card {
         {
             log::error!("the guest is not told of a jack: {error}");
         }
+        self.keep();
         found.is_some()
     }
 
@@ -112,6 +121,58 @@ impl Card {
         streams.find(|(_, other)| std::ptr::eq(*other, stream)).map_or(0, |(number, _)| number)
     }
 
+    fn saved(&self) -> Vec<Saved> {
+        self.streams().iter().map(Stream::save).collect()
+    }
+
+    fn go_on_with(&self, saved: &[Saved]) -> Result<(), StateError> {
+        let mut streams = self.streams();
+        let names = |saved: &[Saved]| -> Vec<String> {
+            saved.iter().map(|stream| stream.name.clone()).collect()
+        };
+        let own: Vec<String> = streams.iter().map(|stream| stream.config.name.clone()).collect();
+        if names(saved) != own {
+            return Err(StateError::Mismatch(format!(
+                "the card has the streams {}, and the guest's had {}",
+                own.join(", "),
+                names(saved).join(", ")
+            )));
+        }
+        for (stream, saved) in streams.iter_mut().zip(saved) {
+            stream.restore(saved).map_err(StateError::Mismatch)?;
+        }
+        Ok(())
+    }
+
+    /// Takes what a former process had kept of this card.
+    pub fn restore(&self, kept: &[Kept]) {
+        let Some(kept) = kept.iter().find(|kept| kept.key == KEY) else { return };
+        let done = serde_json::from_slice::<(Vec<Saved>, Vec<bool>)>(&kept.description)
+            .map_err(StateError::from)
+            .and_then(|(saved, plugged)| {
+                for (jack, plugged) in self.plugged.iter().zip(plugged) {
+                    jack.store(plugged, Ordering::Relaxed);
+                }
+                self.go_on_with(&saved)
+            });
+        match done {
+            Ok(()) => self.doubtful.store(true, Ordering::Relaxed),
+            Err(error) => log::error!("what was kept of a former process is of no use: {error}"),
+        }
+    }
+
+    /// Has the supervisor keep what another process needs to go on.
+    fn keep(&self) {
+        let plugged: Vec<bool> = self.plugged().collect();
+        let text = serde_json::to_vec(&(self.saved(), plugged)).map_err(io::Error::from);
+        let kept = text.map(|text| self.keeper.keep(KEY, &text, &[]));
+        match kept {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => log::error!("a stream will not outlive a crash: {error}"),
+            Err(error) => log::error!("a stream will not outlive a crash: {error}"),
+        }
+    }
+
     fn tell(&self, kind: Kind, query: Query) -> Result<Vec<u8>, Status> {
         let streams = || self.configs.iter().map(|stream| (self.function(stream), stream));
         let items: Vec<Vec<u8>> = match kind {
@@ -144,15 +205,18 @@ impl Card {
                 status => Err(status),
             }
         };
-        match request {
-            Request::Info(kind, query) => self.tell(kind, query),
+        let done = match request {
+            Request::Info(kind, query) => return self.tell(kind, query),
             Request::SetParams(stream, asked) => with(stream, &mut |it| it.set_params(asked)),
             Request::Prepare(stream) => with(stream, &mut Stream::prepare),
             Request::Start(stream) => with(stream, &mut |it| it.start(now)),
             Request::Stop(stream) => with(stream, &mut |it| it.stop(now)),
             Request::Release(stream) => with(stream, &mut |it| it.release(finished)),
-            Request::NotSupported => Err(Status::NotSupported),
-        }
+            Request::NotSupported => return Err(Status::NotSupported),
+        };
+        drop(streams);
+        self.keep();
+        done
     }
 }
 
@@ -196,7 +260,14 @@ impl Device for Card {
         Worker::new(self)
     }
 
+    fn goes_on(&self) {
+        self.doubtful.store(false, Ordering::Relaxed);
+    }
+
     fn activate(&self) -> Result<(), Box<dyn Error + Send + Sync>> {
+        if self.doubtful.swap(false, Ordering::Relaxed) {
+            self.reset(); // another guest's
+        }
         self.streams().iter_mut().for_each(|stream| stream.resume(Instant::now()));
         Ok(())
     }
@@ -206,14 +277,17 @@ impl Device for Card {
     fn reset(&self) {
         // No ring runs: no buffer is here.
         self.streams().iter_mut().for_each(Stream::reset);
+        self.keep();
     }
 
     fn save(&self) -> Result<Value, StateError> {
-        Err(StateError::Mismatch(String::from("a sound card cannot be moved yet")))
+        Ok(serde_json::to_value(self.saved())?)
     }
 
-    fn load(&self, _state: Value) -> Result<(), StateError> {
-        Err(StateError::Mismatch(String::from("a sound card cannot be moved yet")))
+    fn load(&self, state: Value) -> Result<(), StateError> {
+        self.go_on_with(&serde_json::from_value::<Vec<Saved>>(state)?)?;
+        self.keep();
+        Ok(())
     }
 
     fn connected(&self, _frontend: Frontend) {}

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::time::Instant;
 
+use serde::{Deserialize, Serialize};
 use vhost_runtime::chain::Chain;
 
 use super::card::{RECEIVE, TRANSMIT};
@@ -11,7 +12,7 @@ use crate::card::StreamConfig;
 use crate::card::clock::Clock;
 use crate::card::params::{Asked, Params, ParamsError};
 use crate::card::port::Direction;
-use crate::card::state::{Command, State};
+use crate::card::state::{self, Command, State};
 use crate::host::Host;
 
 /// VIRTIO_SND_PCM_F_EVT_XRUNS.
@@ -31,6 +32,16 @@ struct Buffer {
     /// Bytes of samples in it, and those that have moved.
     length: u64,
     done: u64,
+}
+
+/// A stream, as another process gets it.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Saved {
+    pub(super) name: String,
+    state: state::Saved,
+    /// Bytes that had moved of the first buffer.
+    begun: u64,
 }
 
 /// A buffer that is done with.
@@ -150,6 +161,28 @@ impl Stream {
             self.end(finished);
         }
         status
+    }
+
+    /// What another process needs to go on, without buffers: those come again.
+    pub(super) fn save(&self) -> Saved {
+        let begun = self.buffers.front().map_or(self.begun, |first| first.done);
+        Saved { name: self.config.name.clone(), state: self.state.save(), begun }
+    }
+
+    /// Goes on where another process has stopped.
+    pub(super) fn restore(&mut self, saved: &Saved) -> Result<(), String> {
+        let Self { config, host, .. } = self;
+        let state = saved.state.state(config, EVT_XRUNS);
+        let state = state.map_err(|error| format!("{}: {error}", config.name))?;
+        if let Some(params) = state.params().filter(|_| state.takes_buffers()) {
+            host.prepare(params).map_err(|error| format!("{}: {error}", config.name))?;
+        }
+        (self.state, self.begun, self.position) = (state, saved.begun, 0);
+        (self.clock, self.is_starved) = (Clock::default(), false);
+        if self.is_running() {
+            self.clock.start(Instant::now());
+        }
+        Ok(())
     }
 
     /// As it was before the driver came. No buffer is here.

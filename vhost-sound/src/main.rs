@@ -1,0 +1,62 @@
+//! `vhost-sound`: a sound card in a process of its own.
+
+use std::io;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use vhost_runtime::arguments::{self, ArgumentError};
+use vhost_runtime::control::{self, Events};
+use vhost_runtime::program::{self, Confinement, ProgramError, Shutdown, Socket};
+use vhost_runtime::sandbox::Sandbox;
+use vhost_runtime::supervisor::{self, Role};
+use vhost_sound::control::Manager;
+use vhost_sound::options::Options;
+use vhost_sound::streams::{self, StreamError};
+use vhost_sound::virtio::card::Card;
+
+#[derive(Debug, thiserror::Error)]
+enum Failure {
+    #[error(transparent)]
+    Arguments(#[from] ArgumentError),
+    #[error(transparent)]
+    Program(#[from] ProgramError),
+    #[error(transparent)]
+    Stream(#[from] StreamError),
+    #[error("the card cannot be made: {0}")]
+    Card(io::Error),
+}
+
+fn main() -> ExitCode {
+    program::device_main("vhost-sound", "sound", start)
+}
+
+fn start() -> Result<ExitCode, Failure> {
+    let options: Options = arguments::read()?;
+    let sandbox = Sandbox::new(options.program.fd);
+    program::start_logging(options.program.verbose);
+    let mut vmm = Socket::from_args(&options.program)?;
+    let mut clients = control::Listener::from_args(&options.program)?;
+    let streams = streams::open(&options.playback, &options.capture)?;
+    let shutdown = Shutdown::new()?;
+    let mut sockets = vec![&mut vmm];
+    sockets.extend(clients.as_mut().map(control::Listener::socket));
+    let link = match supervisor::start(&mut sockets, &shutdown, options.program.sandbox, None)? {
+        Role::Serve(link) => link,
+        Role::Ended(code) => return Ok(ExitCode::from(code)),
+    };
+    let card = Arc::new(Card::new(streams, link.keeper()).map_err(Failure::Card)?);
+    if options.program.sandbox == Confinement::On {
+        sandbox.enter().map_err(ProgramError::from)?;
+    }
+    // Confined already: whoever had this kept may have been taken over by a guest.
+    card.restore(&link.kept());
+    link.ready(&mut sockets)?;
+    let events = Events::default();
+    if let Some(clients) = &clients {
+        let program = control::Program { name: "vhost-sound", version: env!("CARGO_PKG_VERSION") };
+        let manager = Arc::new(Manager::new(Arc::clone(&card)));
+        clients.serve(program, manager, &events, &shutdown)?;
+    }
+    program::serve(&vmm, &shutdown, &events, &link, &card)?;
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,185 @@
+//! The command line.
+
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use clap::{ArgGroup, Parser};
+use vhost_runtime::arguments::parts;
+use vhost_runtime::program::ProgramArgs;
+
+use crate::card::format::{Format, Rate};
+use crate::card::port::{Direction, Port};
+use crate::card::{CHANNELS, StreamConfig};
+use crate::host::file::Kind;
+
+/// A sound card in a process of its own, for any VMM that speaks vhost-user
+#[derive(Debug, Parser)]
+#[command(version, max_term_width = 100)]
+#[command(group = ArgGroup::new("streams").args(["playback", "capture"]).required(true).multiple(true))]
+pub struct Options {
+    /// What every device program has.
+    #[command(flatten)]
+    pub program: ProgramArgs,
+
+    /// A stream that the guest plays to, and its jack: speaker, line-out, headphone, spdif-out, digital-out
+    #[arg(long, value_name = "JACK[,…]", value_parser = playback)]
+    pub playback: Vec<Stream>,
+
+    /// A stream that the guest records from, and its jack: mic, line-in, cd, aux, spdif-in, digital-in
+    #[arg(long, value_name = "JACK[,…]", value_parser = capture)]
+    pub capture: Vec<Stream>,
+}
+
+/// A stream, as an option has it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stream {
+    /// The stream.
+    pub config: StreamConfig,
+    /// What plays it, or is recorded.
+    pub backend: Backend,
+}
+
+/// What of the host is behind a stream.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Backend {
+    /// Nobody listens, or nothing is heard.
+    Null,
+    /// A sine.
+    Tone,
+    /// A file.
+    File(Kind, PathBuf),
+    /// Another stream, by the name of what joins them.
+    Loopback(String),
+}
+
+const KEYS: &str = "backend=, channels=, formats=, name=, rates=";
+
+fn playback(text: &str) -> Result<Stream, String> {
+    stream(text, Direction::Playback)
+}
+
+fn capture(text: &str) -> Result<Stream, String> {
+    stream(text, Direction::Capture)
+}
+
+fn stream(text: &str, direction: Direction) -> Result<Stream, String> {
+    let mut parts = parts(text).into_iter();
+    let jack = parts.next().unwrap_or_default();
+    let port = jack.parse::<Port>()?;
+    if port.direction() != direction {
+        let other = match direction {
+            Direction::Playback => "--capture",
+            Direction::Capture => "--playback",
+        };
+        return Err(format!("{jack} is one of {other}"));
+    }
+    let mut config = StreamConfig {
+        name: jack,
+        port,
+        formats: vec![
+            Format::U8,
+            Format::S16,
+            Format::S24_3,
+            Format::S24,
+            Format::S32,
+            Format::Float,
+        ],
+        rates: (1..=12).filter_map(Rate::of_number).collect(),
+        channels: (1, 2),
+    };
+    let mut backend = Backend::Null;
+    for part in parts {
+        match part.split_once('=') {
+            Some(("name", "")) => return Err(String::from("name=: a stream has a name")),
+            Some(("name", name)) => name.clone_into(&mut config.name),
+            Some(("backend", text)) => backend = text.parse()?,
+            Some(("channels", text)) => config.channels = channels(text)?,
+            Some(("formats", text)) => config.formats = list(text)?,
+            Some(("rates", text)) => config.rates = list(text)?,
+            _ => return Err(format!("{part} is not known: {KEYS}")),
+        }
+    }
+    if backend == Backend::Tone && direction == Direction::Playback {
+        return Err(String::from("backend=tone: it is there to be recorded, by --capture"));
+    }
+    Ok(Stream { config, backend })
+}
+
+/// `N` or `N-N`.
+fn channels(text: &str) -> Result<(u8, u8), String> {
+    let (least, most) = text.split_once('-').unwrap_or((text, text));
+    match (least.parse(), most.parse()) {
+        (Ok(least), Ok(most)) if 1 <= least && least <= most && most <= CHANNELS => {
+            Ok((least, most))
+        }
+        _ => Err(format!("channels={text}: write it as 2 or as 1-{CHANNELS}")),
+    }
+}
+
+/// Values between colons.
+fn list<T: FromStr<Err = String> + PartialEq>(text: &str) -> Result<Vec<T>, String> {
+    let mut all = Vec::new();
+    for value in text.split(':') {
+        let value = value.parse()?;
+        if !all.contains(&value) {
+            all.push(value);
+        }
+    }
+    Ok(all)
+}
+
+impl FromStr for Backend {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (kind, rest) = text.split_once(':').unwrap_or((text, ""));
+        match (kind, rest) {
+            ("null", "") => Ok(Self::Null),
+            ("tone", "") => Ok(Self::Tone),
+            ("loopback", name) => Ok(Self::Loopback(name.to_owned())),
+            ("wav" | "raw", "") => Err(format!("backend={kind}: give a file, as {kind}:PATH")),
+            ("wav", path) => Ok(Self::File(Kind::Wav, path.into())),
+            ("raw", path) => Ok(Self::File(Kind::Raw, path.into())),
+            _ => Err(format!(
+                "there is no backend {text}: null, tone, wav:PATH, raw:PATH, loopback[:NAME]"
+            )),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn streams_are_told_by_their_jacks() {
+        let stream =
+            playback("speaker,name=left,,right,channels=2-8,formats=s16:S32,rates=48000").unwrap();
+        assert_eq!((stream.config.name.as_str(), stream.config.channels), ("left,right", (2, 8)));
+        assert_eq!(stream.config.formats, [Format::S16, Format::S32]);
+        assert_eq!((stream.config.rates.len(), stream.backend), (1, Backend::Null));
+        let stream = capture("mic,backend=wav:/a:b").unwrap();
+        assert_eq!(stream.backend, Backend::File(Kind::Wav, "/a:b".into()));
+        assert_eq!(
+            capture("line-in,backend=loopback").unwrap().backend,
+            Backend::Loopback(String::new())
+        );
+        for wrong in [
+            "",
+            "mic",
+            "speakers",
+            "speaker,name=",
+            "speaker,backend=tone",
+            "speaker,backend=wav",
+            "speaker,backend=pulse",
+            "speaker,channels=0",
+            "speaker,channels=9",
+            "speaker,channels=2-1",
+            "speaker,formats=S17",
+            "speaker,rates=",
+            "speaker,loud",
+        ] {
+            assert!(playback(wrong).is_err(), "{wrong}");
+        }
+    }
+}
