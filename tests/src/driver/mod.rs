@@ -5,6 +5,7 @@ mod block;
 mod net;
 mod scsi;
 mod slots;
+pub mod sound;
 
 use std::time::Duration;
 
