@@ -24,9 +24,10 @@ const FILES: [(&str, &str); 8] = [
 /// A program's name, its command line, and what its manual says besides.
 type Documented = (&'static str, fn() -> Command, &'static str);
 
-const PROGRAMS: [Documented; 5] = [
+const PROGRAMS: [Documented; 6] = [
     ("vhost-net", vhost_net::options::Options::command, vhost_net::manual::SECTIONS),
     ("vhost-scsi", vhost_scsi::options::Options::command, vhost_scsi::manual::SECTIONS),
+    ("vhost-sound", vhost_sound::options::Options::command, vhost_sound::manual::SECTIONS),
     ("vhost-usb", vhost_usb::options::Options::command, vhost_usb::manual::SECTIONS),
     ("vhost-usb-spice", spice::options::Options::command, spice::manual::SECTIONS),
     ("vmm-frontend", vmm_frontend::options::Options::command, vmm_frontend::manual::SECTIONS),

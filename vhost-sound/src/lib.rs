@@ -3,7 +3,8 @@
 //! - [`card`]: the card, as it was configured, and what a driver may have it do: no virtio, no host;
 //! - [`host`]: what plays and records;
 //! - [`virtio`]: the virtio-snd device;
-//! - [`options`], [`streams`]: the program's command line, and what it names of the host;
+//! - [`options`], [`manual`], [`streams`]: the program's command line, what its manual says besides, and what it
+//!   names of the host;
 //! - [`control`]: what control clients can do.
 
 #![cfg_attr(
@@ -19,6 +20,7 @@
 pub mod card;
 pub mod control;
 pub mod host;
+pub mod manual;
 pub mod options;
 pub mod streams;
 pub mod virtio;

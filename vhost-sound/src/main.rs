@@ -1,5 +1,7 @@
 //! `vhost-sound`: a sound card in a process of its own.
 
+mod ctl;
+
 use std::io;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -10,9 +12,11 @@ use vhost_runtime::program::{self, Confinement, ProgramError, Shutdown, Socket};
 use vhost_runtime::sandbox::Sandbox;
 use vhost_runtime::supervisor::{self, Role};
 use vhost_sound::control::Manager;
-use vhost_sound::options::Options;
+use vhost_sound::options::{Options, Verb};
 use vhost_sound::streams::{self, StreamError};
 use vhost_sound::virtio::card::Card;
+
+use ctl::CtlError;
 
 #[derive(Debug, thiserror::Error)]
 enum Failure {
@@ -22,6 +26,8 @@ enum Failure {
     Program(#[from] ProgramError),
     #[error(transparent)]
     Stream(#[from] StreamError),
+    #[error(transparent)]
+    Ctl(#[from] CtlError),
     #[error("the card cannot be made: {0}")]
     Card(io::Error),
 }
@@ -32,6 +38,13 @@ fn main() -> ExitCode {
 
 fn start() -> Result<ExitCode, Failure> {
     let options: Options = arguments::read()?;
+    match &options.verb {
+        Some(Verb::Ctl(args)) => Ok(ctl::run(args).map(|()| ExitCode::SUCCESS)?),
+        None => run(&options),
+    }
+}
+
+fn run(options: &Options) -> Result<ExitCode, Failure> {
     let sandbox = Sandbox::new(options.program.fd);
     program::start_logging(options.program.verbose);
     let mut vmm = Socket::from_args(&options.program)?;

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use clap::{ArgGroup, Parser};
+use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
 use vhost_runtime::arguments::parts;
 use vhost_runtime::program::ProgramArgs;
 
@@ -14,7 +14,12 @@ use crate::host::file::Kind;
 
 /// A sound card in a process of its own, for any VMM that speaks vhost-user
 #[derive(Debug, Parser)]
-#[command(version, max_term_width = 100)]
+#[command(
+    version,
+    max_term_width = 100,
+    args_conflicts_with_subcommands = true,
+    subcommand_negates_reqs = true
+)]
 #[command(group = ArgGroup::new("streams").args(["playback", "capture"]).required(true).multiple(true))]
 pub struct Options {
     /// What every device program has.
@@ -28,6 +33,57 @@ pub struct Options {
     /// A stream that the guest records from, and its jack: mic, line-in, cd, aux, spdif-in, digital-in
     #[arg(long, value_name = "JACK[,…]", value_parser = capture)]
     pub capture: Vec<Stream>,
+
+    /// Something else than to serve
+    #[command(subcommand)]
+    pub verb: Option<Verb>,
+}
+
+/// What the program does instead of serving.
+#[derive(Debug, Subcommand)]
+pub enum Verb {
+    /// Look at and change a running card, by its --control socket
+    Ctl(CtlArgs),
+}
+
+/// `vhost-sound ctl`.
+#[derive(Debug, Args)]
+pub struct CtlArgs {
+    /// The running program's socket
+    #[arg(long, value_name = "PATH")]
+    pub control: PathBuf,
+
+    /// Print JSON, for scripts
+    #[arg(long, global = true)]
+    pub json: bool,
+
+    /// What to do
+    #[command(subcommand)]
+    pub command: CtlCommand,
+}
+
+/// What is done to a running card.
+#[derive(Debug, Subcommand)]
+pub enum CtlCommand {
+    /// List the streams
+    List,
+    /// Plug something into a stream's jack, or out
+    Jack {
+        /// The stream
+        stream: String,
+        /// Whether something is in there
+        #[arg(value_enum)]
+        state: JackState,
+    },
+}
+
+/// A jack.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum JackState {
+    /// Something is in there.
+    In,
+    /// Nothing is.
+    Out,
 }
 
 /// A stream, as an option has it.
