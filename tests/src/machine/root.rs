@@ -10,7 +10,7 @@ use crate::error::Context;
 use crate::{Error, Step};
 
 /// Besides the kernel of [`STABLE_KERNEL`].
-const PACKAGES: [&str; 31] = [
+const PACKAGES: [&str; 32] = [
     // The backport.
     "linux-image-amd64",
     "busybox-static",
@@ -39,6 +39,8 @@ const PACKAGES: [&str; 31] = [
     "iperf3",
     "ethtool",
     "iputils-ping",
+    // Sound.
+    "alsa-utils",
     // Guests of the guest; libvirt without its services, which would start with what starts services.
     "qemu-system-x86",
     "qemu-utils",

@@ -1,0 +1,38 @@
+//! vhost-sound in stock guests.
+
+use std::process::Command;
+use std::time::Duration;
+
+use lab::{Error, Guest, Kernel, Shell, Version, program, spawn_listening};
+
+const MINUTES: fn(u64) -> Duration = |minutes| Duration::from_secs(60 * minutes);
+
+/// The card is there, and plays what it is given.
+const PLAY: &str = "set -e
+modprobe virtio_snd
+for i in $(seq 50); do [ -e /proc/asound/card0/pcm0p ] && break; sleep 0.2; done
+head -c 768000 /dev/urandom >/tmp/noise
+aplay -q -D hw:0,0 -t raw -f S16_LE -c 2 -r 48000 --period-size=4800 --buffer-size=19200 /tmp/noise
+md5sum </tmp/noise | cut -d' ' -f1";
+
+#[test]
+fn a_guest_of_qemus_plays_to_a_file() -> Result<(), Error> {
+    let folder = tempfile::tempdir().unwrap();
+    let (socket, file) = (folder.path().join("s"), folder.path().join("raw"));
+    let mut command = Command::new(program("vhost-sound")?);
+    let backend = format!("speaker,backend=raw:{}", file.display());
+    command.arg("--socket-path").arg(&socket).arg("--playback").arg(backend);
+    command.args(["--capture", "mic,backend=tone"]);
+    let _card = spawn_listening(command, &socket)?;
+    let chardev = format!("socket,id=snd0,path={}", socket.display());
+    let guest = Guest::builder().qemu(Version::Backports).kernel(Kernel::Backports);
+    let guest = guest.args(["-chardev".to_owned(), chardev]);
+    let guest = guest.args(["-device", "vhost-user-snd-pci,chardev=snd0"]).boot()?;
+    let sum = guest.run_within(MINUTES(2), PLAY)?.stdout_if_ok()?;
+    let jacks = guest.run("amixer -c 0 contents")?.stdout_if_ok()?;
+    assert!(jacks.contains("Speaker Jack") && jacks.contains("Mic Jack"), "{jacks}");
+    let mut check = Command::new("md5sum");
+    let output = check.arg(&file).output().unwrap();
+    assert!(String::from_utf8_lossy(&output.stdout).starts_with(sum.trim()), "{output:?}");
+    Ok(())
+}
