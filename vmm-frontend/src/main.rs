@@ -21,7 +21,9 @@ use vmm_frontend::cpu::help;
 use vmm_frontend::cpu::selection::Selection;
 use vmm_frontend::launcher::{LaunchError, Launcher};
 use vmm_frontend::machine::vm;
-use vmm_frontend::options::{Conflict, Options, VHOST_NET, VHOST_USB, VhostUserOption};
+use vmm_frontend::options::{
+    Conflict, Options, VHOST_NET, VHOST_SOUND, VHOST_USB, VhostUserOption,
+};
 use vmm_frontend::usb::UsbHost;
 use vmm_frontend::virtio::vhost_user::{Kind, VhostUser};
 use vmm_frontend::vmm::{self, Event, Machine, Settings, VmmError};
@@ -169,7 +171,11 @@ fn add_devices(
             machine.add_usb(&host.map_err(|error| failed(launcher, error.into()))?)?;
             continue;
         }
-        let kind = if name == VHOST_NET { Kind::Net } else { Kind::Scsi };
+        let kind = match name {
+            VHOST_NET => Kind::Net,
+            VHOST_SOUND => Kind::Sound,
+            _ => Kind::Scsi,
+        };
         let device = connect(VhostUserOption::of(kind, &socket));
         let device = device.map_err(|error| failed(launcher, error.into()))?;
         let place = machine.add_virtio(device)?;

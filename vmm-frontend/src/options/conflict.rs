@@ -42,7 +42,11 @@ impl Options {
             Spec::Pty(None) | Spec::Stdio | Spec::Null | Spec::Off => None,
         });
         let mut paths = HashSet::new();
-        let controls = [("--qmp", &self.qmp), ("--usb-control", &self.usb_control)];
+        let controls = [
+            ("--qmp", &self.qmp),
+            ("--usb-control", &self.usb_control),
+            ("--sound-control", &self.sound_control),
+        ];
         let controls =
             controls.into_iter().filter_map(|(option, path)| Some((option, path.as_ref()?)));
         let cards = self.net.iter().filter_map(|card| Some(("--net control", card.control()?)));

@@ -4,6 +4,7 @@ mod conflict;
 mod cpus;
 mod memory;
 mod net;
+mod sound;
 mod vhost_user;
 
 use std::ffi::OsString;
@@ -20,6 +21,7 @@ pub use conflict::Conflict;
 pub use cpus::Cpus;
 pub use memory::MemoryOption;
 pub use net::{NET_KEYS, NetOption};
+pub use sound::SoundOption;
 pub use vhost_user::{VHOST_USER_KEYS, VhostUserOption};
 
 /// What `--help` and the manual group options by.
@@ -29,6 +31,7 @@ mod group {
     pub(super) const DISKS: &str = "Disks, by a vhost-scsi that it starts";
     pub(super) const USB: &str = "USB devices, by a vhost-usb that it starts";
     pub(super) const NET: &str = "Network cards, each by a vhost-net that it starts";
+    pub(super) const SOUND: &str = "A sound card, by a vhost-sound that it starts";
     pub(super) const DEVICES: &str = "Other devices";
     pub(super) const CONSOLES: &str = "Consoles";
     pub(super) const CONTROL: &str = "Control";
@@ -116,6 +119,14 @@ pub struct Options {
     #[arg(long, value_name = "WHERE[,…]", help_heading = group::NET)]
     pub net: Vec<NetOption>,
 
+    /// A stream of a sound card: playback=JACK or capture=JACK[,key=value…] as vhost-sound's options
+    #[arg(long, value_name = "WHICH=JACK[,…]", help_heading = group::SOUND)]
+    pub sound: Vec<SoundOption>,
+
+    /// Listen on this Unix socket for what becomes of the sound card's jacks (QMP; vhost-sound ctl)
+    #[arg(long, value_name = "PATH", requires = "sound", help_heading = group::SOUND)]
+    pub sound_control: Option<PathBuf>,
+
     /// A device of a process that runs already: type=scsi|net|blk|sound,socket=PATH[,key=value…], or
     /// type=generic,id=NUMBER,queues=NUMBER,socket=PATH
     #[arg(long, value_name = "type=…,socket=PATH", help_heading = group::DEVICES)]
@@ -175,7 +186,7 @@ impl Options {
     #[must_use]
     pub fn programs(&self) -> Vec<Program> {
         let first = self.scsi().into_iter().chain(self.usb());
-        let mut programs: Vec<Program> = first.chain(self.cards()).collect();
+        let mut programs: Vec<Program> = first.chain(self.cards()).chain(self.sound()).collect();
         if self.sandbox == Confinement::Off {
             for program in &mut programs {
                 program.arguments.extend(["--sandbox".into(), "off".into()]);
@@ -220,6 +231,19 @@ impl Options {
         arguments.map(|arguments| Program { name: VHOST_NET, arguments })
     }
 
+    /// One sound card for all streams.
+    fn sound(&self) -> Option<Program> {
+        let streams = self.sound.iter().flat_map(SoundOption::arguments);
+        let mut arguments: Vec<OsString> = streams.collect();
+        if arguments.is_empty() {
+            return None;
+        }
+        if let Some(path) = &self.sound_control {
+            arguments.extend(["--control".into(), path.into()]);
+        }
+        Some(Program { name: VHOST_SOUND, arguments })
+    }
+
     /// The consoles, each with its option.
     fn consoles(&self) -> impl Iterator<Item = (&'static str, &Spec)> {
         let ports = self.port.iter().map(|port| ("--port", &port.spec));
@@ -244,6 +268,9 @@ pub const VHOST_USB: &str = "vhost-usb";
 
 /// See [`VHOST_SCSI`].
 pub const VHOST_NET: &str = "vhost-net";
+
+/// See [`VHOST_SCSI`].
+pub const VHOST_SOUND: &str = "vhost-sound";
 
 /// An option for each text.
 fn each(option: &str, texts: &[String]) -> impl Iterator<Item = OsString> {
