@@ -3,9 +3,13 @@
 use std::process::Command;
 use std::time::Duration;
 
-use lab::{Error, Guest, Kernel, Shell, Version, program, spawn_listening};
+use lab::{Error, Guest, Host, Kernel, Shell, Version, program, spawn_listening};
 
 const MINUTES: fn(u64) -> Duration = |minutes| Duration::from_secs(60 * minutes);
+
+/// The process that serves is killed while the guest plays.
+const KILL: &str =
+    "sleep 3; for i in 1 2 3; do kill -9 $(pgrep -n -x vhost-sound) && sleep 1; done";
 
 /// The card is there, and plays what it is given.
 const PLAY: &str = "set -e
@@ -35,4 +39,28 @@ fn a_guest_of_qemus_plays_to_a_file() -> Result<(), Error> {
     let output = check.arg(&file).output().unwrap();
     assert!(String::from_utf8_lossy(&output.stdout).starts_with(sum.trim()), "{output:?}");
     Ok(())
+}
+
+#[test]
+fn a_guest_of_vmm_frontends_plays_and_outlives_kills() -> Result<(), Error> {
+    Host::test(|| {
+        let host = Host::boot(|builder| builder)?;
+        let streams = "--sound playback=speaker,backend=raw:/tmp/raw \
+            --sound capture=line-in,backend=tone --sound-control /run/sound.ctl";
+        let guest = host.boot_vmm_guest(Kernel::Backports, "", streams)?;
+        let kills = host.guest().start(KILL)?;
+        guest.run_within(MINUTES(2), PLAY)?.stdout_if_ok()?;
+        kills.wait(host.guest(), MINUTES(1))?.stdout_if_ok()?;
+        // What was under way may be there twice.
+        let size = host.guest().run("stat -c %s /tmp/raw")?.stdout_if_ok()?;
+        let size: u64 = size.trim().parse().unwrap();
+        assert!((768_000..1_000_000).contains(&size), "{size}");
+        let jacks = guest.run("amixer -c 0 contents | grep -A2 'Line Jack'")?.stdout_if_ok()?;
+        assert!(jacks.contains("values=on"), "{jacks}");
+        let plug_out = "/job/vhost-sound ctl --control /run/sound.ctl jack line-in out";
+        host.guest().run(plug_out)?.stdout_if_ok()?;
+        let jacks = guest.run("amixer -c 0 contents | grep -A2 'Line Jack'")?.stdout_if_ok()?;
+        assert!(jacks.contains("values=off"), "{jacks}");
+        Ok(())
+    })
 }
