@@ -64,7 +64,7 @@ impl Card {
         self.streams.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether something is plugged into each jack.
+    /// Whether something is plugged into each jack, that of a stream at the same place.
     pub(super) fn plugged(&self) -> impl Iterator<Item = bool> {
         self.plugged.iter().map(|plugged| plugged.load(Ordering::Relaxed))
     }

@@ -71,6 +71,8 @@ pub(super) struct Stream {
     position: u64,
     /// There was nothing to be played, or no room, and that was told.
     is_starved: bool,
+    /// The host has failed, and that was logged.
+    has_failed: bool,
     piece: Vec<u8>,
 }
 
@@ -85,6 +87,7 @@ impl Stream {
             begun: 0,
             position: 0,
             is_starved: false,
+            has_failed: false,
             piece: Vec::new(),
         }
     }
@@ -274,10 +277,13 @@ impl Stream {
             let frames = count.checked_div(frame).unwrap_or(0);
             self.position = self.position.saturating_add(frames);
             due = due.saturating_sub(frames);
+            let had_failed = std::mem::replace(&mut self.has_failed, moved.is_err());
             let status = match moved {
                 Ok(()) => Status::Ok,
                 Err(error) => {
-                    log::error!("{}: {error}", self.config.name);
+                    if !had_failed {
+                        log::error!("{}: {error}", self.config.name);
+                    }
                     Status::IoError
                 }
             };

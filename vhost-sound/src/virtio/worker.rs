@@ -115,27 +115,28 @@ impl Worker {
         }
     }
 
-    fn tell(&mut self, code: u32, number: usize) {
-        let number = u32::try_from(number).unwrap_or(u32::MAX);
-        let mut event = [0; 8];
-        let (first, second) = event.split_at_mut(4);
-        first.copy_from_slice(&code.to_le_bytes());
-        second.copy_from_slice(&number.to_le_bytes());
-        if self.events.len() >= EVENTS {
-            self.events.pop_front();
-        }
-        self.events.push_back(event);
-    }
-
     fn tell_jacks(&mut self) {
-        let now: Vec<bool> = self.card.plugged().collect();
-        let before = std::mem::replace(&mut self.told, now.clone());
-        for (number, (now, before)) in now.into_iter().zip(before).enumerate() {
-            if now != before {
-                self.tell(if now { JACK_CONNECTED } else { JACK_DISCONNECTED }, number);
+        let Self { card, told, events, .. } = self;
+        for (number, (now, before)) in card.plugged().zip(told).enumerate() {
+            if std::mem::replace(before, now) != now {
+                let code = if now { JACK_CONNECTED } else { JACK_DISCONNECTED };
+                tell(events, code, number);
             }
         }
     }
+}
+
+/// Has the driver told of something, when it has room.
+fn tell(events: &mut VecDeque<[u8; 8]>, code: u32, number: usize) {
+    let number = u32::try_from(number).unwrap_or(u32::MAX);
+    let mut event = [0; 8];
+    let (first, second) = event.split_at_mut(4);
+    first.copy_from_slice(&code.to_le_bytes());
+    second.copy_from_slice(&number.to_le_bytes());
+    if events.len() >= EVENTS {
+        events.pop_front();
+    }
+    events.push_back(event);
 }
 
 /// Gives a buffer back to the driver, with its status at its end.
@@ -170,17 +171,15 @@ impl QueueWorker for Worker {
     fn turn(&mut self, queues: &mut Queues) -> Taken {
         let now = Instant::now();
         self.carry_out_requests(queues, now);
-        let mut starving = Vec::new();
         let mut streams = self.card.streams();
         for (number, stream) in streams.iter_mut().enumerate() {
             if stream.turn(now, &mut self.finished) {
-                starving.push(number);
+                tell(&mut self.events, PCM_XRUN, number);
             }
         }
         let next = streams.iter().filter_map(Stream::next).min();
         drop(streams);
         self.complete_all(queues);
-        starving.into_iter().for_each(|number| self.tell(PCM_XRUN, number));
         self.tell_jacks();
         while !self.events.is_empty()
             && let Some(chain) = self.places.pop_front()
