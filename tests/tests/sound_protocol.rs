@@ -204,3 +204,29 @@ fn a_driver_is_told_of_jacks() -> Result<(), Error> {
     }
     Ok(())
 }
+
+#[test]
+fn a_stream_that_runs_out_says_so_and_goes_on() -> Result<(), Error> {
+    const EVT_XRUNS: u32 = 1 << 4;
+    let card = Card::start("--playback speaker,backend=wav:FOLDER/a.wav")?;
+    let mut sound = card.connect()?;
+    let [channels, format, rate] = CD;
+    let kind = u32::from_le_bytes([channels, format, rate, 0]);
+    assert_eq!(sound.words(&[0x101, 0, 4 * PERIOD, PERIOD, EVT_XRUNS, kind])?, OK);
+    assert_eq!(sound.words(&[PREPARE, 0])?, OK);
+    let samples = noise(2 * PERIOD);
+    let (first, second) = samples.split_at(PERIOD as usize);
+    sound.play(0, first)?;
+    assert_eq!(sound.words(&[START, 0])?, OK);
+    assert_eq!(sound.played()?.status, OK);
+    assert_eq!(sound.event(5 * SECOND)?, Some((0x1101, 0)));
+    // Once, however long it takes.
+    assert_eq!(sound.event(Duration::from_millis(200))?, None);
+    let begun = Instant::now();
+    sound.play(0, second)?;
+    assert_eq!(sound.played()?.status, OK);
+    assert!(begun.elapsed() >= Duration::from_millis(5), "time that has passed is not made up for");
+    assert_eq!((sound.words(&[STOP, 0])?, sound.words(&[RELEASE, 0])?), (OK, OK));
+    assert!(fs::read(card.path("a.wav")).unwrap().ends_with(&samples));
+    Ok(())
+}
