@@ -35,8 +35,9 @@ fn a_guest_of_qemus_plays_to_a_file() -> Result<(), Error> {
     let sum = guest.run_within(MINUTES(2), PLAY)?.stdout_if_ok()?;
     let jacks = guest.run("amixer -c 0 contents")?.stdout_if_ok()?;
     assert!(jacks.contains("Speaker Jack") && jacks.contains("Mic Jack"), "{jacks}");
-    let mut check = Command::new("md5sum");
-    let output = check.arg(&file).output().unwrap();
+    // What stands in the ring behind the end may be played before the driver stops the stream.
+    let first = format!("head -c 768000 {} | md5sum", file.display());
+    let output = Command::new("sh").arg("-c").arg(first).output().unwrap();
     assert!(String::from_utf8_lossy(&output.stdout).starts_with(sum.trim()), "{output:?}");
     Ok(())
 }
