@@ -9,7 +9,7 @@ use std::thread;
 
 use lab::Error;
 
-const DEVICES: [&str; 3] = ["vhost-scsi", "vhost-usb", "vhost-net"];
+const DEVICES: [&str; 4] = ["vhost-scsi", "vhost-usb", "vhost-net", "vhost-sound"];
 
 /// How a program ends with these arguments, if it may print there.
 fn run(program: &str, arguments: &[&str], stdout: impl Into<Stdio>) -> Result<Output, Error> {

@@ -328,7 +328,7 @@ fn every_engine_serves_in_the_sandbox() {
 
 #[test]
 fn capabilities_are_printed_without_a_socket() {
-    for device in ["scsi", "usb", "net"] {
+    for device in ["scsi", "usb", "net", "sound"] {
         let program = lab::program(&format!("vhost-{device}")).unwrap();
         let output = Command::new(program).arg("--print-capabilities").output().unwrap();
         assert!(output.status.success() && output.stderr.is_empty(), "{device}: {output:?}");
