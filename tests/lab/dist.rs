@@ -10,13 +10,15 @@ use vhost_runtime::manual::{self, Shell};
 use vhost_usb::spice;
 
 /// The files of a package that are written by hand, and where they go.
-const FILES: [(&str, &str); 8] = [
+const FILES: [(&str, &str); 10] = [
     ("vhost-net/dist/50-vhost-net.json", "usr/share/qemu/vhost-user"),
     ("vhost-net/dist/vhost-net@.service", "usr/lib/systemd/system"),
     ("vhost-net/dist/vhost-net@.socket", "usr/lib/systemd/system"),
     ("vhost-scsi/dist/50-vhost-scsi.json", "usr/share/qemu/vhost-user"),
     ("vhost-scsi/dist/vhost-scsi@.service", "usr/lib/systemd/system"),
     ("vhost-scsi/dist/vhost-scsi@.socket", "usr/lib/systemd/system"),
+    ("vhost-sound/dist/vhost-sound@.service", "usr/lib/systemd/system"),
+    ("vhost-sound/dist/vhost-sound@.socket", "usr/lib/systemd/system"),
     ("vhost-usb/dist/vhost-usb@.service", "usr/lib/systemd/system"),
     ("vhost-usb/dist/vhost-usb-spice@.service", "usr/lib/systemd/system"),
 ];
