@@ -119,16 +119,14 @@ impl Side {
     /// to those alone who read from it, which nobody does while no guest takes anything.
     pub fn check(&self) -> bool {
         if let (Some(first), generation) = self.queue(0) {
-            match self.kind {
-                Kind::Tap if !tap::is_there(&first) => {
-                    self.lost(generation, &"it is not there");
-                    return false;
-                }
-                Kind::Stream if stream::has_ended(&first) => {
-                    self.lost(generation, &"the peer has hung up");
-                    return false;
-                }
-                Kind::Tap | Kind::Stream | Kind::Datagram => {}
+            let gone = match self.kind {
+                Kind::Tap => (!tap::is_there(&first)).then_some("it is not there"),
+                Kind::Stream => stream::has_ended(&first).then_some("the peer has hung up"),
+                Kind::Datagram => None,
+            };
+            if let Some(said) = gone {
+                self.lost(generation, &said);
+                return false;
             }
         }
         self.is_there()
