@@ -96,6 +96,7 @@ impl Guest {
         }
         self.available = [0; QUEUES];
         self.queues = (0..QUEUES).map(queue).collect();
+        (0..QUEUES).for_each(|index| self.worker.enabled(index, true));
     }
 
     fn reset(&mut self) {

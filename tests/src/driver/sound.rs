@@ -111,6 +111,12 @@ impl Sound {
 
     /// Gives a buffer to be played.
     pub fn play(&mut self, stream: u32, samples: &[u8]) -> Result<(), Error> {
+        self.show(stream, samples)?;
+        self.transmit.ring.kick().map_err(Error::driver("a kick"))
+    }
+
+    /// Gives a buffer to be played, but does not kick yet.
+    pub fn show(&mut self, stream: u32, samples: &[u8]) -> Result<(), Error> {
         let missing = || Error::driver::<&str>("a buffer")("all are in use");
         let slots = &mut self.transmit;
         let slot = slots.claim().ok_or_else(missing)?;
@@ -121,7 +127,8 @@ impl Sound {
         let status = Buffer { address: place.response, length: STATUS };
         let data = slots.data(slot, samples.len());
         slots.add(slot, &[head, data], &[status])?;
-        slots.publish()
+        slots.ring.show();
+        Ok(())
     }
 
     /// Gives a buffer to be recorded to.

@@ -37,6 +37,8 @@ pub struct Worker {
     /// What the driver knows of each jack.
     told: Vec<bool>,
     taken: u64,
+    /// Whether buffers may be taken from the transmit and the receive queue.
+    enabled: [bool; 2],
 }
 
 impl Worker {
@@ -51,7 +53,12 @@ impl Worker {
             finished: Vec::new(),
             told,
             taken: 0,
+            enabled: [false; 2],
         })
+    }
+
+    fn flag(&mut self, index: usize) -> Option<&mut bool> {
+        self.enabled.get_mut(index.checked_sub(TRANSMIT)?)
     }
 
     /// Takes buffers for streams; those that are for none are refused.
@@ -78,6 +85,18 @@ impl Worker {
     }
 
     fn carry_out_requests(&mut self, queues: &mut Queues, now: Instant) {
+        if !self.requests.is_empty() {
+            // What was given before a request is there for it, though its kick was not seen yet.
+            for (index, direction) in
+                [(TRANSMIT, Direction::Playback), (RECEIVE, Direction::Capture)]
+            {
+                if self.flag(index).is_some_and(|enabled| *enabled)
+                    && let Some(queue) = queues.get_mut(index)
+                {
+                    self.take_buffers(queue, direction);
+                }
+            }
+        }
         while let Some(chain) = self.requests.pop_front() {
             let bytes = chain.readable().split_at(message::LONGEST).0.to_vec();
             let answer = match Request::parse(&bytes) {
@@ -168,6 +187,12 @@ impl QueueWorker for Worker {
         Taken::All
     }
 
+    fn enabled(&mut self, index: usize, enabled: bool) {
+        if let Some(flag) = self.flag(index) {
+            *flag = enabled;
+        }
+    }
+
     fn turn(&mut self, queues: &mut Queues) -> Taken {
         let now = Instant::now();
         self.carry_out_requests(queues, now);
@@ -204,6 +229,7 @@ impl QueueWorker for Worker {
     }
 
     fn stop(&mut self, queue: &mut Queue) {
+        self.enabled(queue.index(), false);
         let mut chains: Vec<(u64, Chain)> = match queue.index() {
             CONTROL => (0..).zip(self.requests.drain(..)).collect(),
             EVENT => (0..).zip(self.places.drain(..)).collect(),
