@@ -1,12 +1,13 @@
 //! vhost-sound, as a driver sees it.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 use lab::driver::sound::{BAD_MESSAGE, NOT_SUPPORTED, OK, Sound};
-use lab::{Error, Process, program, serving, spawn_listening};
+use lab::pipewire::{PipeWire, SINK};
+use lab::{Error, Process, program, serving, spawn, spawn_listening};
 use tempfile::TempDir;
 use vhost_runtime::control::client::Client;
 
@@ -26,9 +27,12 @@ struct Card {
 
 impl Card {
     fn start(arguments: &str) -> Result<Card, Error> {
+        Self::start_by(Command::new(program("vhost-sound")?), arguments)
+    }
+
+    fn start_by(mut command: Command, arguments: &str) -> Result<Card, Error> {
         let folder = tempfile::tempdir().unwrap();
         let text = arguments.replace("FOLDER", &folder.path().display().to_string());
-        let mut command = Command::new(program("vhost-sound")?);
         command.arg("--socket-path").arg(folder.path().join("s")).args(text.split_whitespace());
         command.arg("--control").arg(folder.path().join("c"));
         let process = spawn_listening(command, &folder.path().join("s"))?;
@@ -49,14 +53,14 @@ fn noise(length: u32) -> Vec<u8> {
 }
 
 /// Plays it by periods, four of which are under way, and returns how long that took.
-fn play(sound: &mut Sound, stream: u32, samples: &[u8]) -> Result<Duration, Error> {
-    let mut periods = samples.chunks(PERIOD as usize);
+fn play(sound: &mut Sound, stream: u32, period: u32, samples: &[u8]) -> Result<Duration, Error> {
+    let mut periods = samples.chunks(period as usize);
     for period in periods.by_ref().take(4) {
         sound.play(stream, period)?;
     }
     let begun = Instant::now();
     assert_eq!(sound.words(&[START, stream])?, OK);
-    for _ in samples.chunks(PERIOD as usize) {
+    for _ in samples.chunks(period as usize) {
         assert_eq!(sound.played()?.status, OK);
         if let Some(period) = periods.next() {
             sound.play(stream, period)?;
@@ -72,7 +76,7 @@ fn what_is_played_is_in_the_file_to_the_bit_and_takes_its_time() -> Result<(), E
     let samples = noise(100 * PERIOD);
     assert_eq!(sound.set(0, PERIOD, CD)?, OK);
     assert_eq!(sound.words(&[PREPARE, 0])?, OK);
-    let time = play(&mut sound, 0, &samples)?;
+    let time = play(&mut sound, 0, PERIOD, &samples)?;
     assert!(time >= Duration::from_millis(500) && time < 2 * SECOND, "{time:?}");
     assert_eq!((sound.words(&[STOP, 0])?, sound.words(&[RELEASE, 0])?), (OK, OK));
     let file = fs::read(card.path("a.wav")).unwrap();
@@ -230,5 +234,47 @@ fn a_stream_that_runs_out_says_so_and_goes_on() -> Result<(), Error> {
     assert!(begun.elapsed() >= Duration::from_millis(5), "time that has passed is not made up for");
     assert_eq!((sound.words(&[STOP, 0])?, sound.words(&[RELEASE, 0])?), (OK, OK));
     assert!(fs::read(card.path("a.wav")).unwrap().ends_with(&samples));
+    Ok(())
+}
+
+/// Records what a sink of PipeWire's plays, until it is told to stop.
+fn recorder(pipewire: &PipeWire, file: &Path) -> Result<Process, Error> {
+    let mut command = pipewire.command("pw-record");
+    command.args(["--properties", "{ stream.capture.sink = true }", "--target", SINK]);
+    command.args(["--format", "s16", "--rate", "48000", "--channels", "2"]).arg(file);
+    let recorder = spawn(command).unwrap();
+    pipewire.wait_until("a link to the recorder", |listed| {
+        listed.contains("PipeWire:Interface:Link")
+    })?;
+    Ok(recorder)
+}
+
+/// Samples that are no silence anywhere, so that gaps show.
+fn loud(length: u32) -> Vec<u8> {
+    let frames = (0..length / 4).map(|frame| (frame % 20_011 + 1) as i16);
+    frames.flat_map(|value| [value.to_le_bytes(), (-value).to_le_bytes()].concat()).collect()
+}
+
+#[test]
+fn pipewire_plays_all_samples_as_they_are_and_in_one_piece() -> Result<(), Error> {
+    let pipewire = PipeWire::start()?;
+    program("vhost-sound-pipewire")?;
+    let command = pipewire.command(program("vhost-sound")?);
+    // With time enough for a busy machine.
+    let speaker = "--playback speaker,backend=pipewire:speakers,latency=200";
+    let card = Card::start_by(command, speaker)?;
+    let file = card.path("heard.wav");
+    let mut recorder = recorder(&pipewire, &file)?;
+    let mut sound = card.connect()?;
+    let (period, samples) = (16 * PERIOD, loud(400 * PERIOD));
+    assert_eq!((sound.set(0, period, CD)?, sound.words(&[PREPARE, 0])?), (OK, OK));
+    let time = play(&mut sound, 0, period, &samples)?;
+    assert!(time >= 2 * SECOND - SECOND / 10 && time < 3 * SECOND, "{time:?}");
+    assert_eq!((sound.words(&[STOP, 0])?, sound.words(&[RELEASE, 0])?), (OK, OK));
+    std::thread::sleep(SECOND / 2);
+    recorder.signal(libc::SIGINT).unwrap();
+    recorder.wait().unwrap();
+    let heard = fs::read(&file).unwrap();
+    assert!(heard.windows(samples.len()).any(|part| part == samples), "{} bytes", heard.len());
     Ok(())
 }
