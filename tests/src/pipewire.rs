@@ -11,9 +11,10 @@ use tempfile::TempDir;
 use crate::error::Context;
 use crate::{Error, Machine, Process, Tool, ensure_tools, spawn, spawn_listening};
 
-const TOOLS: [Tool; 3] = [
+const TOOLS: [Tool; 4] = [
     Tool { program: "pipewire", package: "pipewire" },
     Tool { program: "pw-cat", package: "pipewire-bin" },
+    Tool { program: "/etc/alsa/conf.d/50-pipewire.conf", package: "pipewire-alsa" },
     Tool { program: "wireplumber", package: "wireplumber" },
 ];
 
@@ -68,8 +69,8 @@ default_access.properties["enable-flatpak-portal"] = false
 #[derive(Debug)]
 pub struct PipeWire {
     home: TempDir,
-    _server: Process,
-    _manager: Process,
+    /// The server, and what makes links.
+    processes: Vec<Process>,
 }
 
 impl PipeWire {
@@ -89,23 +90,32 @@ impl PipeWire {
                 .and_then(|()| fs::write(&path, text))
                 .context(|| format!("cannot write {}", path.display()))?;
         }
-        let command = |program: &str| {
-            let mut command = Command::new(program);
-            environment(&mut command, home.path().into());
-            command
-        };
-        let server = spawn_listening(command("pipewire"), &home.path().join("pipewire-0"))?;
-        let manager =
-            spawn(command("wireplumber")).context(|| "cannot start wireplumber".into())?;
-        let this = PipeWire { home, _server: server, _manager: manager };
-        this.wait_until("a default sink", |listed| listed.contains("default.audio.sink"))?;
+        let mut this = PipeWire { home, processes: Vec::new() };
+        this.restart()?;
         Ok(this)
+    }
+
+    /// Ends it.
+    pub fn stop(&mut self) {
+        self.processes.clear();
+    }
+
+    /// Starts it again.
+    pub fn restart(&mut self) -> Result<(), Error> {
+        let server =
+            spawn_listening(self.command("pipewire"), &self.home.path().join("pipewire-0"))?;
+        let manager = spawn(self.command("wireplumber"));
+        let manager = manager.context(|| "cannot start wireplumber".into())?;
+        self.processes = vec![manager, server];
+        self.wait_until("a default sink", |listed| listed.contains("default.audio.sink"))
     }
 
     /// The command that starts a program of this user's session.
     pub fn command(&self, program: impl Into<PathBuf>) -> Command {
         let mut command = Command::new(program.into());
-        environment(&mut command, self.home.path().into());
+        for folder in ["HOME", "XDG_RUNTIME_DIR", "XDG_CONFIG_HOME", "XDG_STATE_HOME"] {
+            command.env(folder, self.home.path());
+        }
         command
     }
 
@@ -123,11 +133,5 @@ impl PipeWire {
             }
             thread::sleep(Duration::from_millis(100));
         }
-    }
-}
-
-fn environment(command: &mut Command, home: PathBuf) {
-    for folder in ["HOME", "XDG_RUNTIME_DIR", "XDG_CONFIG_HOME", "XDG_STATE_HOME"] {
-        command.env(folder, &home);
     }
 }
