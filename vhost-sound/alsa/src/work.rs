@@ -2,6 +2,7 @@
 
 use std::io;
 use std::os::fd::AsRawFd;
+use std::time::{Duration, Instant};
 
 use alsa::pcm::{Frames, State};
 use alsa::poll::{Descriptors, pollfd};
@@ -16,6 +17,8 @@ use crate::device::Device;
 /// What was written or read when it was too late (EPIPE), or the host had slept (ESTRPIPE).
 const LATE: [i32; 2] = [32, 86];
 const AGAIN: i32 = 11;
+/// How long what was played last may take to be heard: the longest latency, and a little.
+const ECHO: Duration = Duration::from_millis(1200);
 
 /// One order's work.
 pub(crate) struct Work<'a> {
@@ -39,8 +42,8 @@ impl<'a> Work<'a> {
         while self.far.order().is_some_and(|order| order.generation == self.order.generation) {
             let runs = self.mover.runs(&self.order);
             let moved = match runs {
-                true if is_capture => self.record(),
-                true => self.play(),
+                true if is_capture => self.wake().and_then(|()| self.record()),
+                true => self.wake().and_then(|()| self.play()),
                 false => self.rest(),
             };
             match moved {
@@ -58,9 +61,18 @@ impl<'a> Work<'a> {
             }
             self.wait(runs).map_err(|error| self.device.failed(error))?;
         }
-        // What was played is heard to its end, which is no more than the latency away.
-        if !is_capture && self.device.pcm.state() == State::Running {
-            let _ = self.device.pcm.drain();
+        self.end().map_err(|error| self.device.failed(error))?;
+        Ok(())
+    }
+
+    /// What was played is heard to its end, unless the device does not get there.
+    fn end(&mut self) -> alsa::Result<()> {
+        let begun = Instant::now();
+        self.rest()?;
+        while self.device.pcm.state() == State::Draining && begun.elapsed() < ECHO {
+            let mut polled = self.device.pcm.get()?;
+            alsa::poll::poll(&mut polled, 10)?;
+            self.device.pcm.revents(&polled)?;
         }
         Ok(())
     }
@@ -102,14 +114,25 @@ impl<'a> Work<'a> {
         Ok(())
     }
 
-    /// Time does not pass: nothing is heard.
+    /// Time does not pass any more: what was played is still heard.
     fn rest(&mut self) -> alsa::Result<()> {
         let pcm = &self.device.pcm;
-        if matches!(pcm.state(), State::Running | State::XRun) {
-            pcm.drop()?;
-            pcm.prepare()?;
+        match (pcm.state(), self.far.direction()) {
+            (State::Running, Direction::Playback) => match pcm.drain() {
+                Err(error) if error.errno() != AGAIN => Err(error),
+                _ => Ok(()),
+            },
+            (State::Running, Direction::Capture) => pcm.drop(),
+            _ => Ok(()),
         }
-        Ok(())
+    }
+
+    /// Has the device ready, if it rested.
+    fn wake(&mut self) -> alsa::Result<()> {
+        match self.device.pcm.state() {
+            State::Setup | State::Draining => self.device.pcm.prepare(),
+            _ => Ok(()),
+        }
     }
 
     /// Waits for the device, while it runs, and for another order.

@@ -14,7 +14,7 @@ pub(super) const RING: RawFd = 3;
 pub(super) const WAKE: RawFd = 4;
 pub(super) const BELL: RawFd = 5;
 
-/// A helper's command line. It is started by vhost-sound.
+/// Plays or records a stream of vhost-sound, which starts it
 #[derive(Debug, Clone, Parser)]
 #[command(version)]
 pub struct Options {
