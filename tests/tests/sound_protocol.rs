@@ -15,6 +15,8 @@ const SECOND: Duration = Duration::from_secs(1);
 /// Two channels of S16, at 48,000 frames a second; and what a period of 5 ms of that takes.
 const CD: [u8; 3] = [2, 5, 7];
 const PERIOD: u32 = 960;
+/// 80 ms.
+const LONG: u32 = 16 * PERIOD;
 const PREPARE: u32 = 0x102;
 const RELEASE: u32 = 0x103;
 const START: u32 = 0x104;
@@ -201,6 +203,45 @@ fn playback_goes_on_after_a_kill() -> Result<(), Error> {
 }
 
 #[test]
+fn playback_goes_on_where_it_was_on_another_host() -> Result<(), Error> {
+    let start = || Card::start("--playback speaker,backend=raw:FOLDER/raw");
+    let cards = [start()?, start()?];
+    let mut sound = cards[0].connect()?;
+    assert_eq!((sound.set(0, LONG, CD)?, sound.words(&[PREPARE, 0])?), (OK, OK));
+    let samples = noise(16 * LONG);
+    let mut periods = samples.chunks(LONG as usize);
+    for period in periods.by_ref().take(8) {
+        sound.play(0, period)?;
+    }
+    assert_eq!(sound.words(&[START, 0])?, OK);
+    for number in 0..16 {
+        assert_eq!(sound.played()?.status, OK);
+        if let Some(period) = periods.next() {
+            sound.play(0, period)?;
+        }
+        if number == 7 {
+            // In the middle of one.
+            std::thread::sleep(SECOND / 50);
+            sound.migrate(&cards[1].path("s"))?;
+        }
+    }
+    assert_eq!((sound.words(&[STOP, 0])?, sound.words(&[RELEASE, 0])?), (OK, OK));
+    let [here, there] = cards.each_ref().map(|card| fs::read(card.path("raw")).unwrap());
+    assert!(here.len() > 8 * LONG as usize && here.len() % LONG as usize != 0, "{}", here.len());
+    assert!([here, there].concat() == samples);
+    Ok(())
+}
+
+#[test]
+fn a_card_with_other_streams_refuses_a_guests_state() -> Result<(), Error> {
+    let [source, other] = ["--playback speaker", "--playback line-out"].map(Card::start);
+    let (source, other) = (source?, other?);
+    let refused = source.connect()?.migrate(&other.path("s"));
+    assert!(refused.is_err_and(|error| error.to_string().contains("CHECK_DEVICE_STATE")));
+    Ok(())
+}
+
+#[test]
 fn a_driver_is_told_of_jacks() -> Result<(), Error> {
     let card = Card::start("--playback speaker --capture mic")?;
     let mut sound = card.connect()?;
@@ -287,9 +328,6 @@ fn loud(length: u32) -> Vec<u8> {
 fn is_within(samples: &[u8], heard: &[u8]) -> bool {
     heard.windows(samples.len()).any(|part| part == samples)
 }
-
-/// 80 ms.
-const LONG: u32 = 16 * PERIOD;
 
 #[test]
 fn pipewire_plays_all_samples_as_they_are_and_in_one_piece() -> Result<(), Error> {

@@ -165,6 +165,11 @@ fn stream(text: &str, direction: Direction) -> Result<Stream, String> {
     if backend == Backend::Tone && direction == Direction::Playback {
         return Err(String::from("backend=tone: it is there to be recorded, by --capture"));
     }
+    if let Backend::System(system, _) = backend
+        && let Some(format) = config.formats.iter().find(|format| !system.has(**format))
+    {
+        return Err(format!("formats={format}: backend=pipewire has no such samples"));
+    }
     if wanted.is_some() && !matches!(backend, Backend::System(..)) {
         return Err(String::from("latency=: it is for backend=alsa and backend=pipewire"));
     }
@@ -254,6 +259,7 @@ mod tests {
             "",
             "mic",
             "speaker,latency=5",
+            "speaker,backend=pipewire,formats=S20_3LE",
             "speaker,backend=alsa,latency=0",
             "speaker,backend=alsa,latency=1ms",
             "speakers",

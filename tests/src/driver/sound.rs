@@ -203,6 +203,23 @@ impl Sound {
         Ok(Some((word(0), word(4))))
     }
 
+    /// Goes on with the card at another socket, which gets this one's state.
+    pub fn migrate(&mut self, socket: &Path) -> Result<(), Error> {
+        let failed = Error::driver("vhost-user");
+        self.session.stop_all().map_err(&failed)?;
+        let state = self.session.device().save_state().map_err(&failed)?;
+        let wanted = Wanted::new(VERSION_1);
+        let mut session = Session::open(socket, wanted, &self.space.memory).map_err(&failed)?;
+        session.begin(4, RING).map_err(&failed)?;
+        session.device().load_state(&state).map_err(&failed)?;
+        let slots = [&self.control, &self.events, &self.transmit, &self.receive];
+        for (number, slots) in (0..).zip(slots) {
+            session.start(number, &slots.ring).map_err(&failed)?;
+        }
+        self.session = session;
+        Ok(())
+    }
+
     /// Goes on with the process that took the place of one that died.
     pub fn reconnect(&mut self) -> Result<(), Error> {
         self.session.reconnect(PATIENCE).map_err(Error::driver("vhost-user"))

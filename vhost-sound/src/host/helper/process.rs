@@ -19,6 +19,7 @@ use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 use super::far::{BELL, RING, WAKE};
 use super::near::Near;
 use super::ring::Ring;
+use crate::card::format::Format;
 use crate::card::port::Direction;
 
 /// Whose library a helper has.
@@ -36,6 +37,31 @@ impl Kind {
             Self::Alsa => "vhost-sound-alsa",
             Self::PipeWire => "vhost-sound-pipewire",
         }
+    }
+}
+
+impl Kind {
+    /// It knows of such samples; whether a device can have them is another matter.
+    #[must_use]
+    pub fn has(self, format: Format) -> bool {
+        use Format::{
+            DsdU8, DsdU16, DsdU32, Iec958Subframe, ImaAdpcm, S18_3, S20, S20_3, U18_3, U20, U20_3,
+        };
+        let is_rare = matches!(
+            format,
+            ImaAdpcm
+                | S18_3
+                | U18_3
+                | S20_3
+                | U20_3
+                | S20
+                | U20
+                | DsdU8
+                | DsdU16
+                | DsdU32
+                | Iec958Subframe
+        );
+        self == Self::Alsa || !is_rare
     }
 }
 
