@@ -129,25 +129,28 @@ fn samples_of_all_kinds_are_played_and_recorded_to_the_bit() -> Result<(), Error
     let folder = tempfile::tempdir().unwrap();
     let longest = (kinds().iter().map(|(_, frame, ..)| frame * FRAMES).max()).unwrap() as usize;
     fs::write(folder.path().join("played"), numbers(longest)).unwrap();
-    fs::write(folder.path().join("recorded"), numbers(64 << 20)).unwrap();
+    let source = numbers(12 << 20);
+    fs::write(folder.path().join("recorded"), &source).unwrap();
     let streams = format!(
         "--playback line-out,backend=raw:FOLDER/out,{ALL} --capture line-in,backend=raw:FOLDER/recorded,{ALL}"
     );
     let qemu = Qemu::boot_in(folder, &streams)?;
+    let mut left = source.as_slice();
     for (format, frame, channels, rate) in kinds() {
-        let bytes = frame * FRAMES;
-        let kind =
-            format!("-t raw -D hw:0,0 -f {format} -c {channels} -r {rate} --buffer-size={FRAMES}");
-        // What stands in the ring behind the end may be played, and recorded, before the driver stops the stream.
+        let (bytes, kind) = (frame * FRAMES, format!("{format}, {channels} channels, {rate} Hz"));
+        let options = format!(
+            "-t raw -D hw:0,0 -f {format} -c {channels} -r {rate} --period-size=1200 --buffer-size={FRAMES}"
+        );
         let script = format!(
-            "head -c {bytes} /job/played | aplay -q {kind} --period-size=1200 &&
-            arecord -q {kind} --period-size=1200 --samples={FRAMES} /tmp/r &&
-            head -c {bytes} /tmp/r | cmp -n {bytes} - /tmp/r &&
-            python3 -c 'import sys
-source, got = open(\"/job/recorded\", \"rb\").read(), open(\"/tmp/r\", \"rb\").read()
-sys.exit(len(got) < {bytes} or got[:{bytes}] not in source)'"
+            "head -c {bytes} /job/played | aplay -q {options} &&
+            arecord -q {options} --samples={FRAMES} /tmp/recorded"
         );
         qemu.guest.run_within(MINUTES(1), &script)?.stdout_if_ok()?;
+        let recorded = qemu.guest.pull("/tmp/recorded")?;
+        assert_eq!(recorded.len(), bytes as usize, "{kind}");
+        // More than that stands in the ring before the driver stops the stream.
+        let place = left.windows(recorded.len()).position(|part| part == recorded);
+        left = &left[place.unwrap_or_else(|| panic!("{kind}: what was recorded is not there"))..];
     }
     let out = fs::read(qemu.folder.path().join("out")).unwrap();
     let mut rest = out.as_slice();
@@ -227,15 +230,9 @@ fn a_guest_hears_itself_by_a_loopback() -> Result<(), Error> {
     for (format, rate) in
         [("S16_LE", 48_000), ("U8", 8000), ("S24_3LE", 44_100), ("S32_LE", 192_000)]
     {
-        let bat = format!("alsabat -P hw:0,0 -C hw:0,0 -c 2 -f {format} -r {rate}");
-        let heard = qemu.guest.run_within(MINUTES(2), &bat)?;
-        eprintln!("{}", heard.stdout());
-        let heard = qemu.guest.run_within(
-            MINUTES(2),
-            &format!("strace -f {bat} 2>&1 | tail -40; ls -l /dev/snd; mount | head; df"),
-        )?;
-        eprintln!("{}", heard.stdout());
-        heard.stdout_if_ok()?;
+        // In another language it takes a translation that is missing for a mistake.
+        let bat = format!("LC_ALL=C alsabat -P hw:0,0 -C hw:0,0 -c 2 -f {format} -r {rate}");
+        qemu.guest.run_within(MINUTES(2), &bat)?.stdout_if_ok()?;
     }
     Ok(())
 }
@@ -281,6 +278,59 @@ fn a_guest_of_vmm_frontends_plays_and_outlives_kills() -> Result<(), Error> {
         host.guest().run(plug_out)?.stdout_if_ok()?;
         let jacks = guest.run("amixer -c 0 contents | grep -A2 'Line Jack'")?.stdout_if_ok()?;
         assert!(jacks.contains("values=off"), "{jacks}");
+        Ok(())
+    })
+}
+
+/// The host's ALSA card has two ends: what is played to one is recorded from the other, until the file is there.
+const LISTEN: &str = "modprobe snd-aloop
+exec arecord -q -D hw:Loopback,1 -t raw -f S16_LE -c 2 -r 48000 --buffer-time=2000000 /tmp/heard";
+
+#[test]
+fn a_guest_of_vmm_frontends_plays_to_the_hosts_card() -> Result<(), Error> {
+    Host::test(|| {
+        let host = Host::boot(|builder| builder)?;
+        let listener = host.guest().start(LISTEN)?;
+        let wait = "for i in $(seq 50); do [ -e /tmp/heard ] && exit; sleep 0.2; done; exit 1";
+        host.guest().run(wait)?.stdout_if_ok()?;
+        let sound = "--sound playback=speaker,backend=alsa:hw:Loopback,,0,latency=500";
+        let guest = host.boot_vmm_guest(Kernel::Backports, "", sound)?;
+        guest.run_within(MINUTES(2), PLAY)?.stdout_if_ok()?;
+        host.guest().run("sleep 2; pkill -INT arecord")?.stdout_if_ok()?;
+        listener.wait(host.guest(), MINUTES(1))?;
+        let heard = host.guest().pull("/tmp/heard")?;
+        // A guest of a guest without a processor of its own may be late: there is silence then, and nothing is lost.
+        let heard: Vec<u8> =
+            heard.chunks(4).filter(|frame| *frame != [0; 4]).flatten().copied().collect();
+        let played = played();
+        assert!(heard.windows(played.len()).any(|part| part == played), "{} bytes", heard.len());
+        Ok(())
+    })
+}
+
+#[test]
+#[ignore = "takes 3 minutes: cargo lab soak"]
+fn a_guest_plays_on_through_twenty_kills() -> Result<(), Error> {
+    const KILLS: &str =
+        "sleep 3; for i in $(seq 20); do kill -9 $(pgrep -n -x vhost-sound) && sleep 1; done";
+    /// 40 seconds, whose driver gives no request up.
+    const PLAY: &str = "set -e
+modprobe virtio_snd
+for i in $(seq 50); do [ -e /proc/asound/card0/pcm0p ] && break; sleep 0.2; done
+seq 2000000 | head -c 7680000 >/tmp/played
+for i in 1 2 3; do
+    aplay -q -D hw:0,0 -t raw -f S16_LE -c 2 -r 48000 --period-size=4800 --buffer-size=19200 /tmp/played && exit
+done
+exit 1";
+    Host::test(|| {
+        let host = Host::boot(|builder| builder)?;
+        let sound = "--sound playback=speaker,backend=raw:/tmp/raw";
+        let guest = host.boot_vmm_guest(Kernel::Backports, "", sound)?;
+        let kills = host.guest().start(KILLS)?;
+        guest.run_within(MINUTES(3), PLAY)?.stdout_if_ok()?;
+        kills.wait(host.guest(), MINUTES(1))?.stdout_if_ok()?;
+        let size = host.guest().run("stat -c %s /tmp/raw")?.stdout_if_ok()?;
+        assert!(size.trim().parse::<usize>().unwrap() >= 7_680_000, "{size}");
         Ok(())
     })
 }

@@ -95,6 +95,28 @@ fn what_is_played_is_in_the_file_to_the_bit_and_takes_its_time() -> Result<(), E
 }
 
 #[test]
+#[ignore = "takes 10 minutes: cargo lab soak"]
+fn ten_minutes_are_played_without_a_gap() -> Result<(), Error> {
+    const EVT_XRUNS: u32 = 1 << 4;
+    let card = Card::start("--playback speaker,backend=wav:FOLDER/a.wav")?;
+    let mut sound = card.connect()?;
+    let [channels, format, rate] = CD;
+    let kind = u32::from_le_bytes([channels, format, rate, 0]);
+    assert_eq!(sound.words(&[0x101, 0, 4 * PERIOD, PERIOD, EVT_XRUNS, kind])?, OK);
+    assert_eq!(sound.words(&[PREPARE, 0])?, OK);
+    // A sine of 440 Hz.
+    let wave = |frame: u32| (f64::from(frame) * 440.0 * std::f64::consts::TAU / 48_000.0).sin();
+    let frames = (0..600 * 48_000).map(|frame| (wave(frame) * 32_000.0) as i16);
+    let samples: Vec<u8> = frames.flat_map(|value| [value.to_le_bytes(); 2].concat()).collect();
+    let time = play(&mut sound, 0, PERIOD, &samples)?;
+    assert!(time.abs_diff(600 * SECOND) < SECOND / 10, "{time:?}");
+    assert_eq!(sound.event(Duration::ZERO)?, None, "it ran out of buffers");
+    assert_eq!((sound.words(&[STOP, 0])?, sound.words(&[RELEASE, 0])?), (OK, OK));
+    assert!(fs::read(card.path("a.wav")).unwrap().ends_with(&samples));
+    Ok(())
+}
+
+#[test]
 fn what_is_played_is_recorded_by_a_loopback() -> Result<(), Error> {
     let card =
         Card::start("--playback line-out,backend=loopback --capture line-in,backend=loopback")?;
