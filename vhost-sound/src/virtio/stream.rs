@@ -10,6 +10,8 @@ use super::card::{RECEIVE, TRANSMIT};
 use super::message::Status;
 use crate::card::StreamConfig;
 use crate::card::clock::Clock;
+use crate::card::control::Level;
+use crate::card::gain::Gain;
 use crate::card::params::{Asked, Params, ParamsError};
 use crate::card::port::Direction;
 use crate::card::state::{self, Command, State};
@@ -42,6 +44,9 @@ pub(super) struct Saved {
     state: state::Saved,
     /// Bytes that had moved of the first buffer.
     begun: u64,
+    /// A version without volumes has them at their loudest.
+    #[serde(default)]
+    level: Level,
 }
 
 /// A buffer that is done with.
@@ -73,6 +78,8 @@ pub(super) struct Stream {
     is_starved: bool,
     /// The host has failed, and that was logged.
     has_failed: bool,
+    level: Level,
+    gain: Gain,
     piece: Vec<u8>,
 }
 
@@ -88,12 +95,24 @@ impl Stream {
             position: 0,
             is_starved: false,
             has_failed: false,
+            level: Level::default(),
+            gain: Gain::of(&Level::default()),
             piece: Vec::new(),
         }
     }
 
     pub(super) fn is_running(&self) -> bool {
         matches!(self.state, State::Running(_))
+    }
+
+    /// How loud it is.
+    pub(super) fn level(&self) -> Level {
+        self.level
+    }
+
+    /// Makes it so loud from now on.
+    pub(super) fn set_level(&mut self, level: Level) {
+        (self.level, self.gain) = (level, Gain::of(&level));
     }
 
     /// Which queue its buffers are of.
@@ -169,7 +188,7 @@ impl Stream {
     /// What another process needs to go on, without buffers: those come again.
     pub(super) fn save(&self) -> Saved {
         let begun = self.buffers.front().map_or(self.begun, |first| first.done);
-        Saved { name: self.config.name.clone(), state: self.state.save(), begun }
+        Saved { name: self.config.name.clone(), state: self.state.save(), begun, level: self.level }
     }
 
     /// Goes on where another process has stopped.
@@ -177,11 +196,15 @@ impl Stream {
         let Self { config, host, .. } = self;
         let state = saved.state.state(config, EVT_XRUNS);
         let state = state.map_err(|error| format!("{}: {error}", config.name))?;
+        if !saved.level.is_possible() {
+            return Err(format!("{}: it cannot be louder than it is", config.name));
+        }
         if let Some(params) = state.params().filter(|_| state.takes_buffers()) {
             host.prepare(params).map_err(|error| format!("{}: {error}", config.name))?;
         }
         (self.state, self.begun, self.position) = (state, saved.begun, 0);
         (self.clock, self.is_starved) = (Clock::default(), false);
+        self.set_level(saved.level);
         if self.is_running() {
             self.clock.start(Instant::now());
         }
@@ -265,10 +288,12 @@ impl Stream {
                 Direction::Playback => {
                     let at = TRANSFER.saturating_add(buffer.done);
                     buffer.chain.readable().split_at(at).1.read(&mut self.piece);
+                    self.gain.apply(&params, &mut self.piece);
                     self.host.play(&self.piece)
                 }
                 Direction::Capture => {
                     let recorded = self.host.record(&mut self.piece);
+                    self.gain.apply(&params, &mut self.piece);
                     buffer.chain.writable().split_at(buffer.done).1.write(&self.piece);
                     recorded
                 }
