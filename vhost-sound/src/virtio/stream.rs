@@ -197,7 +197,7 @@ impl Stream {
         let state = saved.state.state(config, EVT_XRUNS);
         let state = state.map_err(|error| format!("{}: {error}", config.name))?;
         if !saved.level.is_possible() {
-            return Err(format!("{}: it cannot be louder than it is", config.name));
+            return Err(format!("{}: a volume of it is more than the most", config.name));
         }
         if let Some(params) = state.params().filter(|_| state.takes_buffers()) {
             host.prepare(params).map_err(|error| format!("{}: {error}", config.name))?;
