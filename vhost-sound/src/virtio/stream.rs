@@ -211,7 +211,7 @@ impl Stream {
         Ok(())
     }
 
-    /// As it was before the driver came. No buffer is here.
+    /// As it was before the driver came, but as loud as it is: so may the host want it. No buffer is here.
     pub(super) fn reset(&mut self) {
         if self.state.takes_buffers() {
             self.end(&mut Vec::new());
