@@ -1,10 +1,11 @@
 //! vhost-sound in stock guests.
 
-use std::path::Path;
+use std::fs;
 use std::process::Command;
 use std::time::Duration;
 
 use lab::{Error, Guest, Host, Kernel, Process, Shell, Version, program, spawn_listening};
+use tempfile::TempDir;
 
 const MINUTES: fn(u64) -> Duration = |minutes| Duration::from_secs(60 * minutes);
 
@@ -38,26 +39,211 @@ const HEARD: &str =
     "for i in $(seq 50); do grep 'Master Playback Volume' /tmp/events && exit; sleep 0.2; done
 cat /tmp/events; exit 1";
 
-/// A guest of QEMU's, with a card that plays to a file, and what the device is told besides.
-fn guest_of_qemus(folder: &Path, card: &str, device: &str) -> Result<(Process, Guest), Error> {
-    let socket = folder.join("s");
-    let mut command = Command::new(program("vhost-sound")?);
-    let backend = format!("speaker,backend=raw:{}", folder.join("raw").display());
-    command.arg("--socket-path").arg(&socket).arg("--playback").arg(backend);
-    command.args(["--capture", "mic,backend=tone"]).args(card.split_whitespace());
-    let card = spawn_listening(command, &socket)?;
-    let chardev = format!("socket,id=snd0,path={}", socket.display());
-    let guest = Guest::builder().qemu(Version::Backports).kernel(Kernel::Backports);
-    let guest = guest.args(["-chardev".to_owned(), chardev]);
-    let device = format!("vhost-user-snd-pci,chardev=snd0{device}");
-    Ok((card, guest.args(["-device", &device]).boot()?))
+/// A card, and a guest of QEMU's that has it.
+struct Qemu {
+    folder: TempDir,
+    _card: Process,
+    guest: Guest,
+}
+
+impl Qemu {
+    /// `FOLDER` in the card's streams is one that the guest sees as `/job`. QEMU offers volumes if the card does.
+    fn boot(streams: &str) -> Result<Qemu, Error> {
+        let folder = tempfile::tempdir().unwrap();
+        Self::boot_in(folder, streams)
+    }
+
+    fn boot_in(folder: TempDir, streams: &str) -> Result<Qemu, Error> {
+        let (socket, control) = (folder.path().join("s"), folder.path().join("c"));
+        let mut command = Command::new(program("vhost-sound")?);
+        let streams = streams.replace("FOLDER", &folder.path().display().to_string());
+        command.args(streams.split_whitespace());
+        command.arg("--socket-path").arg(&socket).arg("--control").arg(control);
+        let card = spawn_listening(command, &socket)?;
+        let chardev = format!("socket,id=snd0,path={}", socket.display());
+        let guest = Guest::builder().qemu(Version::Backports).kernel(Kernel::Backports);
+        let guest = guest.shared_folder(folder.path()).args(["-chardev".to_owned(), chardev]);
+        let controls = if streams.contains("--controls") { ",controls=on" } else { "" };
+        let device = format!("vhost-user-snd-pci,chardev=snd0{controls}");
+        let guest = guest.args(["-device", &device]).boot()?;
+        guest.run_within(MINUTES(1), LOAD)?.stdout_if_ok()?;
+        Ok(Qemu { folder, _card: card, guest })
+    }
+}
+
+/// The driver, and its card.
+const LOAD: &str = "modprobe virtio_snd
+for i in $(seq 50); do [ -e /proc/asound/card0/pcm0p ] && exit; sleep 0.2; done; exit 1";
+
+/// Numbers, each on a line: no part of it that is long enough comes twice.
+fn numbers(length: usize) -> Vec<u8> {
+    let mut text = String::new();
+    for number in 1.. {
+        if text.len() >= length {
+            break;
+        }
+        text += &format!("{number}\n");
+    }
+    text.truncate(length);
+    text.into_bytes()
+}
+
+/// Each kind of samples that Linux has: its name, the bytes of a frame, channels, rate.
+fn kinds() -> Vec<(&'static str, u32, u32, u32)> {
+    let formats = [
+        ("S8", 1),
+        ("U8", 1),
+        ("MU_LAW", 1),
+        ("A_LAW", 1),
+        ("DSD_U8", 1),
+        ("S16_LE", 2),
+        ("U16_LE", 2),
+        ("DSD_U16_LE", 2),
+        ("S18_3LE", 3),
+        ("U18_3LE", 3),
+        ("S20_3LE", 3),
+        ("U20_3LE", 3),
+        ("S24_3LE", 3),
+        ("U24_3LE", 3),
+        ("S20_LE", 4),
+        ("U20_LE", 4),
+        ("S24_LE", 4),
+        ("U24_LE", 4),
+        ("S32_LE", 4),
+        ("U32_LE", 4),
+        ("FLOAT_LE", 4),
+        ("DSD_U32_LE", 4),
+        ("IEC958_SUBFRAME_LE", 4),
+        ("FLOAT64_LE", 8),
+    ];
+    let formats = formats.map(|(format, sample)| (format, 2 * sample, 2, 48_000));
+    let channels = (1..=8).map(|channels| ("S32_LE", 4 * channels, channels, 48_000));
+    let rates = [
+        5512, 8000, 11_025, 16_000, 22_050, 32_000, 44_100, 64_000, 88_200, 96_000, 176_400,
+        192_000, 384_000,
+    ];
+    let rates = rates.map(|rate| ("S16_LE", 4, 2, rate));
+    formats.into_iter().chain(channels).chain(rates).collect()
+}
+
+/// Frames of each kind that are played and recorded.
+const FRAMES: u32 = 4800;
+
+const ALL: &str = "channels=1-8,formats=MU_LAW:A_LAW:S8:U8:S16_LE:U16_LE:S18_3LE:U18_3LE:S20_3LE:U20_3LE:S24_3LE:\
+U24_3LE:S20_LE:U20_LE:S24_LE:U24_LE:S32_LE:U32_LE:FLOAT_LE:FLOAT64_LE:DSD_U8:DSD_U16_LE:DSD_U32_LE:IEC958_SUBFRAME_LE,\
+rates=5512:8000:11025:16000:22050:32000:44100:48000:64000:88200:96000:176400:192000:384000";
+
+#[test]
+fn samples_of_all_kinds_are_played_and_recorded_to_the_bit() -> Result<(), Error> {
+    let folder = tempfile::tempdir().unwrap();
+    let longest = (kinds().iter().map(|(_, frame, ..)| frame * FRAMES).max()).unwrap() as usize;
+    fs::write(folder.path().join("played"), numbers(longest)).unwrap();
+    fs::write(folder.path().join("recorded"), numbers(64 << 20)).unwrap();
+    let streams = format!(
+        "--playback line-out,backend=raw:FOLDER/out,{ALL} --capture line-in,backend=raw:FOLDER/recorded,{ALL}"
+    );
+    let qemu = Qemu::boot_in(folder, &streams)?;
+    for (format, frame, channels, rate) in kinds() {
+        let bytes = frame * FRAMES;
+        let kind =
+            format!("-t raw -D hw:0,0 -f {format} -c {channels} -r {rate} --buffer-size={FRAMES}");
+        // What stands in the ring behind the end may be played, and recorded, before the driver stops the stream.
+        let script = format!(
+            "head -c {bytes} /job/played | aplay -q {kind} --period-size=1200 &&
+            arecord -q {kind} --period-size=1200 --samples={FRAMES} /tmp/r &&
+            head -c {bytes} /tmp/r | cmp -n {bytes} - /tmp/r &&
+            python3 -c 'import sys
+source, got = open(\"/job/recorded\", \"rb\").read(), open(\"/tmp/r\", \"rb\").read()
+sys.exit(len(got) < {bytes} or got[:{bytes}] not in source)'"
+        );
+        qemu.guest.run_within(MINUTES(1), &script)?.stdout_if_ok()?;
+    }
+    let out = fs::read(qemu.folder.path().join("out")).unwrap();
+    let mut rest = out.as_slice();
+    for (format, frame, channels, rate) in kinds() {
+        let played = numbers((frame * FRAMES) as usize);
+        let place = rest.windows(played.len()).position(|part| part == played);
+        let place =
+            place.unwrap_or_else(|| panic!("{format} {channels} {rate}: {} bytes", rest.len()));
+        rest = &rest[place + played.len()..];
+    }
+    Ok(())
+}
+
+/// What it takes for PipeWire to find the card: devices by udev, and nobody to ask for them.
+const SESSION: &str = "set -e
+/lib/systemd/systemd-udevd --daemon
+udevadm trigger && udevadm settle
+export XDG_RUNTIME_DIR=/run/user XDG_CONFIG_HOME=/tmp/config XDG_STATE_HOME=/tmp/state
+mkdir -p $XDG_RUNTIME_DIR $XDG_CONFIG_HOME/wireplumber/main.lua.d $XDG_CONFIG_HOME/wireplumber/bluetooth.lua.d
+cat >$XDG_CONFIG_HOME/wireplumber/main.lua.d/80-lab.lua <<END
+alsa_monitor.properties[\"alsa.reserve\"] = false
+v4l2_monitor.enabled = false
+default_access.properties[\"enable-flatpak-portal\"] = false
+END
+echo 'bluez_monitor.enabled = false' >$XDG_CONFIG_HOME/wireplumber/bluetooth.lua.d/80-lab.lua
+pipewire >/tmp/pipewire.log 2>&1 &
+for i in $(seq 50); do [ -S $XDG_RUNTIME_DIR/pipewire-0 ] && break; sleep 0.2; done
+wireplumber >/tmp/wireplumber.log 2>&1 &
+for i in $(seq 100); do
+    wpctl status | grep -q alsa_output && break; sleep 0.5
+done
+wpctl status";
+
+/// The routes of the card, with what is known of each one's jack.
+const ROUTES: &str = "export XDG_RUNTIME_DIR=/run/user
+pw-dump | python3 -c 'import json, sys
+for thing in json.load(sys.stdin):
+    for route in thing.get(\"info\", {}).get(\"params\", {}).get(\"EnumRoute\", []):
+        print(route[\"name\"], route[\"available\"])'";
+
+#[test]
+fn a_guests_applications_find_jacks_as_they_are_said_to_be() -> Result<(), Error> {
+    let streams = "--playback speaker --playback line-out --capture mic --capture line-in";
+    let qemu = Qemu::boot(streams)?;
+    let guest = &qemu.guest;
+    let controls = guest.run("amixer -c 0 contents")?.stdout_if_ok()?;
+    for jack in ["Speaker Jack", "Line Out Jack", "Mic Jack", "Line Jack"] {
+        assert!(controls.contains(&format!("name='{jack}'")), "{controls}");
+    }
+    let status = guest.run_within(MINUTES(3), SESSION)?.stdout_if_ok()?;
+    let routes = guest.run_within(MINUTES(1), ROUTES)?.stdout_if_ok()?;
+    eprintln!("{status}\n{routes}");
+    for route in ["analog-output-speaker yes", "analog-input-mic yes"] {
+        assert!(routes.contains(route), "{routes}");
+    }
+    Ok(())
+}
+
+#[test]
+fn a_guest_hears_itself_by_a_loopback() -> Result<(), Error> {
+    let streams = "--playback speaker,backend=loopback,formats=U8:S16:S24_3:S32 \
+        --capture mic,backend=loopback,formats=U8:S16:S24_3:S32";
+    let qemu = Qemu::boot(streams)?;
+    for (format, rate) in
+        [("S16_LE", 48_000), ("U8", 8000), ("S24_3LE", 44_100), ("S32_LE", 192_000)]
+    {
+        let bat = format!("alsabat -P hw:0,0 -C hw:0,0 -c 2 -f {format} -r {rate}");
+        let heard = qemu.guest.run_within(MINUTES(2), &bat)?;
+        eprintln!("{}", heard.stdout());
+        heard.stdout_if_ok()?;
+    }
+    Ok(())
 }
 
 #[test]
 fn a_guest_of_qemus_plays_to_a_file() -> Result<(), Error> {
     let folder = tempfile::tempdir().unwrap();
-    let (_card, guest) = guest_of_qemus(folder.path(), "", "")?;
-    let file = folder.path().join("raw");
+    let (socket, file) = (folder.path().join("s"), folder.path().join("raw"));
+    let mut command = Command::new(program("vhost-sound")?);
+    let backend = format!("speaker,backend=raw:{}", file.display());
+    command.arg("--socket-path").arg(&socket).arg("--playback").arg(backend);
+    command.args(["--capture", "mic,backend=tone"]);
+    let _card = spawn_listening(command, &socket)?;
+    let chardev = format!("socket,id=snd0,path={}", socket.display());
+    let guest = Guest::builder().qemu(Version::Backports).kernel(Kernel::Backports);
+    let guest = guest.args(["-chardev".to_owned(), chardev]);
+    let guest = guest.args(["-device", "vhost-user-snd-pci,chardev=snd0"]).boot()?;
     guest.run_within(MINUTES(2), PLAY)?.stdout_if_ok()?;
     let mixer = guest.run("amixer -c 0 contents")?.stdout_if_ok()?;
     assert!(mixer.contains("Speaker Jack") && mixer.contains("Mic Jack"), "{mixer}");
@@ -70,8 +256,8 @@ fn a_guest_of_qemus_plays_to_a_file() -> Result<(), Error> {
 
 #[test]
 fn a_guest_of_qemus_has_volumes_if_both_sides_say_so() -> Result<(), Error> {
-    let folder = tempfile::tempdir().unwrap();
-    let (_card, guest) = guest_of_qemus(folder.path(), "--controls", ",controls=on")?;
+    let streams = "--controls --playback speaker,backend=raw:FOLDER/raw --capture mic,backend=tone";
+    let Qemu { folder, guest, .. } = &Qemu::boot(streams)?;
     guest.run_within(MINUTES(2), PLAY)?.stdout_if_ok()?;
     let mixer = guest.run("amixer -c 0 contents")?.stdout_if_ok()?;
     for part in [
@@ -83,11 +269,11 @@ fn a_guest_of_qemus_has_volumes_if_both_sides_say_so() -> Result<(), Error> {
         assert!(mixer.contains(part), "{part}: {mixer}");
     }
     // At its loudest it was as it was given, and off it is nothing.
-    let (file, played) = (std::fs::read(folder.path().join("raw")).unwrap(), played());
+    let (file, played) = (fs::read(folder.path().join("raw")).unwrap(), played());
     assert!(file.windows(played.len()).any(|part| part == played), "{} bytes", file.len());
     guest.run("amixer -c 0 sset Master 50% off")?.stdout_if_ok()?;
     guest.run_within(MINUTES(2), PLAY)?.stdout_if_ok()?;
-    let file = std::fs::read(folder.path().join("raw")).unwrap();
+    let file = fs::read(folder.path().join("raw")).unwrap();
     assert!(file.ends_with(&vec![0; played.len()]), "{} bytes", file.len());
     Ok(())
 }

@@ -4,11 +4,13 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::io;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use crate::card::StreamConfig;
 use crate::card::port::Direction;
 use crate::host::Host;
 use crate::host::file::{Player, Recorder};
+use crate::host::helper::process::{HelperError, Helpers, Wanted};
 use crate::host::loopback::{self, Loopback};
 use crate::host::null::Null;
 use crate::host::tone::Tone;
@@ -28,6 +30,16 @@ pub enum StreamError {
         path: PathBuf,
         /// What the host said.
         error: io::Error,
+    },
+    /// The host's sound system.
+    #[error("{option} {stream}: {error}")]
+    Helper {
+        /// Which option.
+        option: &'static str,
+        /// What the stream is called.
+        stream: String,
+        /// Why it can't be had.
+        error: HelperError,
     },
     /// A cable with three ends, or one.
     #[error("{option} {stream}: a loopback joins one --playback with one --capture")]
@@ -57,16 +69,23 @@ fn option(stream: &Stream) -> &'static str {
     }
 }
 
-/// Opens all that the streams need.
+/// How far who listens may be, unless it is said.
+const LATENCY: Duration = Duration::from_millis(10);
+
+/// Opens all that the streams need. What needs a helper has one then.
 ///
 /// # Errors
 /// See [`StreamError`].
-pub fn open(playback: &[Stream], capture: &[Stream]) -> Result<Vec<Opened>, StreamError> {
+pub fn open(
+    playback: &[Stream],
+    capture: &[Stream],
+    helpers: &mut Helpers,
+) -> Result<Vec<Opened>, StreamError> {
     let mut opened: Vec<Opened> = Vec::new();
     // Ends of cables that nobody has yet, by which way they go.
     let mut ends: HashMap<(&str, Direction), Loopback> = HashMap::new();
     for stream in playback.iter().chain(capture) {
-        let Stream { config, backend } = stream;
+        let Stream { config, backend, latency } = stream;
         let (option, name) = (option(stream), config.name.clone());
         if opened.iter().any(|(other, _)| other.name == name) {
             return Err(StreamError::Name { option, stream: name });
@@ -92,6 +111,18 @@ pub fn open(playback: &[Stream], capture: &[Stream]) -> Result<Vec<Opened>, Stre
                         Box::new(player.map_err(failed)?)
                     }
                 }
+            }
+            Backend::System(kind, target) => {
+                let wanted = Wanted {
+                    kind: *kind,
+                    direction,
+                    target: target.clone(),
+                    name: name.clone(),
+                    latency: latency.unwrap_or(LATENCY),
+                };
+                let near = helpers.add(&wanted);
+                let failed = |error| StreamError::Helper { option, stream: name, error };
+                Box::new(near.map_err(failed)?)
             }
             Backend::Loopback(cable) => {
                 let known = playback.iter().filter(|other| other.backend == *backend).count();

@@ -14,6 +14,7 @@ use vhost_runtime::device::{Device, QueueWorker, Queues};
 use vhost_runtime::memory::{Memory, RegionSpec};
 use vhost_runtime::queue::{Base, Queue, RingSetup};
 use vhost_runtime::supervisor::Keeper;
+use vhost_sound::host::helper::process::Helpers;
 use vhost_sound::options::Options;
 use vhost_sound::streams;
 use vhost_sound::virtio::card::Card;
@@ -66,7 +67,8 @@ impl Guest {
             "--controls",
         ];
         let options = <Options as clap::Parser>::parse_from(arguments);
-        let streams = streams::open(&options.playback, &options.capture).expect("streams");
+        let streams = streams::open(&options.playback, &options.capture, &mut Helpers::default())
+            .expect("streams");
         let card = Card::new(streams, Keeper::default()).expect("a card").with_controls();
         card.set_features(card.features());
         let card = Arc::new(card);

@@ -188,6 +188,16 @@ impl Sound {
     /// Waits for the next buffer that was recorded to.
     pub fn recorded(&mut self) -> Result<Moved, Error> {
         let (slot, written) = self.receive.wait()?;
+        self.moved(slot, written)
+    }
+
+    /// A buffer that was recorded to, if one was.
+    pub fn try_recorded(&mut self) -> Result<Option<Moved>, Error> {
+        let Some((slot, written)) = self.receive.take()? else { return Ok(None) };
+        self.moved(slot, written).map(Some)
+    }
+
+    fn moved(&mut self, slot: usize, written: u32) -> Result<Moved, Error> {
         let (status, latency) = status(&self.receive, slot)?;
         let mut samples = vec![0; written.saturating_sub(STATUS) as usize];
         self.receive.read(self.receive.place(slot).data, &mut samples)?;

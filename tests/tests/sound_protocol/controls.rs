@@ -121,7 +121,7 @@ fn what_is_played_and_recorded_is_as_loud_as_it_is_to_be() -> Result<(), Error> 
     assert_eq!((sound.set(0, PERIOD, CD)?, sound.words(&[PREPARE, 0])?), (OK, OK));
     // The left one is 6 dB quieter.
     assert_eq!(sound.write_control(MASTER_VOLUME, &[90, 100])?, OK);
-    play(&mut sound, 0, &samples)?;
+    play(&mut sound, 0, PERIOD, &samples)?;
     assert_eq!((sound.words(&[STOP, 0])?, sound.words(&[RELEASE, 0])?), (OK, OK));
     let file = fs::read(card.path("a.wav")).unwrap();
     let played = &file[file.len() - samples.len()..];

@@ -8,8 +8,9 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use lab::driver::sound::{BAD_MESSAGE, NOT_SUPPORTED, OK, Sound};
-use lab::{Error, Process, program, serving, spawn_listening};
-use tempfile::TempDir;
+use lab::pipewire::{PipeWire, SINK};
+use lab::{Error, Process, program, serving, spawn, spawn_listening};
+use tempfile::{NamedTempFile, TempDir};
 use vhost_runtime::control::client::Client;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -28,9 +29,12 @@ struct Card {
 
 impl Card {
     fn start(arguments: &str) -> Result<Card, Error> {
+        Self::start_by(Command::new(program("vhost-sound")?), arguments)
+    }
+
+    fn start_by(mut command: Command, arguments: &str) -> Result<Card, Error> {
         let folder = tempfile::tempdir().unwrap();
         let text = arguments.replace("FOLDER", &folder.path().display().to_string());
-        let mut command = Command::new(program("vhost-sound")?);
         command.arg("--socket-path").arg(folder.path().join("s")).args(text.split_whitespace());
         command.arg("--control").arg(folder.path().join("c"));
         let process = spawn_listening(command, &folder.path().join("s"))?;
@@ -44,6 +48,13 @@ impl Card {
     fn connect(&self) -> Result<Sound, Error> {
         Sound::connect(&self.path("s"))
     }
+
+    /// Kills the process that serves.
+    fn kill(&self) {
+        let pid = libc::pid_t::try_from(serving(self.process.id()).unwrap()).unwrap();
+        // SAFETY: kill(2) takes two integers.
+        assert_eq!(unsafe { libc::kill(pid, libc::SIGKILL) }, 0);
+    }
 }
 
 fn noise(length: u32) -> Vec<u8> {
@@ -51,14 +62,14 @@ fn noise(length: u32) -> Vec<u8> {
 }
 
 /// Plays it by periods, four of which are under way, and returns how long that took.
-fn play(sound: &mut Sound, stream: u32, samples: &[u8]) -> Result<Duration, Error> {
-    let mut periods = samples.chunks(PERIOD as usize);
+fn play(sound: &mut Sound, stream: u32, period: u32, samples: &[u8]) -> Result<Duration, Error> {
+    let mut periods = samples.chunks(period as usize);
     for period in periods.by_ref().take(4) {
         sound.play(stream, period)?;
     }
     let begun = Instant::now();
     assert_eq!(sound.words(&[START, stream])?, OK);
-    for _ in samples.chunks(PERIOD as usize) {
+    for _ in samples.chunks(period as usize) {
         assert_eq!(sound.played()?.status, OK);
         if let Some(period) = periods.next() {
             sound.play(stream, period)?;
@@ -74,7 +85,7 @@ fn what_is_played_is_in_the_file_to_the_bit_and_takes_its_time() -> Result<(), E
     let samples = noise(100 * PERIOD);
     assert_eq!(sound.set(0, PERIOD, CD)?, OK);
     assert_eq!(sound.words(&[PREPARE, 0])?, OK);
-    let time = play(&mut sound, 0, &samples)?;
+    let time = play(&mut sound, 0, PERIOD, &samples)?;
     assert!(time >= Duration::from_millis(500) && time < 2 * SECOND, "{time:?}");
     assert_eq!((sound.words(&[STOP, 0])?, sound.words(&[RELEASE, 0])?), (OK, OK));
     let file = fs::read(card.path("a.wav")).unwrap();
@@ -180,9 +191,7 @@ fn playback_goes_on_after_a_kill() -> Result<(), Error> {
             sound.play(0, period)?;
         }
         if number % 10 == 5 {
-            let pid = libc::pid_t::try_from(serving(card.process.id()).unwrap()).unwrap();
-            // SAFETY: kill(2) takes two integers.
-            assert_eq!(unsafe { libc::kill(pid, libc::SIGKILL) }, 0);
+            card.kill();
             sound.reconnect()?;
         }
     }
@@ -232,5 +241,214 @@ fn a_stream_that_runs_out_says_so_and_goes_on() -> Result<(), Error> {
     assert!(begun.elapsed() >= Duration::from_millis(5), "time that has passed is not made up for");
     assert_eq!((sound.words(&[STOP, 0])?, sound.words(&[RELEASE, 0])?), (OK, OK));
     assert!(fs::read(card.path("a.wav")).unwrap().ends_with(&samples));
+    Ok(())
+}
+
+/// What a sink of PipeWire's plays, recorded.
+struct Listener<'a> {
+    pipewire: &'a PipeWire,
+    file: NamedTempFile,
+    recorder: Process,
+}
+
+impl<'a> Listener<'a> {
+    fn start(pipewire: &'a PipeWire) -> Result<Self, Error> {
+        let file = NamedTempFile::new().unwrap();
+        let mut command = pipewire.command("pw-record");
+        command.args(["--properties", "{ stream.capture.sink = true }", "--target", SINK]);
+        command.args(["--format", "s16", "--rate", "48000", "--channels", "2"]).arg(file.path());
+        let recorder = spawn(command).unwrap();
+        let is_linked = |listed: &str| listed.contains("PipeWire:Interface:Link");
+        pipewire.wait_until("a link to the recorder", is_linked)?;
+        Ok(Self { pipewire, file, recorder })
+    }
+
+    /// A card that plays there, with time enough for a busy machine.
+    fn card(&self, backend: &str) -> Result<Card, Error> {
+        program("vhost-sound-pipewire")?;
+        program("vhost-sound-alsa")?;
+        let command = self.pipewire.command(program("vhost-sound")?);
+        Card::start_by(command, &format!("--playback speaker,latency=200,backend={backend}"))
+    }
+
+    /// All that was played.
+    fn heard(mut self) -> Vec<u8> {
+        std::thread::sleep(SECOND / 2);
+        self.recorder.signal(libc::SIGINT).unwrap();
+        self.recorder.wait().unwrap();
+        fs::read(self.file.path()).unwrap()
+    }
+}
+
+/// Samples that are no silence anywhere, so that gaps show.
+fn loud(length: u32) -> Vec<u8> {
+    let frames = (0..length / 4).map(|frame| (frame % 20_011 + 1) as i16);
+    frames.flat_map(|value| [value.to_le_bytes(), (-value).to_le_bytes()].concat()).collect()
+}
+
+fn is_within(samples: &[u8], heard: &[u8]) -> bool {
+    heard.windows(samples.len()).any(|part| part == samples)
+}
+
+/// 80 ms.
+const LONG: u32 = 16 * PERIOD;
+
+#[test]
+fn pipewire_plays_all_samples_as_they_are_and_in_one_piece() -> Result<(), Error> {
+    let pipewire = PipeWire::start()?;
+    let listener = Listener::start(&pipewire)?;
+    let card = listener.card("pipewire:speakers")?;
+    let mut sound = card.connect()?;
+    let samples = loud(400 * PERIOD);
+    for _ in 0..2 {
+        assert_eq!((sound.set(0, LONG, CD)?, sound.words(&[PREPARE, 0])?), (OK, OK));
+        let time = play(&mut sound, 0, LONG, &samples)?;
+        assert!(time >= 2 * SECOND - SECOND / 10 && time < 3 * SECOND, "{time:?}");
+        assert_eq!((sound.words(&[STOP, 0])?, sound.words(&[RELEASE, 0])?), (OK, OK));
+    }
+    let heard = listener.heard();
+    let twice = heard.windows(samples.len()).filter(|part| *part == samples).count();
+    assert_eq!(twice, 2, "{} bytes", heard.len());
+    Ok(())
+}
+
+#[test]
+fn alsa_plays_all_samples_as_they_are_and_in_one_piece() -> Result<(), Error> {
+    let pipewire = PipeWire::start()?;
+    let listener = Listener::start(&pipewire)?;
+    // ALSA's own device for PipeWire.
+    let card = listener.card("alsa:pipewire")?;
+    let mut sound = card.connect()?;
+    let samples = loud(400 * PERIOD);
+    assert_eq!((sound.set(0, LONG, CD)?, sound.words(&[PREPARE, 0])?), (OK, OK));
+    let time = play(&mut sound, 0, LONG, &samples)?;
+    assert!(time >= SECOND && time < 3 * SECOND, "{time:?}");
+    assert_eq!((sound.words(&[STOP, 0])?, sound.words(&[RELEASE, 0])?), (OK, OK));
+    let heard = listener.heard();
+    assert!(is_within(&samples, &heard), "{} bytes", heard.len());
+    Ok(())
+}
+
+#[test]
+fn what_is_heard_has_no_gap_where_the_serving_process_is_killed() -> Result<(), Error> {
+    let pipewire = PipeWire::start()?;
+    let listener = Listener::start(&pipewire)?;
+    let card = listener.card("pipewire")?;
+    let mut sound = card.connect()?;
+    let samples = loud(400 * PERIOD);
+    assert_eq!((sound.set(0, LONG, CD)?, sound.words(&[PREPARE, 0])?), (OK, OK));
+    let mut periods = samples.chunks(LONG as usize);
+    for samples in periods.by_ref().take(8) {
+        sound.play(0, samples)?;
+    }
+    assert_eq!(sound.words(&[START, 0])?, OK);
+    for number in 0..samples.chunks(LONG as usize).len() {
+        assert_eq!(sound.played()?.status, OK);
+        if let Some(samples) = periods.next() {
+            sound.play(0, samples)?;
+        }
+        if number % 5 == 4 {
+            card.kill();
+            sound.reconnect()?;
+        }
+    }
+    assert_eq!((sound.words(&[STOP, 0])?, sound.words(&[RELEASE, 0])?), (OK, OK));
+    let heard = listener.heard();
+    assert!(is_within(&samples, &heard), "{} bytes", heard.len());
+    Ok(())
+}
+
+#[test]
+fn pipewire_records_what_it_plays() -> Result<(), Error> {
+    let pipewire = PipeWire::start()?;
+    program("vhost-sound-pipewire")?;
+    let mut command = pipewire.command(program("vhost-sound")?);
+    command.args(["--capture", "mic,latency=200,backend=pipewire:speakers"]);
+    let card = Card::start_by(command, "--playback speaker,latency=200,backend=pipewire:speakers")?;
+    let mut sound = card.connect()?;
+    for stream in [0, 1] {
+        assert_eq!((sound.set(stream, LONG, CD)?, sound.words(&[PREPARE, stream])?), (OK, OK));
+    }
+    for _ in 0..8 {
+        sound.record(1, LONG)?;
+    }
+    assert_eq!(sound.words(&[START, 1])?, OK);
+    let samples = loud(8 * LONG);
+    for samples in samples.chunks(LONG as usize) {
+        sound.play(0, samples)?;
+    }
+    let mut heard = Vec::new();
+    for number in 0..50 {
+        if number == 20 {
+            assert_eq!(sound.words(&[START, 0])?, OK);
+        }
+        let moved = sound.recorded()?;
+        assert_eq!((moved.status, moved.samples.len()), (OK, LONG as usize));
+        heard.extend(moved.samples);
+        sound.record(1, LONG)?;
+    }
+    assert!(is_within(&samples, &heard), "{:?}", heard.iter().position(|byte| *byte != 0));
+    Ok(())
+}
+
+#[test]
+fn a_host_whose_sound_stands_still_holds_nobody_up() -> Result<(), Error> {
+    let mut pipewire = PipeWire::start()?;
+    let listener = Listener::start(&pipewire)?;
+    let card = listener.card("pipewire")?;
+    drop(listener);
+    let mut sound = card.connect()?;
+    assert_eq!((sound.set(0, PERIOD, CD)?, sound.words(&[PREPARE, 0])?), (OK, OK));
+    play(&mut sound, 0, PERIOD, &loud(40 * PERIOD))?;
+    pipewire.stop();
+    let begun = Instant::now();
+    for _ in 0..100 {
+        sound.play(0, &noise(PERIOD))?;
+        sound.played()?;
+    }
+    let time = begun.elapsed();
+    assert!(time >= SECOND / 2 && time < 4 * SECOND, "{time:?}");
+    // It comes back.
+    pipewire.restart()?;
+    let end = Instant::now() + 30 * SECOND;
+    loop {
+        sound.play(0, &noise(PERIOD))?;
+        if sound.played()?.status == OK {
+            break;
+        }
+        assert!(Instant::now() < end, "it is not played to again");
+    }
+    assert_eq!((sound.words(&[STOP, 0])?, sound.words(&[RELEASE, 0])?), (OK, OK));
+    Ok(())
+}
+
+#[test]
+fn what_cannot_be_played_to_is_told_at_the_start() -> Result<(), Error> {
+    let pipewire = PipeWire::start()?;
+    program("vhost-sound-pipewire")?;
+    program("vhost-sound-alsa")?;
+    let sound = program("vhost-sound")?;
+    let there = pipewire.command(&sound);
+    let mut gone = Command::new(&sound);
+    gone.env("XDG_RUNTIME_DIR", "/nonexistent");
+    let folder = tempfile::tempdir().unwrap();
+    let alone = folder.path().join("vhost-sound");
+    fs::copy(&sound, &alone).unwrap();
+    let mut alone = Command::new(alone);
+    alone.env("PATH", folder.path());
+    for (mut command, backend, said) in [
+        (there, "pipewire:headphones", "no node headphones that can be played to"),
+        (gone, "pipewire", "PipeWire cannot be reached"),
+        (alone, "pipewire", "vhost-sound-pipewire is not installed"),
+        (Command::new(&sound), "alsa:hw:9", "no device hw:9 that can be played to"),
+    ] {
+        command.arg("--socket-path").arg(folder.path().join("s"));
+        command.args(["--playback", &format!("speaker,backend={backend}")]);
+        let output = command.output().unwrap();
+        let error = String::from_utf8(output.stderr).unwrap();
+        assert!(!output.status.success() && error.contains(said), "{error}");
+        assert!(error.starts_with("vhost-sound: --playback speaker: "), "{error}");
+        assert_eq!(error.lines().count(), 1, "{error}");
+    }
     Ok(())
 }

@@ -198,7 +198,8 @@ fn complete(queue: &mut Queue, finished: Finished) {
 
 impl QueueWorker for Worker {
     fn events(&self) -> Vec<RawFd> {
-        vec![self.timer.as_raw_fd(), self.card.wake.as_raw_fd()]
+        let own = [self.timer.as_raw_fd(), self.card.wake.as_raw_fd()];
+        own.into_iter().chain(self.card.streams().iter().filter_map(Stream::event)).collect()
     }
 
     fn process(&mut self, queue: &mut Queue) -> Taken {
