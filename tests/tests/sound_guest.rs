@@ -32,6 +32,14 @@ fn played() -> Vec<u8> {
     text.into_bytes()
 }
 
+/// Waits for an event of the mixer's, and says when it listens.
+const LISTEN: &str = "stdbuf -oL timeout 60 amixer -c 0 events >/tmp/events &
+for i in $(seq 50); do grep -q Ready /tmp/events && exit; sleep 0.2; done
+exit 1";
+const HEARD: &str =
+    "for i in $(seq 50); do grep 'Master Playback Volume' /tmp/events && exit; sleep 0.2; done
+cat /tmp/events; exit 1";
+
 /// A card, and a guest of QEMU's that has it.
 struct Qemu {
     folder: TempDir,
@@ -40,7 +48,7 @@ struct Qemu {
 }
 
 impl Qemu {
-    /// `FOLDER` in the card's streams is one that the guest sees as `/job`.
+    /// `FOLDER` in the card's streams is one that the guest sees as `/job`. QEMU offers volumes if the card does.
     fn boot(streams: &str) -> Result<Qemu, Error> {
         let folder = tempfile::tempdir().unwrap();
         Self::boot_in(folder, streams)
@@ -56,7 +64,9 @@ impl Qemu {
         let chardev = format!("socket,id=snd0,path={}", socket.display());
         let guest = Guest::builder().qemu(Version::Backports).kernel(Kernel::Backports);
         let guest = guest.shared_folder(folder.path()).args(["-chardev".to_owned(), chardev]);
-        let guest = guest.args(["-device", "vhost-user-snd-pci,chardev=snd0"]).boot()?;
+        let controls = if streams.contains("--controls") { ",controls=on" } else { "" };
+        let device = format!("vhost-user-snd-pci,chardev=snd0{controls}");
+        let guest = guest.args(["-device", &device]).boot()?;
         guest.run_within(MINUTES(1), LOAD)?.stdout_if_ok()?;
         Ok(Qemu { folder, _card: card, guest })
     }
@@ -251,11 +261,36 @@ fn a_guest_of_qemus_plays_to_a_file() -> Result<(), Error> {
     let guest = guest.args(["-chardev".to_owned(), chardev]);
     let guest = guest.args(["-device", "vhost-user-snd-pci,chardev=snd0"]).boot()?;
     guest.run_within(MINUTES(2), PLAY)?.stdout_if_ok()?;
-    let jacks = guest.run("amixer -c 0 contents")?.stdout_if_ok()?;
-    assert!(jacks.contains("Speaker Jack") && jacks.contains("Mic Jack"), "{jacks}");
+    let mixer = guest.run("amixer -c 0 contents")?.stdout_if_ok()?;
+    assert!(mixer.contains("Speaker Jack") && mixer.contains("Mic Jack"), "{mixer}");
+    assert!(!mixer.contains("Volume"), "{mixer}");
     // What stands in the ring behind the end may be played before the driver stops the stream.
     let (file, played) = (std::fs::read(&file).unwrap(), played());
     assert!(file.windows(played.len()).any(|part| part == played), "{} bytes", file.len());
+    Ok(())
+}
+
+#[test]
+fn a_guest_of_qemus_has_volumes_if_both_sides_say_so() -> Result<(), Error> {
+    let streams = "--controls --playback speaker,backend=raw:FOLDER/raw --capture mic,backend=tone";
+    let Qemu { folder, guest, .. } = &Qemu::boot(streams)?;
+    guest.run_within(MINUTES(2), PLAY)?.stdout_if_ok()?;
+    let mixer = guest.run("amixer -c 0 contents")?.stdout_if_ok()?;
+    for part in [
+        "name='Master Playback Volume'",
+        "name='Mic Capture Switch'",
+        "type=INTEGER,access=rw---R--,values=2,min=0,max=100,step=1",
+        "dBscale-min=-60.00dB,step=0.60dB,mute=1",
+    ] {
+        assert!(mixer.contains(part), "{part}: {mixer}");
+    }
+    // At its loudest it was as it was given, and off it is nothing.
+    let (file, played) = (fs::read(folder.path().join("raw")).unwrap(), played());
+    assert!(file.windows(played.len()).any(|part| part == played), "{} bytes", file.len());
+    guest.run("amixer -c 0 sset Master 50% off")?.stdout_if_ok()?;
+    guest.run_within(MINUTES(2), PLAY)?.stdout_if_ok()?;
+    let file = fs::read(folder.path().join("raw")).unwrap();
+    assert!(file.ends_with(&vec![0; played.len()]), "{} bytes", file.len());
     Ok(())
 }
 
@@ -264,8 +299,12 @@ fn a_guest_of_vmm_frontends_plays_and_outlives_kills() -> Result<(), Error> {
     Host::test(|| {
         let host = Host::boot(|builder| builder)?;
         let streams = "--sound playback=speaker,backend=raw:/tmp/raw \
-            --sound capture=line-in,backend=tone --sound-control /run/sound.ctl";
+            --sound capture=line-in,backend=tone --sound controls --sound-control /run/sound.ctl";
         let guest = host.boot_vmm_guest(Kernel::Backports, "", streams)?;
+        let ctl = |words: &str| {
+            let line = format!("/job/vhost-sound ctl --control /run/sound.ctl {words}");
+            host.guest().run(&line)?.stdout_if_ok()
+        };
         let kills = host.guest().start(KILL)?;
         guest.run_within(MINUTES(2), PLAY)?.stdout_if_ok()?;
         kills.wait(host.guest(), MINUTES(1))?.stdout_if_ok()?;
@@ -274,10 +313,25 @@ fn a_guest_of_vmm_frontends_plays_and_outlives_kills() -> Result<(), Error> {
         assert!(size.trim().parse::<usize>().unwrap() >= played().len(), "{size}");
         let jacks = guest.run("amixer -c 0 contents | grep -A2 'Line Jack'")?.stdout_if_ok()?;
         assert!(jacks.contains("values=on"), "{jacks}");
-        let plug_out = "/job/vhost-sound ctl --control /run/sound.ctl jack line-in out";
-        host.guest().run(plug_out)?.stdout_if_ok()?;
+        ctl("jack line-in out")?;
         let jacks = guest.run("amixer -c 0 contents | grep -A2 'Line Jack'")?.stdout_if_ok()?;
         assert!(jacks.contains("values=off"), "{jacks}");
+        // What the guest sets is seen by the host, and outlives a kill.
+        guest
+            .run("amixer -c 0 sset Master 70%,60% && amixer -c 0 sset Line nocap")?
+            .stdout_if_ok()?;
+        host.guest().run("kill -9 $(pgrep -n -x vhost-sound) && sleep 1")?.stdout_if_ok()?;
+        let list = ctl("list")?;
+        assert!(list.contains("70% 60%") && list.contains("100%"), "{list}");
+        let line = guest.run("amixer -c 0 sget Line")?.stdout_if_ok()?;
+        assert!(line.contains("[off]"), "{line}");
+        // And the other way round: whoever looks at the mixer is told.
+        guest.run(LISTEN)?.stdout_if_ok()?;
+        ctl("volume speaker 30%")?;
+        ctl("volume speaker mute")?;
+        guest.run(HEARD)?.stdout_if_ok()?;
+        let master = guest.run("amixer -c 0 sget Master")?.stdout_if_ok()?;
+        assert!(master.contains("30 [30%] [-42.00dB] [off]"), "{master}");
         Ok(())
     })
 }

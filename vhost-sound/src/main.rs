@@ -63,14 +63,19 @@ fn run(options: &Options) -> Result<ExitCode, Failure> {
         Role::Serve(link) => link,
         Role::Ended(code) => return Ok(ExitCode::from(code)),
     };
-    let card = Arc::new(Card::new(streams, link.keeper()).map_err(Failure::Card)?);
+    let events = Events::default();
+    let mut card = Card::new(streams, link.keeper()).map_err(Failure::Card)?;
+    card = card.with_events(events.clone());
+    if options.controls {
+        card = card.with_controls();
+    }
+    let card = Arc::new(card);
     if options.program.sandbox == Confinement::On {
         sandbox.enter().map_err(ProgramError::from)?;
     }
     // Confined already: whoever had this kept may have been taken over by a guest.
     card.restore(&link.kept());
     link.ready(&mut sockets)?;
-    let events = Events::default();
     if let Some(clients) = &clients {
         let program = control::Program { name: "vhost-sound", version: env!("CARGO_PKG_VERSION") };
         let manager = Arc::new(Manager::new(Arc::clone(&card)));

@@ -8,6 +8,7 @@ use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
 use vhost_runtime::arguments::parts;
 use vhost_runtime::program::ProgramArgs;
 
+use crate::card::control::LOUDEST;
 use crate::card::format::{Format, Rate};
 use crate::card::port::{Direction, Port};
 use crate::card::{CHANNELS, StreamConfig};
@@ -35,6 +36,10 @@ pub struct Options {
     /// A stream that the guest records from, and its jack: mic, line-in, cd, aux, spdif-in, digital-in
     #[arg(long, value_name = "JACK[,…]", value_parser = capture)]
     pub capture: Vec<Stream>,
+
+    /// Give the guest a volume and a switch for each stream (QEMU: vhost-user-snd-pci,controls=on)
+    #[arg(long)]
+    pub controls: bool,
 
     /// Something else than to serve
     #[command(subcommand)]
@@ -77,6 +82,41 @@ pub enum CtlCommand {
         #[arg(value_enum)]
         state: JackState,
     },
+    /// Make a stream louder or quieter, or silent
+    Volume {
+        /// The stream
+        stream: String,
+        /// A per cent of the loudest, as 70%; mute or unmute
+        #[arg(value_name = "N%|mute|unmute")]
+        volume: Volume,
+    },
+}
+
+/// What becomes of a stream's volume.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Volume {
+    /// A per cent of the loudest.
+    Percent(u8),
+    /// It is heard no more.
+    Mute,
+    /// It is heard again.
+    Unmute,
+}
+
+impl FromStr for Volume {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let percent = |text: &str| text.strip_suffix('%')?.parse().ok();
+        match text {
+            "mute" => Ok(Self::Mute),
+            "unmute" => Ok(Self::Unmute),
+            _ => match percent(text).filter(|percent| *percent <= LOUDEST) {
+                Some(percent) => Ok(Self::Percent(percent)),
+                None => Err(format!("{text}: write it as 0% to {LOUDEST}%, mute or unmute")),
+            },
+        }
+    }
 }
 
 /// A jack.
@@ -275,6 +315,21 @@ mod tests {
             "speaker,loud",
         ] {
             assert!(playback(wrong).is_err(), "{wrong}");
+        }
+    }
+    #[test]
+    fn volumes_are_a_per_cent() {
+        for (text, volume) in [
+            ("0%", Some(Volume::Percent(0))),
+            ("100%", Some(Volume::Percent(100))),
+            ("mute", Some(Volume::Mute)),
+            ("unmute", Some(Volume::Unmute)),
+            ("101%", None),
+            ("-1%", None),
+            ("50", None),
+            ("", None),
+        ] {
+            assert_eq!(text.parse().ok(), volume, "{text}");
         }
     }
 }

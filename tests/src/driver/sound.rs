@@ -11,6 +11,8 @@ use super::slots::{Slots, Space};
 use crate::Error;
 
 const VERSION_1: u64 = 1 << 32;
+/// VIRTIO_SND_F_CTLS.
+const CTLS: u64 = 1;
 const RING: u16 = 64;
 const DEPTH: u16 = 32;
 /// Bytes of samples in a buffer at most, and of an answer.
@@ -54,7 +56,7 @@ impl Sound {
     pub fn connect(socket: &Path) -> Result<Sound, Error> {
         let failed = Error::driver("vhost-user");
         let mut space = Space::new(24 << 20)?;
-        let wanted = Wanted::new(VERSION_1);
+        let wanted = Wanted::new(VERSION_1 | CTLS);
         let mut session =
             Session::connect(socket, wanted, &space.memory, 4, RING).map_err(&failed)?;
         let features = RingFeatures { event_index: false, indirect: false, packed: false };
@@ -107,6 +109,27 @@ impl Sound {
         let [channels, format, rate] = kind;
         let last = u32::from_le_bytes([channels, format, rate, 0]);
         self.words(&[0x101, stream, 4 * period, period, 0, last])
+    }
+
+    /// CTL_READ: the first values of an element.
+    pub fn read_control(&mut self, element: u32) -> Result<(u32, Vec<u32>), Error> {
+        let request = [0x302u32, element].map(u32::to_le_bytes).concat();
+        let (status, bytes) = self.request(&request)?;
+        let (words, _) = bytes.as_chunks();
+        Ok((status, words.iter().map(|word| u32::from_le_bytes(*word)).collect()))
+    }
+
+    /// CTL_WRITE, of a whole `virtio_snd_ctl_value`.
+    pub fn write_control(&mut self, element: u32, values: &[u32]) -> Result<u32, Error> {
+        let mut words = vec![0x303, element];
+        words.extend(values);
+        words.resize(130, 0);
+        self.words(&words)
+    }
+
+    /// Has the card know nothing of what it offers on request.
+    pub fn renounce_controls(&mut self) -> Result<(), Error> {
+        self.session.set_features(VERSION_1).map_err(Error::driver("vhost-user"))
     }
 
     /// Gives a buffer to be played.

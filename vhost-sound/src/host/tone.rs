@@ -5,7 +5,7 @@ use std::io;
 
 use super::Host;
 use super::null::silence;
-use crate::card::format::Format;
+use crate::card::format::{Format, Linear};
 use crate::card::params::Params;
 
 const HERTZ: f64 = 440.0;
@@ -45,28 +45,13 @@ impl Host for Tone {
 
 /// Writes a sample from -1 to 1; silence in formats that are not linear.
 fn write(format: Format, value: f64, bytes: &mut [u8]) {
-    use Format::{
-        Float, Float64, S8, S16, S18_3, S20, S20_3, S24, S24_3, S32, U8, U16, U18_3, U20, U20_3,
-        U24, U24_3, U32,
+    let linear = match format {
+        Format::Float => return put(&(value as f32).to_le_bytes(), bytes),
+        Format::Float64 => return put(&value.to_le_bytes(), bytes),
+        _ => format.linear(),
     };
-    // The middle, and whether it is 0.
-    let (half, is_signed): (i64, bool) = match format {
-        S8 => (1 << 7, true),
-        U8 => (1 << 7, false),
-        S16 => (1 << 15, true),
-        U16 => (1 << 15, false),
-        S18_3 => (1 << 17, true),
-        U18_3 => (1 << 17, false),
-        S20 | S20_3 => (1 << 19, true),
-        U20 | U20_3 => (1 << 19, false),
-        S24 | S24_3 => (1 << 23, true),
-        U24 | U24_3 => (1 << 23, false),
-        S32 => (1 << 31, true),
-        U32 => (1 << 31, false),
-        Float => return put(&(value as f32).to_le_bytes(), bytes),
-        Float64 => return put(&value.to_le_bytes(), bytes),
-        _ => return silence(format, bytes),
-    };
+    let Some(Linear { bits, is_signed }) = linear else { return silence(format, bytes) };
+    let half = 1i64.wrapping_shl(bits.saturating_sub(1));
     let scaled = (value * half.saturating_sub(1) as f64).round() as i64;
     let number = if is_signed { scaled } else { scaled.saturating_add(half) };
     put(&number.to_le_bytes(), bytes);

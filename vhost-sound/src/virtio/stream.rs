@@ -12,6 +12,8 @@ use super::card::{RECEIVE, TRANSMIT};
 use super::message::Status;
 use crate::card::StreamConfig;
 use crate::card::clock::Clock;
+use crate::card::control::Level;
+use crate::card::gain::Gain;
 use crate::card::params::{Asked, Params, ParamsError};
 use crate::card::port::Direction;
 use crate::card::state::{self, Command, State};
@@ -47,6 +49,9 @@ pub(super) struct Saved {
     state: state::Saved,
     /// Bytes that had moved of the first buffer.
     begun: u64,
+    /// A version without volumes has them at their loudest.
+    #[serde(default)]
+    level: Level,
 }
 
 /// A buffer that is done with.
@@ -86,6 +91,8 @@ pub(super) struct Stream {
     is_starved: bool,
     /// The host has failed, and that was logged.
     has_failed: bool,
+    level: Level,
+    gain: Gain,
     piece: Vec<u8>,
 }
 
@@ -105,12 +112,24 @@ impl Stream {
             position: 0,
             is_starved: false,
             has_failed: false,
+            level: Level::default(),
+            gain: Gain::of(&Level::default()),
             piece: Vec::new(),
         }
     }
 
     pub(super) fn is_running(&self) -> bool {
         matches!(self.state, State::Running(_))
+    }
+
+    /// How loud it is.
+    pub(super) fn level(&self) -> Level {
+        self.level
+    }
+
+    /// Makes it so loud from now on.
+    pub(super) fn set_level(&mut self, level: Level) {
+        (self.level, self.gain) = (level, Gain::of(&level));
     }
 
     /// Which queue its buffers are of.
@@ -195,7 +214,7 @@ impl Stream {
     pub(super) fn save(&self) -> Saved {
         let unheard = self.host.time().map_or(0, |time| time.unheard);
         let begun = self.begun.saturating_add(self.moved()).saturating_sub(unheard);
-        Saved { name: self.config.name.clone(), state: self.state.save(), begun }
+        Saved { name: self.config.name.clone(), state: self.state.save(), begun, level: self.level }
     }
 
     /// Goes on where another process has stopped.
@@ -203,6 +222,9 @@ impl Stream {
         let Self { config, host, .. } = self;
         let state = saved.state.state(config, EVT_XRUNS);
         let state = state.map_err(|error| format!("{}: {error}", config.name))?;
+        if !saved.level.is_possible() {
+            return Err(format!("{}: a volume of it is more than the most", config.name));
+        }
         if let Some(params) = state.params().filter(|_| state.takes_buffers()) {
             host.prepare(params).map_err(|error| format!("{}: {error}", config.name))?;
         }
@@ -210,6 +232,7 @@ impl Stream {
         let begun = Some(host.begun()).filter(|begun| *begun > 0).unwrap_or(saved.begun);
         (self.state, self.begun, self.position) = (state, begun, 0);
         (self.clock, self.is_starved) = (Clock::default(), false);
+        self.set_level(saved.level);
         self.passed.1 = Instant::now();
         if self.is_running() {
             self.clock.start(Instant::now());
@@ -218,7 +241,7 @@ impl Stream {
         Ok(())
     }
 
-    /// As it was before the driver came. No buffer is here.
+    /// As it was before the driver came, but as loud as it is: so may the host want it. No buffer is here.
     pub(super) fn reset(&mut self) {
         if self.state.takes_buffers() {
             self.end(&mut Vec::new());
@@ -381,6 +404,7 @@ impl Stream {
     }
 
     fn move_piece(&mut self, number: usize, count: u64) {
+        let Some(params) = self.state.params() else { return };
         let Some(buffer) = self.buffers.get_mut(number) else { return };
         self.piece.resize(usize::try_from(count).unwrap_or(0), 0);
         let moved = match self.config.direction() {
@@ -388,10 +412,12 @@ impl Stream {
             Direction::Playback => {
                 let at = TRANSFER.saturating_add(buffer.done);
                 buffer.chain.readable().split_at(at).1.read(&mut self.piece);
+                self.gain.apply(params, &mut self.piece);
                 self.host.play(&self.piece)
             }
             Direction::Capture => {
                 let recorded = self.host.record(&mut self.piece);
+                self.gain.apply(params, &mut self.piece);
                 buffer.chain.writable().split_at(buffer.done).1.write(&self.piece);
                 recorded
             }

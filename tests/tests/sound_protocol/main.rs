@@ -1,5 +1,7 @@
 //! vhost-sound, as a driver sees it.
 
+mod controls;
+
 use std::fs;
 use std::path::PathBuf;
 use std::process::Command;
