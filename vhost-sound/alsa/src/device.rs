@@ -2,17 +2,20 @@
 
 use alsa::pcm::{Access, Format as AlsaFormat, Frames, HwParams, PCM};
 use alsa::{Direction as Way, ValueOr};
+use vhost_sound::card::CHANNELS;
 use vhost_sound::card::format::Format;
 use vhost_sound::host::helper::far::Options;
 use vhost_sound::host::helper::ring::Order;
+
+use crate::convert::Kind;
 
 /// Why it is of no use.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum DeviceError {
     #[error("ALSA has no device {0} that can be {1}: {2}")]
     Open(String, &'static str, alsa::Error),
-    #[error("{0} cannot have {1}, {2} channels, {3} Hz: {4}")]
-    Samples(String, Format, u8, u32, alsa::Error),
+    #[error("{0} cannot have {1}, nor anything that could be made of them")]
+    Samples(String, Kind),
     #[error("{0} has failed: {1}")]
     Failed(String, alsa::Error),
 }
@@ -26,6 +29,8 @@ const PERIODS: u32 = 4;
 pub(crate) struct Device {
     pub(crate) name: String,
     pub(crate) pcm: PCM,
+    /// What its samples are like.
+    pub(crate) kind: Kind,
     /// Frames of a period, and of its buffer.
     pub(crate) period: u64,
     pub(crate) buffer: u64,
@@ -49,37 +54,37 @@ pub(crate) fn check(options: &Options) -> Result<(), DeviceError> {
     open(name(options), options).map(drop)
 }
 
+/// What hardware is asked for that can't have the card's samples, what is best first.
+const FORMATS: [Format; 7] =
+    [Format::S32, Format::S24, Format::S24_3, Format::Float, Format::S16, Format::U8, Format::S8];
+
 impl Device {
-    /// Opens it. What its hardware can't have is converted by ALSA.
+    /// Opens it, for the card's samples, or what is next to them.
     pub(crate) fn open(options: &Options, order: &Order) -> Result<Self, DeviceError> {
-        let name = name(options);
-        let device = Self::open_as(name, options, order);
-        match device {
-            Err(DeviceError::Samples(..)) => {
-                let converted = Self::open_as(&format!("plug:'{name}'"), options, order)?;
-                log::info!(
-                    "{}: {name} cannot have {}, {} channels, {} Hz: ALSA converts them",
-                    options.name,
-                    order.format,
-                    order.channels,
-                    order.rate.hertz()
-                );
-                Ok(Self { name: name.to_owned(), ..converted })
+        let (name, wanted) = (name(options), Kind::of(order));
+        let pcm = open(name, options)?;
+        let mut kinds = vec![wanted];
+        kinds.extend(nearest(&pcm, wanted));
+        let unlike = || DeviceError::Samples(name.to_owned(), wanted);
+        for kind in kinds {
+            if let Ok((period, buffer)) = set(&pcm, options, kind) {
+                if kind != wanted {
+                    log::info!(
+                        "{}: {name} cannot have {wanted}: they are made {kind}",
+                        options.name
+                    );
+                }
+                let number = |frames: Frames| u64::try_from(frames).unwrap_or(0);
+                let (period, buffer) = (number(period), number(buffer));
+                return Ok(Self { name: name.to_owned(), pcm, kind, period, buffer });
             }
-            other => other,
         }
+        Err(unlike())
     }
 
-    fn open_as(name: &str, options: &Options, order: &Order) -> Result<Self, DeviceError> {
-        let pcm = open(name, options)?;
-        let hertz = order.rate.hertz();
-        let failed = |error| {
-            DeviceError::Samples(name.to_owned(), order.format, order.channels, hertz, error)
-        };
-        let (period, buffer) = set(&pcm, options, order).map_err(failed)?;
-        let number = |frames: Frames| u64::try_from(frames).unwrap_or(0);
-        let (period, buffer) = (number(period), number(buffer));
-        Ok(Self { name: name.to_owned(), pcm, period, buffer })
+    /// Nothing can be made of its samples.
+    pub(crate) fn unlike(&self, order: &Order) -> DeviceError {
+        DeviceError::Samples(self.name.clone(), Kind::of(order))
     }
 
     /// What ALSA said of it.
@@ -88,13 +93,28 @@ impl Device {
     }
 }
 
+/// What the hardware can have that is next to what is wanted.
+fn nearest(pcm: &PCM, wanted: Kind) -> Option<Kind> {
+    let hardware = HwParams::any(pcm).ok()?;
+    hardware.set_rate_resample(false).ok()?;
+    hardware.set_access(Access::RWInterleaved).ok()?;
+    let mut formats = std::iter::once(wanted.format).chain(FORMATS);
+    let chosen = formats.find(|it| hardware.test_format(format(*it)).is_ok())?;
+    hardware.set_format(format(chosen)).ok()?;
+    let channels = hardware.set_channels_near(wanted.channels.into()).ok()?;
+    let hertz = hardware.set_rate_near(wanted.hertz, ValueOr::Nearest).ok()?;
+    let channels = u8::try_from(channels).ok().filter(|it| (1..=CHANNELS).contains(it))?;
+    Some(Kind { format: chosen, channels, hertz })
+}
+
 /// Sets what samples are like, and how many wait in the device at most. Returns frames of a period and of the buffer.
-fn set(pcm: &PCM, options: &Options, order: &Order) -> alsa::Result<(Frames, Frames)> {
+fn set(pcm: &PCM, options: &Options, kind: Kind) -> alsa::Result<(Frames, Frames)> {
     let hardware = HwParams::any(pcm)?;
+    // Who plugs a device of its own between this and the hardware has that convert.
     hardware.set_access(Access::RWInterleaved)?;
-    hardware.set_format(format(order.format))?;
-    hardware.set_channels(order.channels.into())?;
-    hardware.set_rate(order.rate.hertz(), ValueOr::Nearest)?;
+    hardware.set_format(format(kind.format))?;
+    hardware.set_channels(kind.channels.into())?;
+    hardware.set_rate(kind.hertz, ValueOr::Nearest)?;
     hardware.set_buffer_time_near(options.latency, ValueOr::Nearest)?;
     hardware.set_period_time_near(options.latency / PERIODS, ValueOr::Nearest)?;
     pcm.hw_params(&hardware)?;

@@ -1,17 +1,17 @@
 //! Moves samples between the card and a device, by the device's clock.
 
-use std::io;
 use std::os::fd::AsRawFd;
 use std::time::{Duration, Instant};
 
 use alsa::pcm::{Frames, State};
 use alsa::poll::{Descriptors, pollfd};
 use vhost_sound::card::port::Direction;
+use vhost_sound::card::silence::silence;
 use vhost_sound::host::helper::far::{Far, Mover};
 use vhost_sound::host::helper::ring::Order;
-use vhost_sound::host::null::silence;
 
 use crate::Failure;
+use crate::convert::{Converter, Kind};
 use crate::device::Device;
 
 /// What was written or read when it was too late (EPIPE), or the host had slept (ESTRPIPE).
@@ -26,14 +26,27 @@ pub(crate) struct Work<'a> {
     far: &'a Far,
     order: Order,
     mover: Mover,
-    samples: Vec<u8>,
+    /// Makes the one's samples to the other's, where those are not the same.
+    converter: Option<Converter>,
+    /// Samples as the card has them, and as the device does, which takes no more of those just now.
+    near: Vec<u8>,
+    beyond: Vec<u8>,
 }
 
 impl<'a> Work<'a> {
-    pub(crate) fn new(device: Device, far: &'a Far, order: Order) -> io::Result<Self> {
-        let bytes = device.buffer.saturating_mul(order.frame());
-        let samples = vec![0; usize::try_from(bytes).unwrap_or(0)];
-        Ok(Self { device, far, order, mover: far.mover()?, samples })
+    pub(crate) fn new(device: Device, far: &'a Far, order: Order) -> Result<Self, Failure> {
+        let near = Kind::of(&order);
+        let converter = if device.kind == near {
+            None
+        } else {
+            let (from, to) = match far.direction() {
+                Direction::Playback => (near, device.kind),
+                Direction::Capture => (device.kind, near),
+            };
+            Some(Converter::new(from, to).ok_or_else(|| device.unlike(&order))?)
+        };
+        let mover = far.mover()?;
+        Ok(Self { device, far, order, mover, converter, near: Vec::new(), beyond: Vec::new() })
     }
 
     /// Does it until there is another.
@@ -68,7 +81,10 @@ impl<'a> Work<'a> {
     /// What was played is heard to its end, unless the device does not get there.
     fn end(&mut self) -> alsa::Result<()> {
         let begun = Instant::now();
-        self.rest()?;
+        match self.rest() {
+            Err(error) if error.errno() != AGAIN => return Err(error),
+            _ => {}
+        }
         while self.device.pcm.state() == State::Draining && begun.elapsed() < ECHO {
             let mut polled = self.device.pcm.get()?;
             alsa::poll::poll(&mut polled, 10)?;
@@ -77,22 +93,53 @@ impl<'a> Work<'a> {
         Ok(())
     }
 
+    /// Frames of the device, as so many of the card's.
+    fn near_frames(&self, frames: u64) -> u64 {
+        let (near, far) = (self.order.rate.hertz(), self.device.kind.hertz);
+        frames.saturating_mul(near.into()).checked_div(far.into()).unwrap_or(0)
+    }
+
+    /// Tells the card how many of the device's frames are on their way.
+    fn tell_delay(&mut self, frames: u64) {
+        let converting = self.converter.as_ref().map_or(0, |it| it.delay() as u64);
+        let frames = self.near_frames(frames).saturating_add(converting);
+        self.mover.set_delay(&self.order, frames.saturating_mul(self.order.frame()));
+    }
+
     /// Plays what there is. Where that is too little, silence keeps the device going.
     fn play(&mut self) -> alsa::Result<()> {
-        let pcm = &self.device.pcm;
-        let room = frames(pcm.avail_update()?);
-        let waiting = self.device.buffer.saturating_sub(room);
+        let room = frames(self.device.pcm.avail_update()?);
+        let waiting = self.device.buffer.saturating_sub(room).saturating_add(self.left());
+        self.tell_delay(waiting);
         let given = self.mover.ready(&self.order).checked_div(self.order.frame()).unwrap_or(0);
         let least = self.device.period.saturating_mul(2).saturating_sub(waiting);
-        let count = given.max(least).min(room);
-        self.mover.set_delay(&self.order, waiting.saturating_mul(self.order.frame()));
-        let bytes = usize::try_from(count.saturating_mul(self.order.frame())).unwrap_or(usize::MAX);
-        let Some(samples) = self.samples.get_mut(..bytes).filter(|it| !it.is_empty()) else {
+        let most = self.near_frames(room.saturating_sub(self.left()));
+        let count = given.max(self.near_frames(least)).min(most);
+        let bytes = usize::try_from(count.saturating_mul(self.order.frame())).unwrap_or(0);
+        self.near.resize(bytes, 0);
+        let taken = self.mover.take(&self.order, &mut self.near);
+        silence(self.order.format, self.near.get_mut(taken..).unwrap_or_default());
+        self.put()
+    }
+
+    /// Frames that the device did not take yet.
+    fn left(&self) -> u64 {
+        self.beyond.len().checked_div(self.device.kind.frame()).unwrap_or(0) as u64
+    }
+
+    /// Gives the device what is near.
+    fn put(&mut self) -> alsa::Result<()> {
+        match &mut self.converter {
+            Some(converter) => converter.convert(&self.near, &mut self.beyond),
+            None => self.beyond.extend(&self.near),
+        }
+        if self.beyond.is_empty() {
             return Ok(());
-        };
-        let taken = self.mover.take(&self.order, samples);
-        silence(self.order.format, samples.get_mut(taken..).unwrap_or_default());
-        pcm.io_bytes().writei(samples).map(drop)
+        }
+        let written = self.device.pcm.io_bytes().writei(&self.beyond)?;
+        let bytes = written.saturating_mul(self.device.kind.frame());
+        self.beyond.drain(..bytes.min(self.beyond.len()));
+        Ok(())
     }
 
     fn record(&mut self) -> alsa::Result<()> {
@@ -101,28 +148,38 @@ impl<'a> Work<'a> {
             pcm.start()?;
         }
         let (there, delay) = pcm.avail_delay()?;
-        self.mover.set_delay(&self.order, frames(delay).saturating_mul(self.order.frame()));
-        let bytes = frames(there).saturating_mul(self.order.frame());
-        let bytes = usize::try_from(bytes).unwrap_or(usize::MAX).min(self.samples.len());
-        let Some(samples) = self.samples.get_mut(..bytes).filter(|it| !it.is_empty()) else {
-            return Ok(());
-        };
-        let read = pcm.io_bytes().readi(samples)?;
-        let read = frames(Frames::try_from(read).unwrap_or(0)).saturating_mul(self.order.frame());
-        let read = usize::try_from(read).unwrap_or(usize::MAX);
-        self.mover.give(&self.order, samples.get(..read).unwrap_or_default());
+        let bytes = usize::try_from(frames(there)).unwrap_or(0);
+        self.beyond.resize(bytes.saturating_mul(self.device.kind.frame()), 0);
+        if !self.beyond.is_empty() {
+            let read = pcm.io_bytes().readi(&mut self.beyond)?;
+            self.beyond.truncate(read.saturating_mul(self.device.kind.frame()));
+        }
+        self.tell_delay(frames(delay));
+        match &mut self.converter {
+            Some(converter) => {
+                self.near.clear();
+                converter.convert(&self.beyond, &mut self.near);
+                self.mover.give(&self.order, &self.near);
+            }
+            None => self.mover.give(&self.order, &self.beyond),
+        }
         Ok(())
     }
 
     /// Time does not pass any more: what was played is still heard.
     fn rest(&mut self) -> alsa::Result<()> {
-        let pcm = &self.device.pcm;
-        match (pcm.state(), self.far.direction()) {
-            (State::Running, Direction::Playback) => match pcm.drain() {
-                Err(error) if error.errno() != AGAIN => Err(error),
-                _ => Ok(()),
-            },
-            (State::Running, Direction::Capture) => pcm.drop(),
+        match (self.device.pcm.state(), self.far.direction()) {
+            (State::Running, Direction::Playback) => {
+                // What is in the converter comes out by what goes in.
+                let frame = usize::try_from(self.order.frame()).unwrap_or(0);
+                let delay = self.converter.as_ref().map_or(0, Converter::delay);
+                self.near.resize(delay.saturating_mul(frame), 0);
+                silence(self.order.format, &mut self.near);
+                self.put()?;
+                self.beyond.clear();
+                self.device.pcm.drain()
+            }
+            (State::Running, Direction::Capture) => self.device.pcm.drop(),
             _ => Ok(()),
         }
     }

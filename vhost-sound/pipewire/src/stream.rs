@@ -13,9 +13,9 @@ use pipewire::stream::{StreamFlags, StreamListener, StreamRc, StreamState};
 use vhost_sound::card::StreamConfig;
 use vhost_sound::card::format::Format;
 use vhost_sound::card::port::Direction;
+use vhost_sound::card::silence::silence;
 use vhost_sound::host::helper::far::{Mover, Options};
 use vhost_sound::host::helper::ring::Order;
-use vhost_sound::host::null::silence;
 
 use crate::server::Server;
 

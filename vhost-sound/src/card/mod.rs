@@ -6,7 +6,7 @@
 //! - [`params`]: what a driver sets for a stream, checked once;
 //! - [`state`]: the life of a stream;
 //! - [`control`]: its volume and its switch, and [`gain`]: what they do to samples;
-//! - [`silence`](mod@silence): what nothing sounds like.
+//! - [`sample`]: what one of them is worth, and [`silence`](mod@silence): what nothing sounds like.
 
 pub mod clock;
 pub mod control;
@@ -14,6 +14,7 @@ pub mod format;
 pub mod gain;
 pub mod params;
 pub mod port;
+pub mod sample;
 pub mod silence;
 pub mod state;
 

@@ -5,7 +5,7 @@ use std::io;
 use super::Host;
 use crate::card::format::Format;
 use crate::card::params::Params;
-pub use crate::card::silence::silence;
+use crate::card::silence::silence;
 
 /// Silence.
 #[derive(Debug, Default)]
