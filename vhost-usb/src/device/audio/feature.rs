@@ -8,8 +8,8 @@ const MUTE: u8 = 1;
 const VOLUME: u8 = 2;
 /// All channels at once (5.2.2.4).
 const MASTER: u8 = 0;
-/// Steps of the volume.
-const STEP: i16 = 1;
+/// Steps of the volume: half a decibel. Linux takes hundreds of them for a device's mistake.
+const STEP: i16 = 128;
 
 /// What of it another process has to know, as bits of a word: whether it is mute, and its volume.
 const NOTED_MUTE: u32 = 1 << 16;
@@ -68,8 +68,10 @@ impl Feature {
         Some(())
     }
 
+    /// To the nearest that there is.
     fn set_volume(&mut self, volume: i16) {
-        self.volume = if volume == SILENCE { SILENCE } else { volume.clamp(SOFTEST, LOUDEST) };
+        let nearest = volume.clamp(SOFTEST, LOUDEST).saturating_add(STEP / 2) & !(STEP - 1);
+        self.volume = if volume == SILENCE { SILENCE } else { nearest };
         self.gain = Gain::of(self.volume);
     }
 

@@ -235,7 +235,7 @@ fn volume_and_mute_are_each_directions_own() {
         i16::from_le_bytes([bytes[0], bytes[1]])
     };
     let all = [GET_CUR, GET_MIN, GET_MAX, GET_RES].map(|it| volume(&mut device, it, SPEAKER));
-    assert_eq!(all, [0, -60 * 256, 0, 1]);
+    assert_eq!(all, [0, -60 * 256, 0, 128]);
     set(&mut device, SPEAKER, VOLUME, &(-20 * 256i16).to_le_bytes()).unwrap();
     assert_eq!(volume(&mut device, GET_CUR, SPEAKER), -20 * 256);
     assert_eq!(volume(&mut device, GET_CUR, MIC), 0);
@@ -246,7 +246,9 @@ fn volume_and_mute_are_each_directions_own() {
     assert_eq!(get(&mut device, GET_CUR, SPEAKER, MUTE), Ok(vec![1]));
     device.data_out(1, &&[0x10, 0x27, 0xf0, 0xd8][..]);
     assert_eq!(heard.lock().unwrap().played[4..], [0; 4]);
-    for (asked, kept) in [(100, 0), (-0x7fff, -60 * 256), (i16::MIN, i16::MIN)] {
+    for (asked, kept) in
+        [(100, 0), (-63, 0), (-65, -128), (-0x7fff, -60 * 256), (i16::MIN, i16::MIN)]
+    {
         set(&mut device, MIC, VOLUME, &asked.to_le_bytes()).unwrap();
         assert_eq!(volume(&mut device, GET_CUR, MIC), kept);
     }
@@ -321,7 +323,7 @@ fn another_process_goes_on_with_it() {
     let (mut device, ..) = headset(Speed::High);
     select(&mut device, 1, 2).unwrap();
     set_rate(&mut device, 1, 44100).unwrap();
-    set(&mut device, SPEAKER, VOLUME, &(-1000i16).to_le_bytes()).unwrap();
+    set(&mut device, SPEAKER, VOLUME, &(-1024i16).to_le_bytes()).unwrap();
     set(&mut device, MIC, MUTE, &[1]).unwrap();
     let mut words = Vec::new();
     device.note(&mut |word| words.push(word));
@@ -331,7 +333,7 @@ fn another_process_goes_on_with_it() {
     assert_eq!(next.address(), 1);
     let setting = read(&mut next, setup(0x81, GET_INTERFACE, 0, 1, 1));
     assert_eq!(setting, Ok(vec![2]));
-    assert_eq!(get(&mut next, GET_CUR, SPEAKER, VOLUME), Ok((-1000i16).to_le_bytes().to_vec()));
+    assert_eq!(get(&mut next, GET_CUR, SPEAKER, VOLUME), Ok((-1024i16).to_le_bytes().to_vec()));
     assert_eq!(get(&mut next, GET_CUR, MIC, MUTE), Ok(vec![1]));
     assert_eq!(next.data_out(1, &&[0; 88][..]), Answer::moved(88));
     assert_eq!(heard.lock().unwrap().prepared, [(44100, 1)]);
@@ -387,7 +389,7 @@ proptest::proptest! {
         let _ = write(&mut device, setup(request_type, SET_CUR, control & 0x300, SPEAKER, 0), &data);
         let volume = get(&mut device, GET_CUR, SPEAKER, VOLUME).unwrap();
         let volume = i16::from_le_bytes([volume[0], volume[1]]);
-        assert!((-60 * 256..=0).contains(&volume) || volume == i16::MIN);
+        assert!((-60 * 256..=0).contains(&volume) && volume % 128 == 0 || volume == i16::MIN);
         let [low, high] = sample.to_le_bytes();
         device.data_out(1, &&[low, high, low, high][..]);
         let played = heard.lock().unwrap().played.clone();
