@@ -3,7 +3,7 @@
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use lab::{Error, cargo};
+use lab::{Error, cargo, ensure_libraries};
 
 use crate::{build, fuzz, words};
 
@@ -52,6 +52,7 @@ pub(crate) fn test() -> Result<bool, Error> {
     build()?;
     summary.stage("format", &["fmt", "--all", "--check"])?;
     fuzz::ensure_compiler()?;
+    ensure_libraries()?;
     let lints = ["clippy", "--workspace", "--all-targets", "--", "--deny", "warnings"];
     summary.stage("lints", &lints)?;
     summary.stage("tests", &["test", "--workspace", "--no-fail-fast"])?;
@@ -62,6 +63,7 @@ pub(crate) fn test() -> Result<bool, Error> {
 pub(crate) fn soak() -> Result<bool, Error> {
     let mut summary = Summary::start();
     build()?;
+    ensure_libraries()?;
     let soaks = ["test", "--workspace", "--no-fail-fast", "--", "--ignored", "--nocapture"];
     summary.stage("soaks", &soaks)?;
     summary.fuzz(LONG)?;

@@ -26,14 +26,20 @@ const FILES: [(&str, &str); 10] = [
 /// A program's name, its command line, and what its manual says besides.
 type Documented = (&'static str, fn() -> Command, &'static str);
 
-const PROGRAMS: [Documented; 6] = [
+const PROGRAMS: [Documented; 8] = [
     ("vhost-net", vhost_net::options::Options::command, vhost_net::manual::SECTIONS),
     ("vhost-scsi", vhost_scsi::options::Options::command, vhost_scsi::manual::SECTIONS),
     ("vhost-sound", vhost_sound::options::Options::command, vhost_sound::manual::SECTIONS),
+    ("vhost-sound-alsa", || helper("vhost-sound-alsa"), vhost_sound::manual::HELPER),
+    ("vhost-sound-pipewire", || helper("vhost-sound-pipewire"), vhost_sound::manual::HELPER),
     ("vhost-usb", vhost_usb::options::Options::command, vhost_usb::manual::SECTIONS),
     ("vhost-usb-spice", spice::options::Options::command, spice::manual::SECTIONS),
     ("vmm-frontend", vmm_frontend::options::Options::command, vmm_frontend::manual::SECTIONS),
 ];
+
+fn helper(name: &'static str) -> Command {
+    vhost_sound::host::helper::far::Options::command().name(name)
+}
 
 /// Makes the tree in `dist` of Cargo's target folder, and returns where that is.
 pub(crate) fn run() -> Result<PathBuf, Error> {

@@ -13,7 +13,7 @@ use crate::{Error, Machine, Step};
 /// A program that the host must have, and the Debian package that has it.
 #[derive(Debug, Clone, Copy)]
 pub struct Tool {
-    /// The program's name.
+    /// The program's name; or a file's path, if it is no program.
     pub program: &'static str,
     /// The package's name.
     pub package: &'static str,
@@ -33,6 +33,29 @@ pub(crate) fn target() -> PathBuf {
     }
 }
 
+/// What the helpers of vhost-sound are built with, where Debian 12 has it.
+const LIBRARIES: [Tool; 4] = [
+    Tool { program: "pkg-config", package: "pkg-config" },
+    Tool { program: "/usr/lib/x86_64-linux-gnu/pkgconfig/alsa.pc", package: "libasound2-dev" },
+    Tool {
+        program: "/usr/lib/x86_64-linux-gnu/pkgconfig/libpipewire-0.3.pc",
+        package: "libpipewire-0.3-dev",
+    },
+    Tool { program: "/usr/lib/llvm-14/lib/libclang.so", package: "libclang-14-dev" },
+];
+
+/// Installs the libraries that the whole workspace is built with.
+pub fn ensure_libraries() -> Result<(), Error> {
+    ensure_tools(&LIBRARIES, &lab()?.join("libraries.log"))
+}
+
+/// The lab's folder, which this may be the first to need.
+fn lab() -> Result<PathBuf, Error> {
+    let lab = Machine::dir();
+    fs::create_dir_all(&lab).context(|| format!("cannot make the folder {}", lab.display()))?;
+    Ok(lab)
+}
+
 /// A program of this workspace, as it ships: built, if need be, in the release profile, once by
 /// each process that asks.
 pub fn program(name: &str) -> Result<PathBuf, Error> {
@@ -44,10 +67,10 @@ pub fn program(name: &str) -> Result<PathBuf, Error> {
     }
     let mut build = cargo();
     build.args(["build", "--release", "--package", package(name)]);
-    // It may be the first thing that is built there.
-    let lab = Machine::dir();
-    fs::create_dir_all(&lab).context(|| format!("cannot make the folder {}", lab.display()))?;
-    Step::new(format!("building {name}"), lab.join("build.log")).run(build)?;
+    if name.starts_with("vhost-sound-") {
+        ensure_libraries()?;
+    }
+    Step::new(format!("building {name}"), lab()?.join("build.log")).run(build)?;
     built.insert(name.to_owned());
     Ok(binary)
 }
@@ -87,5 +110,6 @@ pub fn ensure_tools(tools: &[Tool], log: &Path) -> Result<(), Error> {
 fn installed(program: &str) -> bool {
     let path = env::var_os("PATH").unwrap_or_default();
     let sbin = ["/usr/sbin", "/sbin"].map(PathBuf::from);
+    // A library's path is absolute, and so all that is left of a joined one.
     env::split_paths(&path).chain(sbin).any(|dir| dir.join(program).is_file())
 }

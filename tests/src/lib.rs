@@ -19,6 +19,7 @@ mod guest;
 mod host;
 mod machine;
 pub mod net;
+pub mod pipewire;
 mod process;
 mod progress;
 mod python;
@@ -34,7 +35,7 @@ pub use error::Error;
 pub use guest::{
     Builder, Guest, Host, Nested, Output, Qmp, Root, Shell, Task, VhostUserScsi, VmmGuest,
 };
-pub use host::{Tool, cargo, ensure_tools, program, workspace};
+pub use host::{Tool, cargo, ensure_libraries, ensure_tools, program, workspace};
 pub use machine::{Dpdk, Kernel, Machine, Qemu, Spice, Version};
 pub use process::{Process, children, memory, serving, spawn, spawn_listening};
 pub use progress::{Step, during};

@@ -1,15 +1,17 @@
-//! What control clients can do with the card: look at its streams, plug jacks in and out.
+//! What control clients can do with the card: look at its streams, plug jacks in and out, make streams louder.
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use serde::Deserialize;
+use serde::de::Error;
 use serde_json::{Value, json};
 use vhost_runtime::control::{Arguments, Commands, ControlError, parse, parse_none};
 
+use crate::card::control::LOUDEST;
 use crate::virtio::card::Card;
 
-const NAMES: [&str; 2] = ["query-streams", "set-jack"];
+const NAMES: [&str; 3] = ["query-streams", "set-jack", "set-volume"];
 
 /// The program's card.
 #[derive(Debug)]
@@ -22,6 +24,14 @@ pub struct Manager {
 struct SetJack {
     stream: String,
     plugged: bool,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SetVolume {
+    stream: String,
+    volume: Option<u8>,
+    muted: Option<bool>,
 }
 
 impl Manager {
@@ -48,11 +58,24 @@ impl Commands for Manager {
                 parse_none(&arguments)?;
                 Ok(self.card.describe())
             }
+            "set-volume" => {
+                let SetVolume { stream, volume, muted } = parse(arguments)?;
+                if volume.is_some_and(|volume| volume > LOUDEST) {
+                    let error = serde_json::Error::custom("volume is 0 to 100");
+                    return Err(error.into());
+                }
+                let is_on = muted.map(|muted| !muted);
+                found(&stream, self.card.set_volume(&stream, volume, is_on))
+            }
             _ => {
                 let SetJack { stream, plugged } = parse(arguments)?;
-                let missing = || ControlError::NotFound(format!("there is no stream {stream}"));
-                self.card.plug(&stream, plugged).then(|| json!({})).ok_or_else(missing)
+                found(&stream, self.card.plug(&stream, plugged))
             }
         }
     }
+}
+
+fn found(stream: &str, is_found: bool) -> Result<Value, ControlError> {
+    let missing = || ControlError::NotFound(format!("there is no stream {stream}"));
+    is_found.then(|| json!({})).ok_or_else(missing)
 }

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 use vhost_runtime::control::client::{Client, ClientError};
 use vhost_runtime::control::table;
 use vhost_runtime::program::{self, PrintError};
-use vhost_sound::options::{CtlArgs, CtlCommand, JackState};
+use vhost_sound::options::{CtlArgs, CtlCommand, JackState, Volume};
 
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum CtlError {
@@ -16,7 +16,7 @@ pub(crate) enum CtlError {
     Answer,
 }
 
-const STREAMS: [&str; 4] = ["STREAM", "JACK", "PLUGGED", "RUNS"];
+const STREAMS: [&str; 6] = ["STREAM", "JACK", "PLUGGED", "RUNS", "VOLUME", "MUTED"];
 
 pub(crate) fn run(args: &CtlArgs) -> Result<(), CtlError> {
     let mut client = Client::connect(&args.control)?;
@@ -25,6 +25,14 @@ pub(crate) fn run(args: &CtlArgs) -> Result<(), CtlError> {
         CtlCommand::Jack { stream, state } => {
             let jack = json!({ "stream": stream, "plugged": *state == JackState::In });
             client.execute("set-jack", jack, &[])?
+        }
+        CtlCommand::Volume { stream, volume } => {
+            let volume = match volume {
+                Volume::Percent(percent) => json!({ "stream": stream, "volume": percent }),
+                Volume::Mute => json!({ "stream": stream, "muted": true }),
+                Volume::Unmute => json!({ "stream": stream, "muted": false }),
+            };
+            client.execute("set-volume", volume, &[])?
         }
     };
     if args.json {
@@ -35,7 +43,7 @@ pub(crate) fn run(args: &CtlArgs) -> Result<(), CtlError> {
             Ok(table::print(&STREAMS, streams.iter().map(stream))?)
         }
         (CtlCommand::List, None) => Err(CtlError::Answer),
-        (CtlCommand::Jack { .. }, _) => Ok(()),
+        (CtlCommand::Jack { .. } | CtlCommand::Volume { .. }, _) => Ok(()),
     }
 }
 
@@ -46,5 +54,16 @@ fn stream(stream: &Value) -> Vec<String> {
         Some(false) => String::from("no"),
         None => String::from("-"),
     };
-    vec![text("stream"), text("jack"), flag("plugged"), flag("running")]
+    let volume = volume(stream.get("volume"));
+    vec![text("stream"), text("jack"), flag("plugged"), flag("running"), volume, flag("muted")]
+}
+
+/// Of all channels, or of each where they differ.
+fn volume(volumes: Option<&Value>) -> String {
+    let volumes = volumes.and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+    let texts: Vec<String> = volumes.iter().map(|volume| format!("{volume}%")).collect();
+    match texts.split_first() {
+        Some((first, rest)) if rest.iter().all(|other| other == first) => first.clone(),
+        _ => texts.join(" "),
+    }
 }

@@ -12,6 +12,7 @@ use vhost_runtime::program::{self, Confinement, ProgramError, Shutdown, Socket};
 use vhost_runtime::sandbox::Sandbox;
 use vhost_runtime::supervisor::{self, Role};
 use vhost_sound::control::Manager;
+use vhost_sound::host::helper::process::Helpers;
 use vhost_sound::options::{Options, Verb};
 use vhost_sound::streams::{self, StreamError};
 use vhost_sound::virtio::card::Card;
@@ -28,6 +29,8 @@ enum Failure {
     Stream(#[from] StreamError),
     #[error(transparent)]
     Ctl(#[from] CtlError),
+    #[error("what starts helpers cannot be started: {0}")]
+    Helpers(io::Error),
     #[error("the card cannot be made: {0}")]
     Card(io::Error),
 }
@@ -49,22 +52,30 @@ fn run(options: &Options) -> Result<ExitCode, Failure> {
     program::start_logging(options.program.verbose);
     let mut vmm = Socket::from_args(&options.program)?;
     let mut clients = control::Listener::from_args(&options.program)?;
-    let streams = streams::open(&options.playback, &options.capture)?;
+    let mut helpers = Helpers::default();
+    let streams = streams::open(&options.playback, &options.capture, &mut helpers)?;
+    // Helpers live as long as somebody has the channel.
+    let (broker, _channel) = helpers.start().map_err(Failure::Helpers)?.unzip();
     let shutdown = Shutdown::new()?;
     let mut sockets = vec![&mut vmm];
     sockets.extend(clients.as_mut().map(control::Listener::socket));
-    let link = match supervisor::start(&mut sockets, &shutdown, options.program.sandbox, None)? {
+    let link = match supervisor::start(&mut sockets, &shutdown, options.program.sandbox, broker)? {
         Role::Serve(link) => link,
         Role::Ended(code) => return Ok(ExitCode::from(code)),
     };
-    let card = Arc::new(Card::new(streams, link.keeper()).map_err(Failure::Card)?);
+    let events = Events::default();
+    let mut card = Card::new(streams, link.keeper()).map_err(Failure::Card)?;
+    card = card.with_events(events.clone());
+    if options.controls {
+        card = card.with_controls();
+    }
+    let card = Arc::new(card);
     if options.program.sandbox == Confinement::On {
         sandbox.enter().map_err(ProgramError::from)?;
     }
     // Confined already: whoever had this kept may have been taken over by a guest.
     card.restore(&link.kept());
     link.ready(&mut sockets)?;
-    let events = Events::default();
     if let Some(clients) = &clients {
         let program = control::Program { name: "vhost-sound", version: env!("CARGO_PKG_VERSION") };
         let manager = Arc::new(Manager::new(Arc::clone(&card)));

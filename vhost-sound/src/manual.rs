@@ -3,6 +3,9 @@
 /// Its sections, in roff.
 pub const SECTIONS: &str = include_str!("manual.roff");
 
+/// Those of a helper's page.
+pub const HELPER: &str = ".SH SEE ALSO\n\\fBvhost\\-sound\\fR(1), which starts it.\n";
+
 #[cfg(test)]
 mod tests {
     use clap::CommandFactory;

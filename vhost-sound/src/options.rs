@@ -2,15 +2,18 @@
 
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::time::Duration;
 
 use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
 use vhost_runtime::arguments::parts;
 use vhost_runtime::program::ProgramArgs;
 
+use crate::card::control::LOUDEST;
 use crate::card::format::{Format, Rate};
 use crate::card::port::{Direction, Port};
 use crate::card::{CHANNELS, StreamConfig};
 use crate::host::file::Kind;
+use crate::host::helper::process::Kind as System;
 
 /// A sound card in a process of its own, for any VMM that speaks vhost-user
 #[derive(Debug, Parser)]
@@ -33,6 +36,10 @@ pub struct Options {
     /// A stream that the guest records from, and its jack: mic, line-in, cd, aux, spdif-in, digital-in
     #[arg(long, value_name = "JACK[,…]", value_parser = capture)]
     pub capture: Vec<Stream>,
+
+    /// Give the guest a volume and a switch for each stream (QEMU: vhost-user-snd-pci,controls=on)
+    #[arg(long)]
+    pub controls: bool,
 
     /// Something else than to serve
     #[command(subcommand)]
@@ -75,6 +82,41 @@ pub enum CtlCommand {
         #[arg(value_enum)]
         state: JackState,
     },
+    /// Make a stream louder or quieter, or silent
+    Volume {
+        /// The stream
+        stream: String,
+        /// A per cent of the loudest, as 70%; mute or unmute
+        #[arg(value_name = "N%|mute|unmute")]
+        volume: Volume,
+    },
+}
+
+/// What becomes of a stream's volume.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Volume {
+    /// A per cent of the loudest.
+    Percent(u8),
+    /// It is heard no more.
+    Mute,
+    /// It is heard again.
+    Unmute,
+}
+
+impl FromStr for Volume {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let percent = |text: &str| text.strip_suffix('%')?.parse().ok();
+        match text {
+            "mute" => Ok(Self::Mute),
+            "unmute" => Ok(Self::Unmute),
+            _ => match percent(text).filter(|percent| *percent <= LOUDEST) {
+                Some(percent) => Ok(Self::Percent(percent)),
+                None => Err(format!("{text}: write it as 0% to {LOUDEST}%, mute or unmute")),
+            },
+        }
+    }
 }
 
 /// A jack.
@@ -93,6 +135,8 @@ pub struct Stream {
     pub config: StreamConfig,
     /// What plays it, or is recorded.
     pub backend: Backend,
+    /// How far from the guest who listens may be.
+    pub latency: Option<Duration>,
 }
 
 /// What of the host is behind a stream.
@@ -106,9 +150,11 @@ pub enum Backend {
     File(Kind, PathBuf),
     /// Another stream, by the name of what joins them.
     Loopback(String),
+    /// A sound system of the host's, by what it calls a device or a node.
+    System(System, Option<String>),
 }
 
-const KEYS: &str = "backend=, channels=, formats=, name=, rates=";
+const KEYS: &str = "backend=, channels=, formats=, latency=, name=, rates=";
 
 fn playback(text: &str) -> Result<Stream, String> {
     Stream::parse(text, Direction::Playback)
@@ -153,7 +199,7 @@ fn parse(text: &str, direction: Direction) -> Result<Stream, String> {
         rates: (1..=12).filter_map(Rate::of_number).collect(),
         channels: (1, 2),
     };
-    let mut backend = Backend::Null;
+    let (mut backend, mut wanted) = (Backend::Null, None);
     for part in parts {
         match part.split_once('=') {
             Some(("name", "")) => return Err(String::from("name=: a stream has a name")),
@@ -162,13 +208,32 @@ fn parse(text: &str, direction: Direction) -> Result<Stream, String> {
             Some(("channels", text)) => config.channels = channels(text)?,
             Some(("formats", text)) => config.formats = list(text)?,
             Some(("rates", text)) => config.rates = list(text)?,
+            Some(("latency", text)) => wanted = Some(latency(text)?),
             _ => return Err(format!("{part} is not known: {KEYS}")),
         }
     }
     if backend == Backend::Tone && direction == Direction::Playback {
         return Err(String::from("backend=tone: it is there to be recorded, by --capture"));
     }
-    Ok(Stream { config, backend })
+    if let Backend::System(system, _) = backend
+        && let Some(format) = config.formats.iter().find(|format| !system.has(**format))
+    {
+        return Err(format!("formats={format}: backend=pipewire has no such samples"));
+    }
+    if wanted.is_some() && !matches!(backend, Backend::System(..)) {
+        return Err(String::from("latency=: it is for backend=alsa and backend=pipewire"));
+    }
+    Ok(Stream { config, backend, latency: wanted })
+}
+
+/// Milliseconds.
+fn latency(text: &str) -> Result<Duration, String> {
+    match text.parse() {
+        Ok(milliseconds) if (1..=1000).contains(&milliseconds) => {
+            Ok(Duration::from_millis(milliseconds))
+        }
+        _ => Err(format!("latency={text}: write milliseconds, from 1 to 1000")),
+    }
 }
 
 /// `N` or `N-N`.
@@ -194,6 +259,10 @@ fn list<T: FromStr<Err = String> + PartialEq>(text: &str) -> Result<Vec<T>, Stri
     Ok(all)
 }
 
+fn some(text: &str) -> Option<String> {
+    (!text.is_empty()).then(|| text.to_owned())
+}
+
 impl FromStr for Backend {
     type Err = String;
 
@@ -206,8 +275,11 @@ impl FromStr for Backend {
             ("wav" | "raw", "") => Err(format!("backend={kind}: give a file, as {kind}:PATH")),
             ("wav", path) => Ok(Self::File(Kind::Wav, path.into())),
             ("raw", path) => Ok(Self::File(Kind::Raw, path.into())),
+            ("alsa", name) => Ok(Self::System(System::Alsa, some(name))),
+            ("pipewire", name) => Ok(Self::System(System::PipeWire, some(name))),
             _ => Err(format!(
-                "there is no backend {text}: null, tone, wav:PATH, raw:PATH, loopback[:NAME]"
+                "there is no backend {text}: null, tone, wav:PATH, raw:PATH, loopback[:NAME], \
+                 alsa[:DEVICE], pipewire[:NODE]"
             )),
         }
     }
@@ -230,9 +302,16 @@ mod tests {
             capture("line-in,backend=loopback").unwrap().backend,
             Backend::Loopback(String::new())
         );
+        let stream = capture("mic,backend=alsa:hw:0,latency=20").unwrap();
+        assert_eq!(stream.backend, Backend::System(System::Alsa, Some(String::from("hw:0"))));
+        assert_eq!(stream.latency, Some(Duration::from_millis(20)));
         for wrong in [
             "",
             "mic",
+            "speaker,latency=5",
+            "speaker,backend=pipewire,formats=S20_3LE",
+            "speaker,backend=alsa,latency=0",
+            "speaker,backend=alsa,latency=1ms",
             "speakers",
             "speaker,name=",
             "speaker,backend=tone",
@@ -246,6 +325,21 @@ mod tests {
             "speaker,loud",
         ] {
             assert!(playback(wrong).is_err(), "{wrong}");
+        }
+    }
+    #[test]
+    fn volumes_are_a_per_cent() {
+        for (text, volume) in [
+            ("0%", Some(Volume::Percent(0))),
+            ("100%", Some(Volume::Percent(100))),
+            ("mute", Some(Volume::Mute)),
+            ("unmute", Some(Volume::Unmute)),
+            ("101%", None),
+            ("-1%", None),
+            ("50", None),
+            ("", None),
+        ] {
+            assert_eq!(text.parse().ok(), volume, "{text}");
         }
     }
 }

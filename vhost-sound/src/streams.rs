@@ -4,11 +4,13 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, Seek};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use crate::card::StreamConfig;
 use crate::card::port::Direction;
 use crate::host::Host;
 use crate::host::file::{Kind, Player, Recorder};
+use crate::host::helper::process::{HelperError, Helpers, Wanted};
 use crate::host::loopback::{self, Loopback};
 use crate::host::null::Null;
 use crate::host::tone::Tone;
@@ -28,6 +30,16 @@ pub enum StreamError {
         path: PathBuf,
         /// What the host said.
         error: io::Error,
+    },
+    /// The host's sound system.
+    #[error("{option} {stream}: {error}")]
+    Helper {
+        /// Which option.
+        option: &'static str,
+        /// What the stream is called.
+        stream: String,
+        /// Why it can't be had.
+        error: HelperError,
     },
     /// A cable with three ends, or one.
     #[error("{option} {stream}: a loopback joins one --playback with one --capture")]
@@ -57,12 +69,19 @@ fn option(stream: &Stream) -> &'static str {
     }
 }
 
-/// Opens all that the streams need.
+/// How far who listens may be, unless it is said.
+const LATENCY: Duration = Duration::from_millis(10);
+
+/// Opens all that the streams need. What needs a helper has one then.
 ///
 /// # Errors
 /// See [`StreamError`].
-pub fn open(playback: &[Stream], capture: &[Stream]) -> Result<Vec<Opened>, StreamError> {
-    join(playback, capture, &mut open_file)
+pub fn open(
+    playback: &[Stream],
+    capture: &[Stream],
+    helpers: &mut Helpers,
+) -> Result<Vec<Opened>, StreamError> {
+    join(playback, capture, &mut open_file, Some(helpers))
 }
 
 /// Opens the files that the streams need, in their order, for [`on_files`] in another process.
@@ -73,12 +92,13 @@ pub fn open_files(playback: &[Stream], capture: &[Stream]) -> Result<Vec<File>, 
     let streams = playback.iter().chain(capture);
     let files = streams.filter_map(|stream| match &stream.backend {
         Backend::File(_, path) => Some(open_file(stream, path)),
-        Backend::Null | Backend::Tone | Backend::Loopback(_) => None,
+        _ => None,
     });
     files.collect()
 }
 
-/// As [`open`], on files that were opened elsewhere, and perhaps used by a process before this one.
+/// As [`open`], on files that were opened elsewhere, and perhaps used by a process before this one. Nothing else
+/// of the host can be had then.
 ///
 /// # Errors
 /// See [`StreamError`].
@@ -88,7 +108,7 @@ pub fn on_files(
     files: Vec<File>,
 ) -> Result<Vec<Opened>, StreamError> {
     let mut files = files.into_iter();
-    join(playback, capture, &mut |stream, path| {
+    let mut passed = |stream: &Stream, path: &Path| {
         let missing = || failed(stream, path, io::Error::other("it was not passed"));
         let mut file = files.next().ok_or_else(missing)?;
         // A header says what is recorded. What is played goes on behind what is there.
@@ -97,7 +117,8 @@ pub fn on_files(
             file.rewind().map_err(|error| failed(stream, path, error))?;
         }
         Ok(file)
-    })
+    };
+    join(playback, capture, &mut passed, None)
 }
 
 fn failed(stream: &Stream, path: &Path, error: io::Error) -> StreamError {
@@ -121,12 +142,13 @@ fn join(
     playback: &[Stream],
     capture: &[Stream],
     file: &mut dyn FnMut(&Stream, &Path) -> Result<File, StreamError>,
+    mut helpers: Option<&mut Helpers>,
 ) -> Result<Vec<Opened>, StreamError> {
     let mut opened: Vec<Opened> = Vec::new();
     // Ends of cables that nobody has yet, by which way they go.
     let mut ends: HashMap<(&str, Direction), Loopback> = HashMap::new();
     for stream in playback.iter().chain(capture) {
-        let Stream { config, backend } = stream;
+        let Stream { config, backend, latency } = stream;
         let (option, name) = (option(stream), config.name.clone());
         if opened.iter().any(|(other, _)| other.name == name) {
             return Err(StreamError::Name { option, stream: name });
@@ -144,6 +166,23 @@ fn join(
                         Box::new(player.map_err(|error| failed(stream, path, error))?)
                     }
                 }
+            }
+            Backend::System(kind, target) => {
+                let wanted = Wanted {
+                    kind: *kind,
+                    direction,
+                    target: target.clone(),
+                    name: name.clone(),
+                    latency: latency.unwrap_or(LATENCY),
+                };
+                let near = match helpers.as_deref_mut() {
+                    Some(helpers) => helpers.add(&wanted),
+                    None => Err(HelperError::Refused(String::from(
+                        "it cannot be had later than at the start",
+                    ))),
+                };
+                let failed = |error| StreamError::Helper { option, stream: name, error };
+                Box::new(near.map_err(failed)?)
             }
             Backend::Loopback(cable) => {
                 let known = playback.iter().filter(|other| other.backend == *backend).count();

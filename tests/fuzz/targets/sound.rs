@@ -14,6 +14,7 @@ use vhost_runtime::device::{Device, QueueWorker, Queues};
 use vhost_runtime::memory::{Memory, RegionSpec};
 use vhost_runtime::queue::{Base, Queue, RingSetup};
 use vhost_runtime::supervisor::Keeper;
+use vhost_sound::host::helper::process::Helpers;
 use vhost_sound::options::Options;
 use vhost_sound::streams;
 use vhost_sound::virtio::card::Card;
@@ -63,10 +64,14 @@ impl Guest {
             "--playback=speaker,backend=loopback,channels=1-8",
             "--capture=mic,backend=loopback",
             "--capture=line-in,backend=tone",
+            "--controls",
         ];
         let options = <Options as clap::Parser>::parse_from(arguments);
-        let streams = streams::open(&options.playback, &options.capture).expect("streams");
-        let card = Arc::new(Card::new(streams, Keeper::default()).expect("a card"));
+        let streams = streams::open(&options.playback, &options.capture, &mut Helpers::default())
+            .expect("streams");
+        let card = Card::new(streams, Keeper::default()).expect("a card").with_controls();
+        card.set_features(card.features());
+        let card = Arc::new(card);
         card.activate().expect("a card");
         let worker = Arc::clone(&card).worker(0).expect("a worker");
         let queues = Queues::default();
@@ -184,7 +189,7 @@ fn run(input: &mut Unstructured<'_>) -> Result<()> {
     while !input.is_empty() {
         let index = input.choose_index(QUEUES)?;
         let stream = input.int_in_range(0..=3)?;
-        match input.int_in_range(0..=9)? {
+        match input.int_in_range(0..=11)? {
             0 => {
                 let (number, next) = (input.int_in_range(0..=SIZE)?, input.int_in_range(0..=SIZE)?);
                 let address = if input.ratio(3, 4)? { BUFFERS } else { input.arbitrary()? };
@@ -217,6 +222,25 @@ fn run(input: &mut Unstructured<'_>) -> Result<()> {
             }
             8 => {
                 guest.card.plug("mic", input.arbitrary()?);
+                guest.offer(1, 0);
+            }
+            9 => {
+                // Any element, mostly with values that it can have.
+                let code = input.int_in_range(0x300..=0x307)?;
+                let mut request = vec![code, input.int_in_range(0..=7)?];
+                for _ in 0..input.int_in_range(0..=9)? {
+                    let any = input.ratio(1, 16)?;
+                    request.push(if any {
+                        input.arbitrary()?
+                    } else {
+                        input.int_in_range(0..=101)?
+                    });
+                }
+                guest.request(&words(&request));
+            }
+            10 => {
+                let volume = Some(input.arbitrary()?).filter(|volume| *volume <= 100);
+                guest.card.set_volume("speaker", volume, input.arbitrary()?);
                 guest.offer(1, 0);
             }
             _ => guest.reset(),

@@ -62,7 +62,7 @@ fn headset(speed: Speed) -> Audio {
     let stream = |text, direction| Stream::parse(text, direction).expect("a stream");
     let playback = stream("headphone,backend=loopback", Direction::Playback);
     let capture = stream("mic,backend=loopback", Direction::Capture);
-    let opened = streams::open(&[playback], &[capture]).expect("a cable");
+    let opened = streams::on_files(&[playback], &[capture], Vec::new()).expect("a cable");
     Audio::new(speed, opened).expect("a headset")
 }
 

@@ -11,6 +11,8 @@ use super::slots::{Slots, Space};
 use crate::Error;
 
 const VERSION_1: u64 = 1 << 32;
+/// VIRTIO_SND_F_CTLS.
+const CTLS: u64 = 1;
 const RING: u16 = 64;
 const DEPTH: u16 = 32;
 /// Bytes of samples in a buffer at most, and of an answer.
@@ -54,7 +56,7 @@ impl Sound {
     pub fn connect(socket: &Path) -> Result<Sound, Error> {
         let failed = Error::driver("vhost-user");
         let mut space = Space::new(24 << 20)?;
-        let wanted = Wanted::new(VERSION_1);
+        let wanted = Wanted::new(VERSION_1 | CTLS);
         let mut session =
             Session::connect(socket, wanted, &space.memory, 4, RING).map_err(&failed)?;
         let features = RingFeatures { event_index: false, indirect: false, packed: false };
@@ -107,6 +109,27 @@ impl Sound {
         let [channels, format, rate] = kind;
         let last = u32::from_le_bytes([channels, format, rate, 0]);
         self.words(&[0x101, stream, 4 * period, period, 0, last])
+    }
+
+    /// CTL_READ: the first values of an element.
+    pub fn read_control(&mut self, element: u32) -> Result<(u32, Vec<u32>), Error> {
+        let request = [0x302u32, element].map(u32::to_le_bytes).concat();
+        let (status, bytes) = self.request(&request)?;
+        let (words, _) = bytes.as_chunks();
+        Ok((status, words.iter().map(|word| u32::from_le_bytes(*word)).collect()))
+    }
+
+    /// CTL_WRITE, of a whole `virtio_snd_ctl_value`.
+    pub fn write_control(&mut self, element: u32, values: &[u32]) -> Result<u32, Error> {
+        let mut words = vec![0x303, element];
+        words.extend(values);
+        words.resize(130, 0);
+        self.words(&words)
+    }
+
+    /// Has the card know nothing of what it offers on request.
+    pub fn renounce_controls(&mut self) -> Result<(), Error> {
+        self.session.set_features(VERSION_1).map_err(Error::driver("vhost-user"))
     }
 
     /// Gives a buffer to be played.
@@ -165,6 +188,16 @@ impl Sound {
     /// Waits for the next buffer that was recorded to.
     pub fn recorded(&mut self) -> Result<Moved, Error> {
         let (slot, written) = self.receive.wait()?;
+        self.moved(slot, written)
+    }
+
+    /// A buffer that was recorded to, if one was.
+    pub fn try_recorded(&mut self) -> Result<Option<Moved>, Error> {
+        let Some((slot, written)) = self.receive.take()? else { return Ok(None) };
+        self.moved(slot, written).map(Some)
+    }
+
+    fn moved(&mut self, slot: usize, written: u32) -> Result<Moved, Error> {
         let (status, latency) = status(&self.receive, slot)?;
         let mut samples = vec![0; written.saturating_sub(STATUS) as usize];
         self.receive.read(self.receive.place(slot).data, &mut samples)?;
@@ -191,6 +224,23 @@ impl Sound {
         self.events.publish()?;
         let word = |at: usize| u32::from_le_bytes([0, 1, 2, 3].map(|byte| bytes[at + byte]));
         Ok(Some((word(0), word(4))))
+    }
+
+    /// Goes on with the card at another socket, which gets this one's state.
+    pub fn migrate(&mut self, socket: &Path) -> Result<(), Error> {
+        let failed = Error::driver("vhost-user");
+        self.session.stop_all().map_err(&failed)?;
+        let state = self.session.device().save_state().map_err(&failed)?;
+        let wanted = Wanted::new(VERSION_1);
+        let mut session = Session::open(socket, wanted, &self.space.memory).map_err(&failed)?;
+        session.begin(4, RING).map_err(&failed)?;
+        session.device().load_state(&state).map_err(&failed)?;
+        let slots = [&self.control, &self.events, &self.transmit, &self.receive];
+        for (number, slots) in (0..).zip(slots) {
+            session.start(number, &slots.ring).map_err(&failed)?;
+        }
+        self.session = session;
+        Ok(())
     }
 
     /// Goes on with the process that took the place of one that died.

@@ -67,7 +67,14 @@ impl Host {
         let machine = Machine::ensure()?;
         let shared = folder.path().join("shared");
         fs::create_dir(&shared).context(|| format!("cannot make {}", shared.display()))?;
-        let programs = ["vhost-scsi", "vhost-usb", "vhost-net", "vhost-sound", "vmm-frontend"];
+        let programs = [
+            "vhost-scsi",
+            "vhost-usb",
+            "vhost-net",
+            "vhost-sound",
+            "vhost-sound-alsa",
+            "vmm-frontend",
+        ];
         let programs = programs.map(|name| Ok((program(name)?, String::from(name))));
         let kernels = Kernel::ALL.map(|kernel| Ok((machine.kernel(kernel), vmlinuz(kernel))));
         let initrds = Kernel::ALL.map(|kernel| Ok((machine.initrd(kernel), initrd(kernel))));

@@ -10,7 +10,7 @@ use crate::error::Context;
 use crate::{Error, Step};
 
 /// Besides the kernel of [`STABLE_KERNEL`].
-const PACKAGES: [&str; 32] = [
+const PACKAGES: [&str; 35] = [
     // The backport.
     "linux-image-amd64",
     "busybox-static",
@@ -41,6 +41,9 @@ const PACKAGES: [&str; 32] = [
     "iputils-ping",
     // Sound.
     "alsa-utils",
+    "pipewire",
+    "pipewire-bin",
+    "wireplumber",
     // Guests of the guest; libvirt without its services, which would start with what starts services.
     "qemu-system-x86",
     "qemu-utils",

@@ -110,6 +110,36 @@ impl Format {
     pub fn bits(self) -> u16 {
         self.entry().1
     }
+
+    /// What its samples are, if they are integers in proportion to what is heard.
+    #[must_use]
+    pub fn linear(self) -> Option<Linear> {
+        let (bits, is_signed) = match self {
+            Self::S8 => (8, true),
+            Self::U8 => (8, false),
+            Self::S16 => (16, true),
+            Self::U16 => (16, false),
+            Self::S18_3 => (18, true),
+            Self::U18_3 => (18, false),
+            Self::S20 | Self::S20_3 => (20, true),
+            Self::U20 | Self::U20_3 => (20, false),
+            Self::S24 | Self::S24_3 => (24, true),
+            Self::U24 | Self::U24_3 => (24, false),
+            Self::S32 => (32, true),
+            Self::U32 => (32, false),
+            _ => return None,
+        };
+        Some(Linear { bits, is_signed })
+    }
+}
+
+/// Samples that are integers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Linear {
+    /// Bits that count.
+    pub bits: u32,
+    /// Whether silence is 0, or in the middle of what is written without a sign.
+    pub is_signed: bool,
 }
 
 impl fmt::Display for Format {

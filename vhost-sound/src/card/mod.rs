@@ -4,12 +4,18 @@
 //! - [`clock`]: the time of a stream whose host has none;
 //! - [`port`]: what a stream's jack is said to be;
 //! - [`params`]: what a driver sets for a stream, checked once;
-//! - [`state`]: the life of a stream.
+//! - [`state`]: the life of a stream;
+//! - [`control`]: its volume and its switch, and [`gain`]: what they do to samples;
+//! - [`sample`]: what one of them is worth, and [`silence`](mod@silence): what nothing sounds like.
 
 pub mod clock;
+pub mod control;
 pub mod format;
+pub mod gain;
 pub mod params;
 pub mod port;
+pub mod sample;
+pub mod silence;
 pub mod state;
 
 use format::{Format, Rate};

@@ -5,9 +5,9 @@ use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
 
 use super::Host;
-use super::null::silence;
 use crate::card::format::Format;
 use crate::card::params::Params;
+use crate::card::silence::silence;
 
 /// How a file is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -5,9 +5,9 @@ use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::Host;
-use super::null::silence;
 use crate::card::format::Format;
 use crate::card::params::Params;
+use crate::card::silence::silence;
 
 /// Bytes that wait to be recorded at most: the oldest go.
 const LONGEST: usize = 4 << 20;

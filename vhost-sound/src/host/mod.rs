@@ -5,26 +5,34 @@
 //!
 //! - [`file`](mod@file): WAV and raw files;
 //! - [`loopback`]: what is played is recorded;
-//! - [`tone`] and [`null`]: a sine, and silence.
+//! - [`tone`] and [`null`]: a sine, and silence;
+//! - [`helper`]: the host's sound system, by a program that has its library.
 
 pub mod file;
+pub mod helper;
 pub mod loopback;
 pub mod null;
 pub mod tone;
 
+use std::fmt::Debug;
 use std::io;
+use std::os::fd::RawFd;
 
 use crate::card::params::Params;
 
-/// The host's end of a stream.
-pub trait Host: Send + std::fmt::Debug {
-    /// The stream is to have these parameters.
+/// The host's end of a stream. It never blocks.
+pub trait Host: Debug + Send {
+    /// The stream is to have these parameters. A process that took another's place says so of a stream that may
+    /// be under way.
     ///
     /// # Errors
     /// The host can't, or has failed.
     fn prepare(&mut self, params: &Params) -> io::Result<()>;
 
-    /// Plays whole frames.
+    /// Time passes from now on, or stands still.
+    fn run(&mut self, _runs: bool) {}
+
+    /// Plays whole frames, no more than there is [`room`](Time::room) for.
     ///
     /// # Errors
     /// The host has failed; the stream goes on.
@@ -32,7 +40,7 @@ pub trait Host: Send + std::fmt::Debug {
         Ok(())
     }
 
-    /// Fills whole frames with what is heard: silence where there is nothing.
+    /// Fills whole frames with what is heard, no more than [there are](Time::room): silence where there is nothing.
     ///
     /// # Errors
     /// The host has failed; the stream goes on.
@@ -45,4 +53,41 @@ pub trait Host: Send + std::fmt::Debug {
     fn release(&mut self) -> io::Result<()> {
         Ok(())
     }
+
+    /// How far it has come. `None`: it has no clock of its own.
+    fn time(&self) -> Option<Time> {
+        None
+    }
+
+    /// A buffer of so many bytes is done with.
+    fn completed(&mut self, _bytes: u64) {}
+
+    /// Bytes that have moved of buffers that are not done with: by another process too, whose place this one took.
+    fn begun(&self) -> u64 {
+        0
+    }
+
+    /// Has its [`event`](Self::event) written to once so many more bytes are heard, or can be recorded. `true`: they
+    /// are already.
+    fn wake_after(&mut self, _bytes: u64) -> bool {
+        false
+    }
+
+    /// See [`wake_after`](Self::wake_after).
+    fn event(&self) -> Option<RawFd> {
+        None
+    }
+}
+
+/// How far a host with a clock of its own has come, in bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Time {
+    /// What has passed, since whenever: it grows as long as the host does its work.
+    pub passed: u64,
+    /// What can be played, or recorded, now.
+    pub room: u64,
+    /// What was given to be played, and has not left for the host yet.
+    pub unheard: u64,
+    /// How far behind, or ahead of, the listener that place is.
+    pub delay: u64,
 }

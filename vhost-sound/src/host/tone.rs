@@ -4,9 +4,9 @@ use std::f64::consts::TAU;
 use std::io;
 
 use super::Host;
-use super::null::silence;
-use crate::card::format::Format;
 use crate::card::params::Params;
+use crate::card::sample;
+use crate::card::silence::silence;
 
 const HERTZ: f64 = 440.0;
 const LOUD: f64 = 0.1;
@@ -28,14 +28,16 @@ impl Host for Tone {
     fn record(&mut self, frames: &mut [u8]) -> io::Result<()> {
         let Some(params) = self.params else { return Ok(()) };
         let size = usize::try_from(params.frame).unwrap_or(usize::MAX).max(1);
-        let sample = size.checked_div(params.channels.into()).unwrap_or(size).max(1);
+        let width = size.checked_div(params.channels.into()).unwrap_or(size).max(1);
         for frame in frames.chunks_exact_mut(size) {
             // Its place in a second, which holds whole waves.
             let place = self.frame.checked_rem(params.rate.hertz().into()).unwrap_or(0);
             let time = place as f64 / f64::from(params.rate.hertz());
             let value = LOUD * (TAU * HERTZ * time).sin();
-            for bytes in frame.chunks_exact_mut(sample) {
-                write(params.format, value, bytes);
+            for bytes in frame.chunks_exact_mut(width) {
+                if !sample::write(params.format, value, bytes) {
+                    silence(params.format, bytes);
+                }
             }
             self.frame = self.frame.wrapping_add(1);
         }
@@ -43,59 +45,27 @@ impl Host for Tone {
     }
 }
 
-/// Writes a sample from -1 to 1; silence in formats that are not linear.
-fn write(format: Format, value: f64, bytes: &mut [u8]) {
-    use Format::{
-        Float, Float64, S8, S16, S18_3, S20, S20_3, S24, S24_3, S32, U8, U16, U18_3, U20, U20_3,
-        U24, U24_3, U32,
-    };
-    // The middle, and whether it is 0.
-    let (half, is_signed): (i64, bool) = match format {
-        S8 => (1 << 7, true),
-        U8 => (1 << 7, false),
-        S16 => (1 << 15, true),
-        U16 => (1 << 15, false),
-        S18_3 => (1 << 17, true),
-        U18_3 => (1 << 17, false),
-        S20 | S20_3 => (1 << 19, true),
-        U20 | U20_3 => (1 << 19, false),
-        S24 | S24_3 => (1 << 23, true),
-        U24 | U24_3 => (1 << 23, false),
-        S32 => (1 << 31, true),
-        U32 => (1 << 31, false),
-        Float => return put(&(value as f32).to_le_bytes(), bytes),
-        Float64 => return put(&value.to_le_bytes(), bytes),
-        _ => return silence(format, bytes),
-    };
-    let scaled = (value * half.saturating_sub(1) as f64).round() as i64;
-    let number = if is_signed { scaled } else { scaled.saturating_add(half) };
-    put(&number.to_le_bytes(), bytes);
-}
-
-fn put(from: &[u8], to: &mut [u8]) {
-    for (byte, value) in to.iter_mut().zip(from) {
-        *byte = *value;
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::card::format::Format;
 
     #[test]
-    fn a_sample_is_written_in_each_linear_format() {
-        for (format, expected) in [
-            (Format::S16, vec![0xff, 0x3f]),
-            (Format::U8, vec![0xc0]),
-            (Format::S24_3, vec![0, 0, 0x40]),
-            (Format::U24, vec![0, 0, 0xc0, 0]),
-            (Format::S32, vec![0, 0, 0, 0x40]),
-            (Format::Float, vec![0, 0, 0, 0x3f]),
-            (Format::MuLaw, vec![0xff]),
-        ] {
-            let mut bytes = vec![0x55; expected.len()];
-            write(format, if format == Format::S16 { 0.49998 } else { 0.5 }, &mut bytes);
-            assert_eq!(bytes, expected, "{format}");
-        }
+    fn whole_waves_are_heard_in_a_second() {
+        let (format, rate) = (Format::S16, "48000".parse().unwrap());
+        let params =
+            Params { format, rate, channels: 1, frame: 2, period: 2, buffer: 2, features: 0 };
+        let mut tone = Tone::default();
+        tone.prepare(&params).unwrap();
+        let mut frames = vec![0; 2 * 48_000];
+        tone.record(&mut frames).unwrap();
+        let values: Vec<i16> =
+            frames.chunks(2).map(|it| i16::from_le_bytes([it[0], it[1]])).collect();
+        let crossings = values.windows(2).filter(|pair| pair[0] < 0 && pair[1] >= 0).count();
+        assert_eq!((crossings, values.iter().max()), (439, Some(&3277)));
+        let params = Params { format: Format::MuLaw, frame: 1, ..params };
+        tone.prepare(&params).unwrap();
+        tone.record(&mut frames[..1]).unwrap();
+        assert_eq!(frames[0], 0xff);
     }
 }

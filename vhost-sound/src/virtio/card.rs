@@ -7,17 +7,20 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use serde_json::{Value, json};
+use vhost_runtime::control::Events;
 use vhost_runtime::device::{ConfigError, Device};
 use vhost_runtime::session::Frontend;
 use vhost_runtime::state::StateError;
 use vhost_runtime::supervisor::{Keeper, Kept};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
+use super::control::{self, Controls};
 use super::info;
-use super::message::{Kind, Query, Request, Status};
+use super::message::{self, Kind, Query, Request, Status};
 use super::stream::{Finished, Saved, Stream};
 use super::worker::Worker;
 use crate::card::StreamConfig;
+use crate::card::control::Level;
 use crate::card::port::Direction;
 use crate::streams::Opened;
 
@@ -36,7 +39,10 @@ pub struct Card {
     configs: Vec<StreamConfig>,
     /// Whether something is plugged into each stream's jack.
     plugged: Vec<AtomicBool>,
-    /// A jack has changed, which the worker is to tell.
+    controls: Controls,
+    /// What control clients are told.
+    told: Events,
+    /// A jack or a volume has changed, which the worker is to tell.
     pub(super) wake: EventFd,
     keeper: Keeper,
     /// What was kept may be of a guest that is there no more.
@@ -57,11 +63,30 @@ impl Card {
         let streams = streams.into_iter().map(|(config, host)| Stream::new(config, host));
         let wake = EventFd::new(EFD_NONBLOCK)?;
         let (streams, doubtful) = (Mutex::new(streams.collect()), AtomicBool::new(false));
-        Ok(Self { streams, configs, plugged, wake, keeper, doubtful })
+        let (controls, told) = (Controls::default(), Events::default());
+        Ok(Self { streams, configs, plugged, controls, told, wake, keeper, doubtful })
+    }
+
+    /// Offers the driver volumes and switches (VIRTIO_SND_F_CTLS).
+    #[must_use]
+    pub fn with_controls(self) -> Self {
+        let controls = Controls::of(&self.configs);
+        Self { controls, ..self }
+    }
+
+    /// Tells control clients of what the guest changes.
+    #[must_use]
+    pub fn with_events(self, told: Events) -> Self {
+        Self { told, ..self }
     }
 
     pub(super) fn streams(&self) -> MutexGuard<'_, Vec<Stream>> {
         self.streams.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How loud each stream is.
+    pub(super) fn levels(&self) -> Vec<Level> {
+        self.streams().iter().map(Stream::level).collect()
     }
 
     /// Whether something is plugged into each jack, that of a stream at the same place.
@@ -74,12 +99,41 @@ impl Card {
         let found = self.configs.iter().zip(&self.plugged).find(|(it, _)| it.name == name);
         if let Some((_, jack)) = found
             && jack.swap(plugged, Ordering::Relaxed) != plugged
-            && let Err(error) = self.wake.write(1)
         {
-            log::error!("the guest is not told of a jack: {error}");
+            self.wake();
         }
         self.keep();
         found.is_some()
+    }
+
+    /// Has the worker tell the driver what has changed.
+    fn wake(&self) {
+        if let Err(error) = self.wake.write(1) {
+            log::error!("the guest is not told of what has changed: {error}");
+        }
+    }
+
+    /// Makes a stream so loud, where something is said. `false`: there is no such stream.
+    pub fn set_volume(&self, name: &str, volume: Option<u8>, is_on: Option<bool>) -> bool {
+        let mut streams = self.streams();
+        let Some(stream) = streams.iter_mut().find(|stream| stream.config.name == name) else {
+            return false;
+        };
+        let level = stream.level();
+        let level = volume.map_or(level, |volume| level.with_volume(volume));
+        let level = Level { is_on: is_on.unwrap_or(level.is_on), ..level };
+        let changed = control::change(stream, level, &self.told);
+        drop(streams);
+        if changed {
+            self.wake();
+            self.keep();
+        }
+        true
+    }
+
+    /// See [`Controls::changed`].
+    pub(super) fn changed(&self, known: &mut [Level]) -> Vec<u32> {
+        self.controls.changed(known, &self.streams())
     }
 
     /// What control clients are told of it.
@@ -93,6 +147,8 @@ impl Card {
                 "jack": config.port.to_string(),
                 "plugged": plugged,
                 "running": stream.is_running(),
+                "volume": control::volumes(stream),
+                "muted": !stream.level().is_on,
             })
         });
         streams.collect()
@@ -184,7 +240,11 @@ impl Card {
             }
             Kind::Pcm => streams().map(|(number, stream)| info::pcm(number, stream)).collect(),
             Kind::Chmap => self.maps(),
-            Kind::Control => return Err(Status::NotSupported),
+            Kind::Control => {
+                let function =
+                    |place| self.configs.get(place).map_or(0, |stream| self.function(stream));
+                self.controls.tell(function, query.size)?
+            }
         };
         info::answer(kind, &items, query)
     }
@@ -212,6 +272,13 @@ impl Card {
             Request::Start(stream) => with(stream, &mut |it| it.start(now)),
             Request::Stop(stream) => with(stream, &mut |it| it.stop(now)),
             Request::Release(stream) => with(stream, &mut |it| it.release(finished)),
+            Request::Control(element, control) => {
+                let done = self.controls.carry_out(element, &control, &mut streams, &self.told);
+                if !matches!(control, message::Control::Write(_)) {
+                    return done; // there is nothing new to keep
+                }
+                done
+            }
             Request::NotSupported => return Err(Status::NotSupported),
         };
         drop(streams);
@@ -236,15 +303,18 @@ impl Device for Card {
     }
 
     fn features(&self) -> u64 {
-        0
+        self.controls.features()
     }
 
-    fn set_features(&self, _features: u64) {}
+    fn set_features(&self, features: u64) {
+        self.controls.set_features(features);
+    }
 
-    /// `struct virtio_snd_config` (5.14.4).
+    /// `struct virtio_snd_config` (5.14.4): its last word is there with control elements alone.
     fn config(&self) -> Vec<u8> {
         let counts = [self.configs.len(), self.configs.len(), self.maps().len()];
-        counts.iter().flat_map(|count| u32::try_from(*count).unwrap_or(0).to_le_bytes()).collect()
+        let counts = counts.into_iter().chain(self.controls.count());
+        counts.flat_map(|count| u32::try_from(count).unwrap_or(0).to_le_bytes()).collect()
     }
 
     fn set_config(&self, offset: u32, bytes: &[u8]) -> Result<(), ConfigError> {

@@ -1,5 +1,6 @@
 //! Messages of the control queue (virtio 1.3, 5.14.6): read once, into what can't be wrong.
 
+use crate::card::control::PLACES;
 use crate::card::params::Asked;
 
 const JACK_INFO: u32 = 0x0001;
@@ -83,8 +84,49 @@ pub enum Request {
     Start(u32),
     /// PCM_STOP.
     Stop(u32),
-    /// What is not offered: a jack's remapping, controls.
+    /// CTL_*, of an element.
+    Control(u32, Control),
+    /// What is not offered: a jack's remapping.
     NotSupported,
+}
+
+/// What is asked of a control element (5.14.6.10).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Control {
+    /// CTL_ENUM_ITEMS.
+    EnumItems,
+    /// CTL_READ.
+    Read,
+    /// CTL_WRITE.
+    Write(Values),
+    /// CTL_TLV_READ.
+    TlvRead,
+    /// CTL_TLV_WRITE or CTL_TLV_COMMAND.
+    TlvChange,
+}
+
+/// The first values of a `virtio_snd_ctl_value`, as integers: no element here has more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Values {
+    words: [u32; PLACES],
+    count: usize,
+}
+
+impl Values {
+    fn parse(bytes: &[u8]) -> Self {
+        let (whole, _) = bytes.as_chunks();
+        let mut words = [0; PLACES];
+        for (word, bytes) in words.iter_mut().zip(whole) {
+            *word = u32::from_le_bytes(*bytes);
+        }
+        Self { words, count: whole.len().min(PLACES) }
+    }
+
+    /// Those that were there.
+    #[must_use]
+    pub fn as_slice(&self) -> &[u32] {
+        self.words.get(..self.count).unwrap_or_default()
+    }
 }
 
 impl Request {
@@ -116,11 +158,25 @@ impl Request {
             PCM_RELEASE => Self::Release(stream()?),
             PCM_START => Self::Start(stream()?),
             PCM_STOP => Self::Stop(stream()?),
-            JACK_REMAP | CTL_ENUM_ITEMS | CTL_READ | CTL_WRITE | CTL_TLV_READ | CTL_TLV_WRITE
-            | CTL_TLV_COMMAND => Self::NotSupported,
+            CTL_ENUM_ITEMS..=CTL_TLV_COMMAND => {
+                let (element, rest) = word(rest)?;
+                Self::Control(element, control(code, rest)?)
+            }
+            JACK_REMAP => Self::NotSupported,
             _ => return None,
         })
     }
+}
+
+fn control(code: u32, rest: &[u8]) -> Option<Control> {
+    Some(match code {
+        CTL_ENUM_ITEMS => Control::EnumItems,
+        CTL_READ => Control::Read,
+        CTL_WRITE => Control::Write(Values::parse(rest)),
+        CTL_TLV_READ => Control::TlvRead,
+        CTL_TLV_WRITE | CTL_TLV_COMMAND => Control::TlvChange,
+        _ => return None,
+    })
 }
 
 fn word(bytes: &[u8]) -> Option<(u32, &[u8])> {
@@ -154,11 +210,31 @@ mod tests {
         let set = message(&[0x101, 3, 7680, 1920, 16, 0x0007_0502]);
         assert_eq!(Request::parse(&set), Some(Request::SetParams(3, asked)));
         assert_eq!(Request::parse(&message(&[0x105, 9])), Some(Request::Stop(9)));
-        assert_eq!(Request::parse(&message(&[0x302, 0])), Some(Request::NotSupported));
+        assert_eq!(Request::parse(&message(&[2, 0])), Some(Request::NotSupported));
         assert_eq!(Request::parse(&message(&[0x106, 0])), None);
         for length in 0..set.len() {
             assert_eq!(Request::parse(&set[..length]), None, "{length} bytes");
         }
+    }
+
+    #[test]
+    fn what_is_asked_of_elements_is_read() {
+        let control = |words: &[u32]| match Request::parse(&message(words)) {
+            Some(Request::Control(7, control)) => Some(control),
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(control(&[0x301, 7]), Some(Control::EnumItems));
+        assert_eq!(control(&[0x302, 7]), Some(Control::Read));
+        assert_eq!(control(&[0x304, 7]), Some(Control::TlvRead));
+        assert_eq!(control(&[0x305, 7, 1, 0]), Some(Control::TlvChange));
+        assert_eq!(control(&[0x306, 7, 1, 0]), Some(Control::TlvChange));
+        for count in [0, 1, 8, 128] {
+            let words: Vec<u32> = [0x303, 7].into_iter().chain(1..=count).collect();
+            let Some(Control::Write(values)) = control(&words) else { panic!("{count}") };
+            assert_eq!(values.as_slice(), &words[2..][..count.min(8) as usize]);
+        }
+        assert_eq!(Request::parse(&message(&[0x302])), None);
+        assert_eq!(Request::parse(&message(&[0x307, 7])), None);
     }
 
     proptest::proptest! {

@@ -1,7 +1,9 @@
 //! A stream at work: the driver's buffers, played or recorded as time passes (virtio 1.3, 5.14.6.8).
 
 use std::collections::VecDeque;
-use std::time::Instant;
+use std::io;
+use std::os::fd::RawFd;
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 use vhost_runtime::chain::Chain;
@@ -10,10 +12,12 @@ use super::card::{RECEIVE, TRANSMIT};
 use super::message::Status;
 use crate::card::StreamConfig;
 use crate::card::clock::Clock;
+use crate::card::control::Level;
+use crate::card::gain::Gain;
 use crate::card::params::{Asked, Params, ParamsError};
 use crate::card::port::Direction;
 use crate::card::state::{self, Command, State};
-use crate::host::Host;
+use crate::host::{Host, Time};
 
 /// VIRTIO_SND_PCM_F_EVT_XRUNS.
 pub(super) const EVT_XRUNS: u32 = 1 << 4;
@@ -22,6 +26,8 @@ pub(super) const TRANSFER: u64 = 4;
 pub(super) const STATUS: u64 = 8;
 /// Bytes that are moved at once.
 const PIECE: u64 = 64 << 10;
+/// How long a host with a clock of its own may stand still.
+const PATIENCE: Duration = Duration::from_millis(500);
 
 /// A driver's buffer.
 #[derive(Debug)]
@@ -32,6 +38,7 @@ struct Buffer {
     /// Bytes of samples in it, and those that have moved.
     length: u64,
     done: u64,
+    status: Status,
 }
 
 /// A stream, as another process gets it.
@@ -42,6 +49,9 @@ pub(super) struct Saved {
     state: state::Saved,
     /// Bytes that had moved of the first buffer.
     begun: u64,
+    /// A version without volumes has them at their loudest.
+    #[serde(default)]
+    level: Level,
 }
 
 /// A buffer that is done with.
@@ -65,14 +75,24 @@ pub(super) struct Stream {
     host: Box<dyn Host>,
     clock: Clock,
     buffers: VecDeque<Buffer>,
-    /// Bytes that had moved of the first buffer when it was given back.
+    /// Bytes that had moved of the first buffers when those were given back.
     begun: u64,
+    /// How far a host with a clock of its own had come, and when it was seen to.
+    passed: (u64, Instant),
+    /// Bytes of the buffers that were given to it, and have not left.
+    unheard: u64,
+    /// It stands still: the stream goes by the card's clock, and nothing is heard.
+    is_stalled: bool,
+    /// What it has to do has come by now.
+    is_due: bool,
     /// Frames that were played or recorded since it was prepared.
     position: u64,
     /// There was nothing to be played, or no room, and that was told.
     is_starved: bool,
     /// The host has failed, and that was logged.
     has_failed: bool,
+    level: Level,
+    gain: Gain,
     piece: Vec<u8>,
 }
 
@@ -85,9 +105,15 @@ impl Stream {
             clock: Clock::default(),
             buffers: VecDeque::new(),
             begun: 0,
+            passed: (0, Instant::now()),
+            unheard: 0,
+            is_stalled: false,
+            is_due: false,
             position: 0,
             is_starved: false,
             has_failed: false,
+            level: Level::default(),
+            gain: Gain::of(&Level::default()),
             piece: Vec::new(),
         }
     }
@@ -96,12 +122,27 @@ impl Stream {
         matches!(self.state, State::Running(_))
     }
 
+    /// How loud it is.
+    pub(super) fn level(&self) -> Level {
+        self.level
+    }
+
+    /// Makes it so loud from now on.
+    pub(super) fn set_level(&mut self, level: Level) {
+        (self.level, self.gain) = (level, Gain::of(&level));
+    }
+
     /// Which queue its buffers are of.
     pub(super) fn queue(&self) -> usize {
         match self.config.direction() {
             Direction::Playback => TRANSMIT,
             Direction::Capture => RECEIVE,
         }
+    }
+
+    /// What becomes readable when its host has done something.
+    pub(super) fn event(&self) -> Option<RawFd> {
+        self.host.event()
     }
 
     /// Buffers that are here.
@@ -137,7 +178,7 @@ impl Stream {
             return Status::IoError;
         }
         (self.clock, self.position, self.begun) = (Clock::default(), 0, 0);
-        self.is_starved = false;
+        (self.is_starved, self.is_stalled, self.unheard) = (false, false, 0);
         self.go(Command::Prepare)
     }
 
@@ -145,6 +186,8 @@ impl Stream {
         let status = self.go(Command::Start);
         if status == Status::Ok {
             self.clock.start(now);
+            self.host.run(true);
+            self.passed.1 = now;
         }
         status
     }
@@ -153,6 +196,7 @@ impl Stream {
         let status = self.go(Command::Stop);
         if status == Status::Ok {
             self.clock.stop(now);
+            self.host.run(false);
         }
         status
     }
@@ -168,8 +212,9 @@ impl Stream {
 
     /// What another process needs to go on, without buffers: those come again.
     pub(super) fn save(&self) -> Saved {
-        let begun = self.buffers.front().map_or(self.begun, |first| first.done);
-        Saved { name: self.config.name.clone(), state: self.state.save(), begun }
+        let unheard = self.host.time().map_or(0, |time| time.unheard);
+        let begun = self.begun.saturating_add(self.moved()).saturating_sub(unheard);
+        Saved { name: self.config.name.clone(), state: self.state.save(), begun, level: self.level }
     }
 
     /// Goes on where another process has stopped.
@@ -177,18 +222,26 @@ impl Stream {
         let Self { config, host, .. } = self;
         let state = saved.state.state(config, EVT_XRUNS);
         let state = state.map_err(|error| format!("{}: {error}", config.name))?;
+        if !saved.level.is_possible() {
+            return Err(format!("{}: a volume of it is more than the most", config.name));
+        }
         if let Some(params) = state.params().filter(|_| state.takes_buffers()) {
             host.prepare(params).map_err(|error| format!("{}: {error}", config.name))?;
         }
-        (self.state, self.begun, self.position) = (state, saved.begun, 0);
+        // What a helper has, it has of another process of this program, whose place this one took.
+        let begun = Some(host.begun()).filter(|begun| *begun > 0).unwrap_or(saved.begun);
+        (self.state, self.begun, self.position) = (state, begun, 0);
         (self.clock, self.is_starved) = (Clock::default(), false);
+        self.set_level(saved.level);
+        self.passed.1 = Instant::now();
         if self.is_running() {
             self.clock.start(Instant::now());
+            self.host.run(true);
         }
         Ok(())
     }
 
-    /// As it was before the driver came. No buffer is here.
+    /// As it was before the driver came, but as loud as it is: so may the host want it. No buffer is here.
     pub(super) fn reset(&mut self) {
         if self.state.takes_buffers() {
             self.end(&mut Vec::new());
@@ -219,7 +272,8 @@ impl Stream {
         let Some(params) = self.state.params().filter(|_| self.state.takes_buffers()) else {
             return Err(chain);
         };
-        if length == 0 || length.checked_rem(params.frame.into()) != Some(0) {
+        let frame = u64::from(params.frame);
+        if length == 0 || length.checked_rem(frame) != Some(0) {
             return Err(chain);
         }
         if self.buffers.is_empty() && self.is_running() {
@@ -228,22 +282,50 @@ impl Stream {
             if passed > self.position {
                 self.clock.hold(params, self.position, now);
             }
+            self.passed.1 = now;
+            if self.is_starved && self.config.direction() == Direction::Capture {
+                self.drop_recorded(frame);
+            }
         }
         self.is_starved = false;
-        let done = std::mem::take(&mut self.begun).min(length);
-        self.buffers.push_back(Buffer { chain, number, length, done });
+        let done = self.begun.min(length);
+        self.begun = self.begun.saturating_sub(done);
+        self.buffers.push_back(Buffer { chain, number, length, done, status: Status::Ok });
         Ok(())
     }
 
-    /// Gives back what is there, each with its number: the queue stops. What had moved of the first is known when it
-    /// comes again.
+    /// What came while nobody wanted it is too old.
+    fn drop_recorded(&mut self, frame: u64) {
+        while let Some(time) = self.host.time()
+            && let Some(count) = whole(time.room.min(PIECE), frame)
+        {
+            self.piece.resize(usize::try_from(count).unwrap_or(0), 0);
+            if self.host.record(&mut self.piece).is_err() {
+                break;
+            }
+        }
+    }
+
+    /// Gives back what is there, each with its number: the queue stops. What had moved of them is known when they
+    /// come again.
     pub(super) fn give_back(&mut self) -> impl Iterator<Item = (u64, Chain)> {
-        self.begun = self.buffers.front().map_or(0, |first| first.done);
+        self.begun = self.moved();
         self.buffers.drain(..).map(|buffer| (buffer.number, buffer.chain))
+    }
+
+    /// Bytes that have moved of all buffers.
+    fn moved(&self) -> u64 {
+        self.buffers.iter().map(|buffer| buffer.done).fold(0, u64::saturating_add)
+    }
+
+    /// Bytes of all buffers that need not be played or recorded again.
+    fn heard(&self) -> u64 {
+        self.moved().saturating_sub(self.unheard)
     }
 
     /// The time while the queues stood still has not passed.
     pub(super) fn resume(&mut self, now: Instant) {
+        self.passed.1 = now;
         if let State::Running(params) = &self.state {
             self.clock.hold(params, self.position, now);
         }
@@ -252,60 +334,118 @@ impl Stream {
     /// Plays or records what is due. `true`: it has just run out of buffers, which the driver wants to be told.
     pub(super) fn turn(&mut self, now: Instant, finished: &mut Vec<Finished>) -> bool {
         let State::Running(params) = self.state else { return false };
-        let mut due = self.clock.frames(&params, now).saturating_sub(self.position);
-        while due > 0
-            && let Some(buffer) = self.buffers.front_mut()
-        {
-            let frame = u64::from(params.frame);
-            let left = buffer.length.saturating_sub(buffer.done);
-            let most = (PIECE.checked_div(frame).unwrap_or(1)).max(1).saturating_mul(frame);
-            let count = due.saturating_mul(frame).min(left).min(most);
-            self.piece.resize(usize::try_from(count).unwrap_or(0), 0);
-            let moved = match self.config.direction() {
-                Direction::Playback => {
-                    let at = TRANSFER.saturating_add(buffer.done);
-                    buffer.chain.readable().split_at(at).1.read(&mut self.piece);
-                    self.host.play(&self.piece)
-                }
-                Direction::Capture => {
-                    let recorded = self.host.record(&mut self.piece);
-                    buffer.chain.writable().split_at(buffer.done).1.write(&self.piece);
-                    recorded
-                }
-            };
-            buffer.done = buffer.done.saturating_add(count);
-            let frames = count.checked_div(frame).unwrap_or(0);
-            self.position = self.position.saturating_add(frames);
-            due = due.saturating_sub(frames);
-            let had_failed = std::mem::replace(&mut self.has_failed, moved.is_err());
-            let status = match moved {
-                Ok(()) => Status::Ok,
-                Err(error) => {
-                    if !had_failed {
-                        log::error!("{}: {error}", self.config.name);
-                    }
-                    Status::IoError
-                }
-            };
-            if (buffer.done >= buffer.length || status != Status::Ok)
-                && let Some(Buffer { chain, done, .. }) = self.buffers.pop_front()
+        let frame = u64::from(params.frame);
+        let time = self.host.time();
+        let stalls = self.watch(time, &params, now);
+        let time = time.filter(|_| !self.is_stalled);
+        let mut due = match time {
+            Some(time) => time.room.checked_div(frame).unwrap_or(0),
+            None => self.clock.frames(&params, now).saturating_sub(self.position),
+        };
+        let latency = time.map_or(0, |time| u32::try_from(time.delay).unwrap_or(u32::MAX));
+        for number in 0..self.buffers.len() {
+            while due > 0
+                && let Some(count) = self.piece(number, due, frame)
             {
-                let is_capture = self.config.direction() == Direction::Capture;
-                let recorded = if is_capture { done } else { 0 };
-                let queue = self.queue();
-                finished.push(Finished { chain, queue, recorded, status, latency: 0 });
+                self.move_piece(number, count);
+                let frames = count.checked_div(frame).unwrap_or(0);
+                self.position = self.position.saturating_add(frames);
+                due = due.saturating_sub(frames);
             }
         }
+        // What was given just now is not heard yet.
+        self.unheard = time.and_then(|_| self.host.time()).map_or(0, |time| time.unheard);
+        let mut heard = self.heard();
+        while let Some(first) = self.buffers.front()
+            && first.done >= first.length
+            && heard >= first.length
+            && let Some(Buffer { chain, done, length, status, .. }) = self.buffers.pop_front()
+        {
+            heard = heard.saturating_sub(length);
+            self.host.completed(length);
+            let is_capture = self.config.direction() == Direction::Capture;
+            let recorded = if is_capture { done } else { 0 };
+            let queue = self.queue();
+            finished.push(Finished { chain, queue, recorded, status, latency });
+        }
+        self.is_due = match (time, self.buffers.front()) {
+            (Some(_), Some(first)) => self.host.wake_after(first.length.saturating_sub(heard)),
+            _ => false,
+        };
         let starves = due > 0 && self.buffers.is_empty() && !self.is_starved;
         self.is_starved |= starves;
-        starves && params.features & EVT_XRUNS != 0
+        (starves || stalls) && params.features & EVT_XRUNS != 0
+    }
+
+    /// Sees whether a host with a clock of its own still does its work. `true`: not any more.
+    fn watch(&mut self, time: Option<Time>, params: &Params, now: Instant) -> bool {
+        let Some(time) = time else { return false };
+        let (passed, since) = self.passed;
+        if passed != time.passed {
+            self.passed = (time.passed, now);
+            self.is_stalled = false;
+        } else if !self.is_stalled
+            && !self.buffers.is_empty()
+            && now.saturating_duration_since(since) >= PATIENCE
+        {
+            log::error!("{}: the host's sound stands still", self.config.name);
+            self.is_stalled = true;
+            self.clock.hold(params, self.position, now);
+            return true;
+        }
+        false
+    }
+
+    /// Bytes of a buffer that are to move now, if some are.
+    fn piece(&self, number: usize, due: u64, frame: u64) -> Option<u64> {
+        let buffer = self.buffers.get(number)?;
+        let left = buffer.length.saturating_sub(buffer.done);
+        whole(due.saturating_mul(frame).min(left).min(PIECE.max(frame)), frame)
+    }
+
+    fn move_piece(&mut self, number: usize, count: u64) {
+        let Some(params) = self.state.params() else { return };
+        let Some(buffer) = self.buffers.get_mut(number) else { return };
+        self.piece.resize(usize::try_from(count).unwrap_or(0), 0);
+        let moved = match self.config.direction() {
+            _ if self.is_stalled => Err(io::ErrorKind::TimedOut.into()),
+            Direction::Playback => {
+                let at = TRANSFER.saturating_add(buffer.done);
+                buffer.chain.readable().split_at(at).1.read(&mut self.piece);
+                self.gain.apply(params, &mut self.piece);
+                self.host.play(&self.piece)
+            }
+            Direction::Capture => {
+                let recorded = self.host.record(&mut self.piece);
+                self.gain.apply(params, &mut self.piece);
+                buffer.chain.writable().split_at(buffer.done).1.write(&self.piece);
+                recorded
+            }
+        };
+        buffer.done = buffer.done.saturating_add(count);
+        let had_failed = std::mem::replace(&mut self.has_failed, moved.is_err());
+        if let Err(error) = moved {
+            buffer.status = Status::IoError;
+            if !had_failed && !self.is_stalled {
+                log::error!("{}: {error}", self.config.name);
+            }
+        }
     }
 
     /// When it is to be looked at next.
     pub(super) fn next(&self) -> Option<Instant> {
         let State::Running(params) = &self.state else { return None };
         let buffer = self.buffers.front()?;
+        if self.host.event().is_some() && !self.is_stalled {
+            let (_, since) = self.passed;
+            return if self.is_due { Some(since) } else { since.checked_add(PATIENCE) };
+        }
         let left = buffer.length.saturating_sub(buffer.done).checked_div(params.frame.into())?;
         self.clock.when(params, self.position.saturating_add(left))
     }
+}
+
+/// As many bytes as make whole frames, if they make some.
+fn whole(bytes: u64, frame: u64) -> Option<u64> {
+    Some(bytes.saturating_sub(bytes.checked_rem(frame)?)).filter(|count| *count > 0)
 }

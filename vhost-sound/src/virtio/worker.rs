@@ -14,12 +14,14 @@ use vmm_sys_util::timerfd::TimerFd;
 use super::card::{CONTROL, Card, EVENT, RECEIVE, TRANSMIT};
 use super::message::{self, Request, Status};
 use super::stream::{Finished, STATUS, Stream};
+use crate::card::control::Level;
 use crate::card::port::Direction;
 
 /// VIRTIO_SND_EVT_*.
 const JACK_CONNECTED: u32 = 0x1000;
 const JACK_DISCONNECTED: u32 = 0x1001;
 const PCM_XRUN: u32 = 0x1101;
+const CTL_NOTIFY: u32 = 0x1200;
 /// Events that wait for a driver to take them at most: the oldest go.
 const EVENTS: usize = 256;
 
@@ -36,6 +38,8 @@ pub struct Worker {
     finished: Vec<Finished>,
     /// What the driver knows of each jack.
     told: Vec<bool>,
+    /// What it knows of how loud each stream is.
+    levels: Vec<Level>,
     taken: u64,
     /// Whether buffers may be taken from the transmit and the receive queue.
     enabled: [bool; 2],
@@ -43,7 +47,7 @@ pub struct Worker {
 
 impl Worker {
     pub(super) fn new(card: Arc<Card>) -> io::Result<Self> {
-        let told = card.plugged().collect();
+        let (told, levels) = (card.plugged().collect(), card.levels());
         Ok(Self {
             card,
             timer: TimerFd::new()?,
@@ -52,6 +56,7 @@ impl Worker {
             events: VecDeque::new(),
             finished: Vec::new(),
             told,
+            levels,
             taken: 0,
             enabled: [false; 2],
         })
@@ -143,15 +148,34 @@ impl Worker {
             }
         }
     }
+
+    /// What the driver has changed itself is told as well: so Linux tells its other programs.
+    fn tell_controls(&mut self) {
+        for data in self.card.changed(&mut self.levels) {
+            let event = event(CTL_NOTIFY, data);
+            // That it has changed once more is nothing new.
+            if !self.events.contains(&event) {
+                add(&mut self.events, event);
+            }
+        }
+    }
 }
 
 /// Has the driver told of something, when it has room.
 fn tell(events: &mut VecDeque<[u8; 8]>, code: u32, number: usize) {
-    let number = u32::try_from(number).unwrap_or(u32::MAX);
+    add(events, event(code, u32::try_from(number).unwrap_or(u32::MAX)));
+}
+
+/// A `virtio_snd_event`.
+fn event(code: u32, data: u32) -> [u8; 8] {
     let mut event = [0; 8];
     let (first, second) = event.split_at_mut(4);
     first.copy_from_slice(&code.to_le_bytes());
-    second.copy_from_slice(&number.to_le_bytes());
+    second.copy_from_slice(&data.to_le_bytes());
+    event
+}
+
+fn add(events: &mut VecDeque<[u8; 8]>, event: [u8; 8]) {
     if events.len() >= EVENTS {
         events.pop_front();
     }
@@ -174,7 +198,8 @@ fn complete(queue: &mut Queue, finished: Finished) {
 
 impl QueueWorker for Worker {
     fn events(&self) -> Vec<RawFd> {
-        vec![self.timer.as_raw_fd(), self.card.wake.as_raw_fd()]
+        let own = [self.timer.as_raw_fd(), self.card.wake.as_raw_fd()];
+        own.into_iter().chain(self.card.streams().iter().filter_map(Stream::event)).collect()
     }
 
     fn process(&mut self, queue: &mut Queue) -> Taken {
@@ -206,6 +231,7 @@ impl QueueWorker for Worker {
         drop(streams);
         self.complete_all(queues);
         self.tell_jacks();
+        self.tell_controls();
         while !self.events.is_empty()
             && let Some(chain) = self.places.pop_front()
             && let Some(event) = self.events.pop_front()

@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io;
 
 use vhost_sound::card::port::Direction;
+use vhost_sound::host::helper::process::Helpers;
 use vhost_sound::options::{Backend, Stream};
 use vhost_sound::streams::{self, Opened, StreamError};
 
@@ -44,6 +45,11 @@ fn streams(text: &Text) -> Result<Streams, DeviceError> {
         let wrong = |what| DeviceError::Stream(text.whole.clone(), what);
         let stream = Stream::parse(&stream, direction).map_err(wrong)?;
         Audio::check(&stream.config).map_err(|error| failed(text, error))?;
+        // These have clocks of their own, which the bus does not follow.
+        if matches!(stream.backend, Backend::System(..)) {
+            let wanted = "null, tone, wav:PATH, raw:PATH or loopback";
+            return Err(DeviceError::Value(text.whole.clone(), "backend", wanted));
+        }
         match direction {
             Direction::Playback => streams.playback.push(stream),
             Direction::Capture => streams.capture.push(stream),
@@ -86,7 +92,9 @@ pub(super) fn has_files(text: &Text) -> bool {
 /// Opens what is behind the streams.
 pub(super) fn open(text: &Text) -> Result<Vec<Opened>, DeviceError> {
     let Streams { playback, capture } = streams(text)?;
-    streams::open(&playback, &capture).map_err(|error| refused(text, error))
+    // None of these needs one.
+    let mut helpers = Helpers::default();
+    streams::open(&playback, &capture, &mut helpers).map_err(|error| refused(text, error))
 }
 
 /// The files that are passed to a process that may not open them.

@@ -231,6 +231,11 @@ fn what_cannot_be_is_said() {
             "--device audio,capture=mic,rates=96000: it has no rate from 8000 to 48000",
         ),
         (
+            "audio,capture=mic,backend=alsa",
+            "--device audio,capture=mic,backend=alsa: backend= must be null, tone, wav:PATH, raw:PATH or \
+             loopback",
+        ),
+        (
             "audio,capture=mic,backend=loopback",
             "--device audio,capture=mic,backend=loopback: backend=loopback stands behind playback= and \
              capture= both",

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::path::PathBuf;
 
-use super::Options;
+use super::{Options, SoundOption};
 use crate::console::Spec;
 
 /// Options that cannot be meant so.
@@ -18,6 +18,9 @@ pub enum Conflict {
     /// Each would undo what the other does.
     #[error("{0} {path}: another option has the same path, give each its own", path = .1.display())]
     SamePath(&'static str, PathBuf),
+    /// There is no card.
+    #[error("--sound controls: there is no stream, give playback=JACK or capture=JACK as well")]
+    NoStream,
 }
 
 impl Options {
@@ -28,6 +31,9 @@ impl Options {
     pub fn check(&self) -> Result<(), Conflict> {
         if self.json && self.cpu != "help" {
             return Err(Conflict::NothingToList);
+        }
+        if !self.sound.is_empty() && self.sound.iter().all(|it| *it == SoundOption::Controls) {
+            return Err(Conflict::NoStream);
         }
         let mut names = HashSet::new();
         if let Some(port) = self.port.iter().find(|port| !names.insert(&port.name)) {
@@ -89,6 +95,11 @@ mod tests {
             ("--serial pty:s --port a=pty:s", &format!("--port {path}")),
             ("--serial unix:s --qmp s", &format!("--qmp {path}")),
             ("--usb kbd --qmp s --usb-control s", &format!("--usb-control {path}")),
+            ("--sound controls --sound playback=speaker", ""),
+            (
+                "--sound controls",
+                "--sound controls: there is no stream, give playback=JACK or capture=JACK as well",
+            ),
             ("--net user,control=s --net user,control=s", &format!("--net control {path}")),
         ] {
             assert_eq!(said(words), sentence, "{words}");

@@ -119,11 +119,12 @@ pub struct Options {
     #[arg(long, value_name = "WHERE[,…]", help_heading = group::NET)]
     pub net: Vec<NetOption>,
 
-    /// A stream of a sound card: playback=JACK or capture=JACK[,key=value…] as vhost-sound's options
-    #[arg(long, value_name = "WHICH=JACK[,…]", help_heading = group::SOUND)]
+    /// A stream of a sound card: playback=JACK or capture=JACK[,key=value…] as vhost-sound's options; or controls, for
+    /// volumes that the guest can change
+    #[arg(long, value_name = "WHICH=JACK[,…]|controls", help_heading = group::SOUND)]
     pub sound: Vec<SoundOption>,
 
-    /// Listen on this Unix socket for what becomes of the sound card's jacks (QMP; vhost-sound ctl)
+    /// Listen on this Unix socket for what becomes of the sound card's jacks and volumes (QMP; vhost-sound ctl)
     #[arg(long, value_name = "PATH", requires = "sound", help_heading = group::SOUND)]
     pub sound_control: Option<PathBuf>,
 

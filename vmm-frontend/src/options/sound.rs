@@ -3,18 +3,27 @@
 use std::ffi::OsString;
 use std::str::FromStr;
 
-/// A stream of the sound card that is started for the machine.
+/// What the sound card that is started for the machine has.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SoundOption {
-    /// vhost-sound's option, and what it takes, as it is.
-    option: &'static str,
-    stream: String,
+pub enum SoundOption {
+    /// A stream.
+    Stream {
+        /// vhost-sound's option.
+        option: &'static str,
+        /// What that takes, as it is.
+        stream: String,
+    },
+    /// A volume and a switch for each of them.
+    Controls,
 }
 
 impl FromStr for SoundOption {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
+        if text == "controls" {
+            return Ok(Self::Controls);
+        }
         let (kind, stream) = text.split_once('=').unwrap_or((text, ""));
         let option = match kind {
             "playback" => "--playback",
@@ -22,16 +31,21 @@ impl FromStr for SoundOption {
             _ => "",
         };
         if option.is_empty() || stream.is_empty() {
-            return Err(format!("{text:?}: it must begin with playback=JACK or capture=JACK"));
+            return Err(format!(
+                "{text:?}: it must begin with playback=JACK or capture=JACK, or be controls"
+            ));
         }
-        Ok(Self { option, stream: stream.to_owned() })
+        Ok(Self::Stream { option, stream: stream.to_owned() })
     }
 }
 
 impl SoundOption {
     /// What vhost-sound is started with for it.
-    pub(super) fn arguments(&self) -> [OsString; 2] {
-        [self.option.into(), self.stream.clone().into()]
+    pub(super) fn arguments(&self) -> Vec<OsString> {
+        match self {
+            Self::Stream { option, stream } => vec![(*option).into(), stream.into()],
+            Self::Controls => vec!["--controls".into()],
+        }
     }
 }
 
@@ -45,7 +59,9 @@ mod tests {
         assert_eq!(option.arguments(), ["--playback", "speaker,backend=null"]);
         let option: SoundOption = "capture=mic".parse().unwrap();
         assert_eq!(option.arguments(), ["--capture", "mic"]);
-        for wrong in ["", "speaker", "playback", "playback=", "record=mic"] {
+        let option: SoundOption = "controls".parse().unwrap();
+        assert_eq!(option.arguments(), ["--controls"]);
+        for wrong in ["", "speaker", "playback", "playback=", "record=mic", "controls="] {
             let error = wrong.parse::<SoundOption>().unwrap_err();
             assert!(error.contains("it must begin with playback=JACK"), "{error}");
         }

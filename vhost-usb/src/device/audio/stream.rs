@@ -122,7 +122,12 @@ impl Stream {
         let params = self.shape.params(self.alternate, self.rate?)?;
         let pace = Pace::default();
         self.running = Some(Running { params, pace, is_told: false, is_prepared: true });
-        if !self.with_host(|host| host.prepare(&params))
+        let prepare = |host: &mut dyn Host| {
+            host.prepare(&params)?;
+            host.run(true);
+            Ok(())
+        };
+        if !self.with_host(prepare)
             && let Some(running) = &mut self.running
         {
             running.is_prepared = false;
@@ -132,7 +137,10 @@ impl Stream {
 
     /// The host has an end of it.
     pub(super) fn stop(&mut self) {
-        self.with_host(|host| host.release());
+        self.with_host(|host| {
+            host.run(false);
+            host.release()
+        });
         self.running = None;
     }
 

@@ -1,0 +1,85 @@
+//! vhost-sound beside vhost-device-sound, in turns: one driver plays to both.
+//!
+//! - how far from its clock each period is done with;
+//! - processor time, of the device and of what it starts, for a second of sound;
+//! - periods that were late by more than one, with the processors idle and all of them busy;
+//! - how long a click takes from the driver to PipeWire, and back by the sink's monitor.
+//!
+//! `cargo bench --package tests --bench sound -- [WORD…]` runs what has all of the words in its title.
+
+mod click;
+mod load;
+mod subject;
+
+use std::process::ExitCode;
+
+use lab::pipewire::PipeWire;
+use lab::{Error, Spread, benchmark, wanted};
+
+use load::{Busy, PERIODS, Run};
+use subject::{Backend, Subject};
+
+const ROUNDS: usize = 5;
+
+fn main() -> ExitCode {
+    benchmark(run)
+}
+
+fn run(words: &[String]) -> Result<(), Error> {
+    let pipewire = PipeWire::start()?;
+    for backend in [Backend::Null, Backend::PipeWire] {
+        for period in PERIODS {
+            for is_busy in [false, true] {
+                let host = if is_busy { "busy" } else { "idle" };
+                let title =
+                    format!("{}, periods of {} ms, {host}", backend.name(), period.as_millis());
+                if wanted(&title, words) {
+                    let mut rounds: Vec<[Run; 2]> = Vec::new();
+                    for round in 0..ROUNDS {
+                        let measure = |subject: Subject| {
+                            let _busy = is_busy.then(Busy::start);
+                            subject.play(backend, &pipewire, period)
+                        };
+                        // An order that always is the same would favour one of them.
+                        rounds.push(if round % 2 == 0 {
+                            let ours = measure(Subject::Ours)?;
+                            [ours, measure(Subject::Theirs)?]
+                        } else {
+                            let theirs = measure(Subject::Theirs)?;
+                            [measure(Subject::Ours)?, theirs]
+                        });
+                    }
+                    println!("{}", table(&title, &rounds));
+                }
+            }
+        }
+    }
+    if wanted("click, pipewire", words) {
+        println!("{}", click::report(&pipewire)?);
+    }
+    Ok(())
+}
+
+/// A figure's name, and what it is of a run.
+type Figure = (&'static str, fn(&Run) -> f64);
+
+const FIGURES: [Figure; 6] = [
+    ("off the clock, median, ms", |run| run.off(0.5)),
+    ("off the clock, 99th of 100, ms", |run| run.off(0.99)),
+    ("off the clock, worst, ms", |run| run.off(1.0)),
+    ("late by more than a period", |run| run.late() as f64),
+    ("seconds for one of sound", Run::pace),
+    ("processor time, ms for a second of sound", Run::processor),
+];
+
+fn table(title: &str, rounds: &[[Run; 2]]) -> String {
+    let mut text = format!("{title}; minimum / median / maximum of {ROUNDS}\n");
+    text += &format!("  {:42}{:>24}{:>24}\n", "", "vhost-sound", "vhost-device-sound");
+    for (name, figure) in FIGURES {
+        let spread =
+            |of: usize| Spread::of(rounds.iter().map(|round| figure(&round[of]))).to_string();
+        text += &format!("  {name:42}{:>24}{:>24}\n", spread(0), spread(1));
+    }
+    let ratio = rounds.iter().map(|[ours, theirs]| ours.processor() / theirs.processor());
+    text + &format!("  {:42}{:>24}\n", "processor time, ratio", Spread::of(ratio).to_string())
+}

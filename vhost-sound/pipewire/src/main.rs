@@ -1,0 +1,101 @@
+//! `vhost-sound-pipewire`: plays and records a stream of vhost-sound's by PipeWire. vhost-sound starts it.
+//!
+//! - [`server`]: the connection to PipeWire, and what can be found there;
+//! - [`stream`]: the stream.
+
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::indexing_slicing,
+        clippy::arithmetic_side_effects
+    )
+)]
+
+mod server;
+mod stream;
+
+use std::io;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use pipewire::loop_::Timeout;
+use pipewire::spa::support::system::IoFlags;
+use vhost_runtime::arguments::{self, ArgumentError};
+use vhost_runtime::program;
+use vhost_sound::host::helper::far::{Far, Options};
+use vhost_sound::host::helper::ring::Order;
+
+use server::{Server, ServerError};
+use stream::{Stream, StreamError};
+
+/// How long what was played last may take to be heard: PipeWire's longest quantum, twice, at 48,000 frames a second.
+const ECHO: Duration = Duration::from_millis(350);
+
+#[derive(Debug, thiserror::Error)]
+enum Failure {
+    #[error(transparent)]
+    Arguments(#[from] ArgumentError),
+    #[error(transparent)]
+    Server(#[from] ServerError),
+    #[error("it is started by vhost-sound alone: {0}")]
+    Alone(io::Error),
+}
+
+fn main() -> ExitCode {
+    program::main("vhost-sound-pipewire", start)
+}
+
+fn start() -> Result<ExitCode, Failure> {
+    let options: Options = arguments::read()?;
+    program::start_logging(0);
+    let server = Server::connect()?;
+    if options.check {
+        server.check(&options)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let far = Far::inherited(options.direction()).map_err(Failure::Alone)?;
+    let events = server.events();
+    let _bell = events.add_io(far.bell(), IoFlags::IN, |_| {});
+    let mut streams = Streams::default();
+    loop {
+        streams.follow(far.order(), |order| {
+            let made = far.mover().map_err(StreamError::Host);
+            let made = made.and_then(|mover| Stream::start(&server, &options, order, mover));
+            made.inspect_err(|error| log::error!("{}: {error}", options.name)).ok()
+        });
+        match streams.next() {
+            Some(limit) => events.iterate(Timeout::Finite(limit)),
+            None => events.iterate(Timeout::Infinite),
+        };
+        server.failure()?;
+    }
+}
+
+/// The stream that is wanted, and those that have ended: what they played last is still to be heard.
+#[derive(Default)]
+struct Streams {
+    now: Option<Stream>,
+    ended: Vec<(Instant, Stream)>,
+}
+
+impl Streams {
+    /// Makes what is wanted, by `start`, if it is not there.
+    fn follow(&mut self, order: Option<Order>, start: impl FnOnce(Order) -> Option<Stream>) {
+        let now = Instant::now();
+        self.ended.retain(|(end, _)| *end > now);
+        if order.map(|order| order.generation) != self.now.as_ref().map(Stream::generation) {
+            let end = now.checked_add(ECHO);
+            self.ended.extend(end.zip(self.now.take()));
+            self.now = order.and_then(start);
+        }
+    }
+
+    /// How long it is until one is to go.
+    fn next(&self) -> Option<Duration> {
+        let end = self.ended.iter().map(|(end, _)| *end).min()?;
+        // A loop counts milliseconds.
+        Some(end.saturating_duration_since(Instant::now()).saturating_add(Duration::from_millis(1)))
+    }
+}

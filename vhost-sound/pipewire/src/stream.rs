@@ -1,0 +1,209 @@
+//! A stream of PipeWire's, which plays or records one of the card's.
+
+use std::io::{self, Cursor};
+
+use pipewire::keys;
+use pipewire::properties::properties;
+use pipewire::spa::param::ParamType;
+use pipewire::spa::param::audio::{AudioFormat, AudioInfoRaw, MAX_CHANNELS};
+use pipewire::spa::pod::serialize::PodSerializer;
+use pipewire::spa::pod::{Object, Pod, Value};
+use pipewire::spa::utils::{Direction as Way, SpaTypes};
+use pipewire::stream::{StreamFlags, StreamListener, StreamRc, StreamState};
+use vhost_sound::card::StreamConfig;
+use vhost_sound::card::format::Format;
+use vhost_sound::card::port::Direction;
+use vhost_sound::card::silence::silence;
+use vhost_sound::host::helper::far::{Mover, Options};
+use vhost_sound::host::helper::ring::Order;
+
+use crate::server::Server;
+
+/// Why it can't be had.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum StreamError {
+    #[error("PipeWire has no samples that are {0}")]
+    Format(Format),
+    #[error("PipeWire refuses the stream: {0}")]
+    Refused(#[from] pipewire::Error),
+    #[error("PipeWire cannot be told what samples are like")]
+    Params,
+    #[error("the host refuses: {0}")]
+    Host(io::Error),
+}
+
+/// The stream.
+pub(crate) struct Stream {
+    generation: u32,
+    // In this order: a listener goes before what it listens to.
+    _listener: StreamListener<Moved>,
+    _stream: StreamRc,
+}
+
+/// What the thread that moves samples has.
+struct Moved {
+    order: Order,
+    direction: Direction,
+    mover: Mover,
+    name: String,
+}
+
+impl Stream {
+    pub(crate) fn start(
+        server: &Server,
+        options: &Options,
+        order: Order,
+        mover: Mover,
+    ) -> Result<Self, StreamError> {
+        let direction = options.direction();
+        let (way, category) = match direction {
+            Direction::Playback => (Way::Output, "Playback"),
+            Direction::Capture => (Way::Input, "Capture"),
+        };
+        // Half of what may pass is PipeWire's, in one piece; the other half is what waits for it to begin.
+        let hertz = order.rate.hertz();
+        let frames = u64::from(options.latency).saturating_mul(hertz.into()) / 2_000_000;
+        let mut properties = properties! {
+            *keys::MEDIA_TYPE => "Audio",
+            *keys::MEDIA_CATEGORY => category,
+            *keys::APP_NAME => "vhost-sound",
+            *keys::NODE_NAME => format!("vhost-sound.{}", options.name),
+            *keys::NODE_DESCRIPTION => options.name.as_str(),
+            *keys::MEDIA_NAME => options.name.as_str(),
+            *keys::NODE_LATENCY => format!("{}/{hertz}", frames.max(1)),
+        };
+        if let Some(target) = &options.target {
+            properties.insert(*keys::TARGET_OBJECT, target.as_str());
+        }
+        let stream = StreamRc::new(server.core.clone(), &options.name, properties)?;
+        let moved = Moved { order, direction, mover, name: options.name.clone() };
+        let listener = stream
+            .add_local_listener_with_user_data(moved)
+            .state_changed(|_, moved, _, state| match state {
+                StreamState::Error(error) => log::error!("{}: {error}", moved.name),
+                state => log::debug!("{}: {state:?}", moved.name),
+            })
+            .process(|stream, moved| moved.process(stream))
+            .register()?;
+        let format = params(&order)?;
+        let mut params = [Pod::from_bytes(&format).ok_or(StreamError::Params)?];
+        let flags = StreamFlags::AUTOCONNECT | StreamFlags::MAP_BUFFERS | StreamFlags::RT_PROCESS;
+        stream.connect(way, None, flags, &mut params)?;
+        let generation = order.generation;
+        Ok(Self { generation, _listener: listener, _stream: stream })
+    }
+
+    /// Of which order it is.
+    pub(crate) fn generation(&self) -> u32 {
+        self.generation
+    }
+}
+
+impl Moved {
+    /// Moves what PipeWire wants now, on its own thread.
+    fn process(&mut self, stream: &pipewire::stream::Stream) {
+        if let Ok(time) = stream.time() {
+            self.mover.set_delay(&self.order, bytes(&time, &self.order));
+        }
+        let Some(mut buffer) = stream.dequeue_buffer() else { return };
+        let frame = usize::try_from(self.order.frame()).unwrap_or(usize::MAX);
+        let wanted = usize::try_from(buffer.requested()).unwrap_or(usize::MAX);
+        let Some(data) = buffer.datas_mut().first_mut() else { return };
+        match self.direction {
+            Direction::Playback => {
+                let mut length = 0;
+                if let Some(samples) = data.data() {
+                    // 0: as many as there is room for.
+                    let frames = samples.len().checked_div(frame).unwrap_or(0);
+                    let frames = if wanted == 0 { frames } else { frames.min(wanted) };
+                    length = frames.saturating_mul(frame);
+                    if let Some(samples) = samples.get_mut(..length) {
+                        let taken = self.mover.take(&self.order, samples);
+                        silence(self.order.format, samples.get_mut(taken..).unwrap_or_default());
+                    }
+                }
+                let chunk = data.chunk_mut();
+                *chunk.offset_mut() = 0;
+                *chunk.stride_mut() = i32::try_from(frame).unwrap_or(0);
+                *chunk.size_mut() = u32::try_from(length).unwrap_or(0);
+            }
+            Direction::Capture => {
+                let chunk = data.chunk();
+                let number = |value: u32| usize::try_from(value).unwrap_or(usize::MAX);
+                let (offset, size) = (number(chunk.offset()), number(chunk.size()));
+                let end = offset.saturating_add(size);
+                if let Some(samples) = data.data().and_then(|samples| samples.get(offset..end)) {
+                    self.mover.give(&self.order, samples);
+                }
+            }
+        }
+    }
+}
+
+/// How many of the stream's bytes there are between it and the device.
+fn bytes(time: &pipewire::stream::Time, order: &Order) -> u64 {
+    let rate = time.rate();
+    let ticks = u64::try_from(time.delay()).unwrap_or(0);
+    let frames = ticks
+        .saturating_mul(rate.num.into())
+        .saturating_mul(order.rate.hertz().into())
+        .checked_div(rate.denom.into())
+        .unwrap_or(0);
+    frames.saturating_add(time.buffered()).saturating_mul(order.frame())
+}
+
+/// What its samples are like, as PipeWire is told.
+fn params(order: &Order) -> Result<Vec<u8>, StreamError> {
+    let mut info = AudioInfoRaw::new();
+    info.set_format(format(order.format).ok_or(StreamError::Format(order.format))?);
+    info.set_rate(order.rate.hertz());
+    info.set_channels(order.channels.into());
+    let mut places = [0; MAX_CHANNELS];
+    for (place, position) in places.iter_mut().zip(StreamConfig::positions(order.channels)) {
+        *place = channel(*position);
+    }
+    info.set_position(places);
+    let object = Object {
+        type_: SpaTypes::ObjectParamFormat.as_raw(),
+        id: ParamType::EnumFormat.as_raw(),
+        properties: info.into(),
+    };
+    let written = PodSerializer::serialize(Cursor::new(Vec::new()), &Value::Object(object));
+    written.map(|(cursor, _)| cursor.into_inner()).map_err(|_| StreamError::Params)
+}
+
+fn format(format: Format) -> Option<AudioFormat> {
+    Some(match format {
+        Format::MuLaw => AudioFormat::ULAW,
+        Format::ALaw => AudioFormat::ALAW,
+        Format::S8 => AudioFormat::S8,
+        Format::U8 => AudioFormat::U8,
+        Format::S16 => AudioFormat::S16LE,
+        Format::U16 => AudioFormat::U16LE,
+        Format::S24_3 => AudioFormat::S24LE,
+        Format::U24_3 => AudioFormat::U24LE,
+        Format::S24 => AudioFormat::S24_32LE,
+        Format::U24 => AudioFormat::U24_32LE,
+        Format::S32 => AudioFormat::S32LE,
+        Format::U32 => AudioFormat::U32LE,
+        Format::Float => AudioFormat::F32LE,
+        Format::Float64 => AudioFormat::F64LE,
+        _ => return None,
+    })
+}
+
+/// A channel's place (VIRTIO_SND_CHMAP_*), as `enum spa_audio_channel` has it.
+fn channel(position: u8) -> u32 {
+    match position {
+        2 => 2,  // mono
+        3 => 3,  // front left
+        4 => 4,  // front right
+        5 => 12, // rear left
+        6 => 13, // rear right
+        7 => 5,  // front center
+        8 => 6,  // low frequencies
+        9 => 7,  // side left
+        10 => 8, // side right
+        _ => 0,
+    }
+}

@@ -1,0 +1,211 @@
+//! What of each stream can be changed at any time: its volume and its switch, and the elements of a mixer that
+//! show them (virtio 1.3, 5.14.6.10).
+
+use serde::{Deserialize, Serialize};
+
+use super::port::{Direction, Port};
+use super::{CHANNELS, StreamConfig};
+
+/// Channels of a stream at most.
+pub const PLACES: usize = CHANNELS as usize;
+/// The loudest volume, which changes nothing: a step is a per cent of it.
+pub const LOUDEST: u8 = 100;
+/// How far a step goes, in hundredths of a decibel.
+pub const STEP: u16 = 60;
+/// Where the steps begin, in hundredths of a decibel. The lowest volume itself is silent.
+pub const LOWEST: i32 = -6000;
+
+/// How loud a stream is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Level {
+    /// Of each channel, 0 to [`LOUDEST`].
+    pub volumes: [u8; PLACES],
+    /// Whether it is heard at all.
+    pub is_on: bool,
+}
+
+impl Default for Level {
+    /// As if there were none.
+    fn default() -> Self {
+        Self { volumes: [LOUDEST; PLACES], is_on: true }
+    }
+}
+
+impl Level {
+    /// The same volume for all channels.
+    #[must_use]
+    pub fn with_volume(self, volume: u8) -> Self {
+        Self { volumes: [volume.min(LOUDEST); PLACES], ..self }
+    }
+
+    /// Whether it can be: what another process says may be anything.
+    #[must_use]
+    pub fn is_possible(&self) -> bool {
+        self.volumes.iter().all(|volume| *volume <= LOUDEST)
+    }
+}
+
+/// What an element shows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Quantity {
+    /// A number for each channel, 0 to [`LOUDEST`].
+    Volume,
+    /// 1 or 0 for all of them: on or off.
+    Switch,
+}
+
+/// An element of the card's mixer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Element {
+    /// Which stream's, by its place.
+    pub stream: usize,
+    /// Which way that goes.
+    pub direction: Direction,
+    /// What it shows.
+    pub quantity: Quantity,
+    /// As ALSA names elements, by which it knows what belongs together.
+    pub name: String,
+    /// Which one of that name.
+    pub index: u32,
+    /// How many values it has.
+    pub count: usize,
+}
+
+/// The elements of these streams.
+#[must_use]
+pub fn elements(streams: &[StreamConfig]) -> Vec<Element> {
+    let mut elements: Vec<Element> = Vec::new();
+    for (stream, config) in streams.iter().enumerate() {
+        let direction = config.direction();
+        let is_first = !elements.iter().any(|element| element.direction == direction);
+        let (source, way) = match direction {
+            Direction::Playback if is_first => ("Master", "Playback"),
+            Direction::Playback => (source(config.port), "Playback"),
+            Direction::Capture => (source(config.port), "Capture"),
+        };
+        for (quantity, suffix, count) in [
+            (Quantity::Volume, "Volume", config.channels.1.into()),
+            (Quantity::Switch, "Switch", 1),
+        ] {
+            let name = format!("{source} {way} {suffix}");
+            let same = elements.iter().filter(|element| element.name == name).count();
+            let index = u32::try_from(same).unwrap_or(u32::MAX);
+            elements.push(Element { stream, direction, quantity, name, index, count });
+        }
+    }
+    elements
+}
+
+/// What ALSA calls it.
+fn source(port: Port) -> &'static str {
+    match port {
+        Port::LineOut => "Line Out",
+        Port::Speaker => "Speaker",
+        Port::Headphone => "Headphone",
+        Port::SpdifOut | Port::SpdifIn => "IEC958",
+        Port::DigitalOut | Port::DigitalIn => "Digital",
+        Port::LineIn => "Line",
+        Port::Mic => "Mic",
+        Port::Cd => "CD",
+        Port::Aux => "Aux",
+    }
+}
+
+impl Element {
+    /// What it shows of a level.
+    pub fn read(&self, level: &Level) -> impl Iterator<Item = u32> + use<> {
+        let values = match self.quantity {
+            Quantity::Volume => level.volumes.map(u32::from),
+            Quantity::Switch => [level.is_on.into(); PLACES],
+        };
+        values.into_iter().take(self.count)
+    }
+
+    /// A level with these values instead. `None`: there are not enough of them, or one can't be.
+    #[must_use]
+    pub fn write(&self, mut level: Level, values: &[u32]) -> Option<Level> {
+        let values = values.get(..self.count)?;
+        match self.quantity {
+            Quantity::Volume => {
+                for (volume, value) in level.volumes.iter_mut().zip(values) {
+                    *volume = u8::try_from(*value).ok().filter(|value| *value <= LOUDEST)?;
+                }
+            }
+            Quantity::Switch => {
+                level.is_on = match values {
+                    [0] => false,
+                    [1] => true,
+                    _ => return None,
+                }
+            }
+        }
+        Some(level)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::card::format::Format;
+
+    fn streams(ports: &[Port]) -> Vec<StreamConfig> {
+        let stream = |port: &Port| StreamConfig {
+            name: port.to_string(),
+            port: *port,
+            formats: vec![Format::S16],
+            rates: vec!["48000".parse().unwrap()],
+            channels: (1, 2),
+        };
+        ports.iter().map(stream).collect()
+    }
+
+    #[test]
+    fn elements_are_named_as_alsa_groups_them() {
+        let ports = [Port::Headphone, Port::Headphone, Port::Headphone, Port::Mic, Port::LineIn];
+        let elements = elements(&streams(&ports));
+        let names: Vec<(&str, u32)> =
+            elements.iter().map(|element| (element.name.as_str(), element.index)).collect();
+        let expected = [
+            ("Master Playback Volume", 0),
+            ("Master Playback Switch", 0),
+            ("Headphone Playback Volume", 0),
+            ("Headphone Playback Switch", 0),
+            ("Headphone Playback Volume", 1),
+            ("Headphone Playback Switch", 1),
+            ("Mic Capture Volume", 0),
+            ("Mic Capture Switch", 0),
+            ("Line Capture Volume", 0),
+            ("Line Capture Switch", 0),
+        ];
+        assert_eq!(names, expected);
+        assert!(elements.iter().all(|element| element.name.len() < 44), "what a name may have");
+    }
+
+    #[test]
+    fn what_is_written_is_read_and_what_cannot_be_is_refused() {
+        let elements = elements(&streams(&[Port::Mic]));
+        let [volume, switch] = elements.as_slice() else { panic!("{elements:?}") };
+        let level = volume.write(Level::default(), &[0, 100, 7]).unwrap();
+        assert_eq!(volume.read(&level).collect::<Vec<_>>(), [0, 100]);
+        let level = switch.write(level, &[0, 9]).unwrap();
+        assert_eq!(switch.read(&level).collect::<Vec<_>>(), [0]);
+        assert_eq!((&level.volumes[..3], level.is_on), (&[0, 100, 100][..], false));
+        for values in [&[][..], &[1], &[101, 0], &[0, 256], &[0, u32::MAX]] {
+            assert_eq!(volume.write(level, values), None, "{values:?}");
+        }
+        for values in [&[][..], &[2], &[u32::MAX]] {
+            assert_eq!(switch.write(level, values), None, "{values:?}");
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_write_makes_an_impossible_level(values: Vec<u32>) {
+            for element in elements(&streams(&[Port::Speaker, Port::Mic])) {
+                let written = element.write(Level::default(), &values);
+                assert!(written.is_none_or(|level| level.is_possible()));
+            }
+        }
+    }
+}

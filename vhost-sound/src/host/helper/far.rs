@@ -1,0 +1,178 @@
+//! The helper's end of what it shares with a card, and what all helpers' command lines have.
+
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+
+use clap::Parser;
+use vmm_sys_util::eventfd::EventFd;
+
+use super::ring::{Order, Phase, Ring};
+use crate::card::port::Direction;
+
+/// The descriptors that a helper is started with: the memory, the card's event, and its own.
+pub(super) const RING: RawFd = 3;
+pub(super) const WAKE: RawFd = 4;
+pub(super) const BELL: RawFd = 5;
+
+/// Plays or records a stream of vhost-sound, which starts it
+#[derive(Debug, Clone, Parser)]
+#[command(version)]
+pub struct Options {
+    /// Record instead of playing
+    #[arg(long)]
+    pub capture: bool,
+    /// What the host calls what it is to play to, or to record from; without, what it prefers
+    #[arg(long)]
+    pub target: Option<String>,
+    /// What the stream is called
+    #[arg(long, default_value = "vhost-sound")]
+    pub name: String,
+    /// Microseconds from here to the listener that are to do
+    #[arg(long, default_value_t = 10_000)]
+    pub latency: u32,
+    /// See whether it can be had, and end
+    #[arg(long)]
+    pub check: bool,
+}
+
+impl Options {
+    /// Which way samples go.
+    #[must_use]
+    pub fn direction(&self) -> Direction {
+        if self.capture { Direction::Capture } else { Direction::Playback }
+    }
+}
+
+/// The helper's end.
+#[derive(Debug)]
+pub struct Far {
+    ring: Ring,
+    direction: Direction,
+    wake: EventFd,
+    bell: EventFd,
+}
+
+impl Far {
+    /// The one that this process was started with.
+    ///
+    /// # Errors
+    /// It was started by somebody else.
+    pub fn inherited(direction: Direction) -> io::Result<Self> {
+        let [ring, wake, bell] = [RING, WAKE, BELL].map(|fd| {
+            // SAFETY: the descriptor is only looked at, and if it is open nobody else in this process knows of it.
+            match unsafe { libc::fcntl(fd, libc::F_GETFD) } {
+                -1 => Err(io::Error::last_os_error()),
+                // SAFETY: as above: it is open, and this takes it once, at the program's start.
+                _ => Ok(unsafe { OwnedFd::from_raw_fd(fd) }),
+            }
+        });
+        let event = |fd: OwnedFd| {
+            use std::os::fd::IntoRawFd;
+            // SAFETY: it is open, and given away here.
+            unsafe { EventFd::from_raw_fd(fd.into_raw_fd()) }
+        };
+        let ring = Ring::map(std::os::fd::AsFd::as_fd(&ring?))?;
+        Ok(Self { ring, direction, wake: event(wake?), bell: event(bell?) })
+    }
+
+    /// Which way samples go.
+    #[must_use]
+    pub fn direction(&self) -> Direction {
+        self.direction
+    }
+
+    /// What is wanted now, if it is anything. What made it different has rung the [bell](Self::bell).
+    #[must_use]
+    pub fn order(&self) -> Option<Order> {
+        let _ = self.bell.read(); // that it rang is no more than a reason to look
+        self.ring.order().filter(|order| order.phase != Phase::Idle)
+    }
+
+    /// Becomes readable when there is another order.
+    #[must_use]
+    pub fn bell(&self) -> BorrowedFd<'_> {
+        // SAFETY: it lives as long as this does.
+        unsafe { BorrowedFd::borrow_raw(self.bell.as_raw_fd()) }
+    }
+
+    /// What moves samples; it may be on another thread.
+    ///
+    /// # Errors
+    /// The host has no more descriptors.
+    pub fn mover(&self) -> io::Result<Mover> {
+        Ok(Mover {
+            ring: self.ring.clone(),
+            direction: self.direction,
+            wake: self.wake.try_clone()?,
+        })
+    }
+}
+
+/// Moves samples, of one stream. It never blocks, nor allocates.
+#[derive(Debug)]
+pub struct Mover {
+    ring: Ring,
+    direction: Direction,
+    wake: EventFd,
+}
+
+impl Mover {
+    /// Bytes that the card has given to be played, or has room for.
+    #[must_use]
+    pub fn ready(&self, order: &Order) -> u64 {
+        let ready = match self.direction {
+            Direction::Playback => self.ring.filled(),
+            Direction::Capture => self.ring.room(),
+        };
+        ready.saturating_sub(ready.checked_rem(order.frame()).unwrap_or(0))
+    }
+
+    /// Time passes for the card.
+    #[must_use]
+    pub fn runs(&self, order: &Order) -> bool {
+        self.ring.order() == Some(Order { phase: Phase::Running, ..*order })
+    }
+
+    /// Takes whole frames to be played, and returns their bytes: none while the card stands still.
+    pub fn take(&mut self, order: &Order, samples: &mut [u8]) -> usize {
+        let most = usize::try_from(self.ready(order)).unwrap_or(usize::MAX).min(samples.len());
+        let most = most.saturating_sub(most.checked_rem(frame(order)).unwrap_or(0));
+        if !self.runs(order) {
+            return 0;
+        }
+        let taken = samples.get_mut(..most).map_or(0, |samples| self.ring.get(samples));
+        self.tell();
+        usize::try_from(taken).unwrap_or(0)
+    }
+
+    /// Gives whole frames that were recorded: what there is no room for, or comes while the card stands still, is lost.
+    pub fn give(&mut self, order: &Order, samples: &[u8]) {
+        let most = usize::try_from(self.ready(order)).unwrap_or(usize::MAX).min(samples.len());
+        let most = most.saturating_sub(most.checked_rem(frame(order)).unwrap_or(0));
+        if self.runs(order) {
+            self.ring.put(samples.get(..most).unwrap_or_default());
+            self.tell();
+        }
+    }
+
+    /// How many bytes there are between here and the listener, or the microphone.
+    pub fn set_delay(&mut self, order: &Order, bytes: u64) {
+        if self.runs(order) {
+            self.ring.set_delay(bytes);
+        }
+    }
+
+    fn tell(&self) {
+        let place = match self.direction {
+            Direction::Playback => self.ring.read(),
+            Direction::Capture => self.ring.written(),
+        };
+        if self.ring.is_awaited(place) {
+            let _ = self.wake.write(1); // full of what nobody has read: it is readable
+        }
+    }
+}
+
+fn frame(order: &Order) -> usize {
+    usize::try_from(order.frame()).unwrap_or(usize::MAX)
+}
