@@ -61,16 +61,17 @@ fn a_guest_goes_on_when_the_process_is_killed_20_times() -> Result<(), Error> {
 }
 
 /// Where devices are plugged in: storage; a hub with a keyboard, a hub with a mouse, a tablet that is
-/// full-speed; a full-speed keyboard alone; a serial port.
+/// full-speed; a full-speed keyboard alone; a serial port; a microphone.
 const EVERYTHING: &str = "--usb storage,file=/tmp/stick.img --usb hub,port=2 --usb kbd,port=2.1 \
     --usb hub,port=2.2 --usb mouse,port=2.2.1 --usb tablet,port=2.3,speed=full --usb kbd,port=3,speed=full \
-    --usb serial,port=4,pty=/run/usb-serial --usb gadget-zero,port=5 --usb-control /run/usb.ctl";
+    --usb serial,port=4,pty=/run/usb-serial --usb gadget-zero,port=5 --usb audio,port=6,capture=mic \
+    --usb-control /run/usb.ctl";
 
 /// What `lsusb -t` is to say, each device by its way, driver and speed.
 const TREE: &str = r"
-modprobe -a ehci-pci uhci-hcd usb-storage usbhid hid-generic evdev cdc-acm || exit 1
+modprobe -a ehci-pci uhci-hcd usb-storage usbhid hid-generic evdev cdc-acm snd-usb-audio || exit 1
 for i in $(seq 300); do
-    [ $(lsusb | grep -vc 'Linux Foundation') = 9 ] && [ $(ls /dev/input/event* | wc -l) -ge 4 ] && break
+    [ $(lsusb | grep -vc 'Linux Foundation') = 10 ] && [ $(ls /dev/input/event* | wc -l) -ge 4 ] && break
     sleep 0.2
 done
 lsusb -t
@@ -152,6 +153,7 @@ fn every_kind_is_used(kernel: Kernel) -> Result<(), Error> {
             ("Port 3", "usbhid", "12M"),
             ("Port 1", "usbhid", "12M"),
             ("Port 4", "cdc_acm", "480M"),
+            ("Port 6", "snd-usb-audio", "480M"),
         ] {
             let is_it = |line: &&str| {
                 line.contains(port)
@@ -258,6 +260,52 @@ fn devices_come_and_go_while_they_are_in_use() -> Result<(), Error> {
             listed,
             "PORT  DEVICE\n1     kbd\n2     hub\n2.1   storage,file=/tmp/stick.img\n"
         );
+        Ok(())
+    })
+}
+
+/// Turns the speaker down by 20 dB, and plays a minute of silence.
+const PLAY_ON: &str = "
+modprobe -a ehci-pci snd-usb-audio || exit 1
+for i in $(seq 300); do [ -e /proc/asound/Audio/pcm0p ] && break; sleep 0.2; done
+amixer -q -c Audio sset PCM 80 || exit 1
+aplay -q -D hw:Audio,0 -t raw -f S16_LE -c 1 -r 8000 -d 60 /dev/zero >/tmp/aplay 2>&1 &";
+
+/// What the file has gained in so many seconds.
+const GAINED: &str = "
+before=$(stat -c %s /tmp/raw); sleep $SECONDS
+echo $(($(stat -c %s /tmp/raw) - before))";
+
+/// The speaker, which nobody has reset, is as loud as it was: a driver that is loaded again asks it.
+const AS_LOUD: &str = "
+pgrep -x aplay >/dev/null || { cat /tmp/aplay; dmesg | tail; exit 1; }
+kill $(pgrep -x aplay); sleep 1
+rmmod snd-usb-audio && modprobe snd-usb-audio || exit 1
+for i in $(seq 300); do [ -e /proc/asound/Audio/pcm0p ] && break; sleep 0.2; done
+amixer -c Audio sget PCM | grep -o '80 .*dB.'
+dmesg | grep -cE 'reset (high|full)-speed|USB disconnect'";
+
+#[test]
+fn a_guest_plays_on_when_the_process_is_killed() -> Result<(), Error> {
+    Host::test(|| {
+        let host = Host::boot(|builder| builder)?;
+        let speaker = "--usb audio,playback=speaker,backend=raw:/tmp/raw";
+        let guest = host.boot_vmm_guest(Kernel::Backports, "", speaker)?;
+        guest.run_within(2 * MINUTE, PLAY_ON)?.stdout_if_ok()?;
+        let gained = || {
+            let gained = host.guest().run(&GAINED.replace("$SECONDS", "5"))?.stdout_if_ok()?;
+            Ok::<u32, Error>(gained.trim().parse().unwrap())
+        };
+        let before = gained()?;
+        for _ in 0..2 {
+            host.guest().run("kill -9 $(pgrep -n -x vhost-usb); sleep 2")?.stdout_if_ok()?;
+        }
+        let after = gained()?;
+        eprintln!("{before} bytes in five seconds, then {after}");
+        assert!(before > 0 && after > 0);
+        // grep counts none, which is no success.
+        let loud = guest.run_within(MINUTE, AS_LOUD)?.stdout();
+        assert_eq!(loud, "80 [67%] [-20.00dB]\n0\n");
         Ok(())
     })
 }

@@ -157,14 +157,24 @@ pub enum Backend {
 const KEYS: &str = "backend=, channels=, formats=, latency=, name=, rates=";
 
 fn playback(text: &str) -> Result<Stream, String> {
-    stream(text, Direction::Playback)
+    Stream::parse(text, Direction::Playback)
 }
 
 fn capture(text: &str) -> Result<Stream, String> {
-    stream(text, Direction::Capture)
+    Stream::parse(text, Direction::Capture)
 }
 
-fn stream(text: &str, direction: Direction) -> Result<Stream, String> {
+impl Stream {
+    /// As an option has it: a jack, and what is known of its stream, after commas.
+    ///
+    /// # Errors
+    /// It is none of that direction, or a key is not known; said in a sentence.
+    pub fn parse(text: &str, direction: Direction) -> Result<Self, String> {
+        parse(text, direction)
+    }
+}
+
+fn parse(text: &str, direction: Direction) -> Result<Stream, String> {
     let mut parts = parts(text).into_iter();
     let jack = parts.next().unwrap_or_default();
     let port = jack.parse::<Port>()?;

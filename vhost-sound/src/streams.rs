@@ -2,14 +2,14 @@
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::io;
-use std::path::PathBuf;
+use std::io::{self, Seek};
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::card::StreamConfig;
 use crate::card::port::Direction;
 use crate::host::Host;
-use crate::host::file::{Player, Recorder};
+use crate::host::file::{Kind, Player, Recorder};
 use crate::host::helper::process::{HelperError, Helpers, Wanted};
 use crate::host::loopback::{self, Loopback};
 use crate::host::null::Null;
@@ -81,6 +81,69 @@ pub fn open(
     capture: &[Stream],
     helpers: &mut Helpers,
 ) -> Result<Vec<Opened>, StreamError> {
+    join(playback, capture, &mut open_file, Some(helpers))
+}
+
+/// Opens the files that the streams need, in their order, for [`on_files`] in another process.
+///
+/// # Errors
+/// See [`StreamError`].
+pub fn open_files(playback: &[Stream], capture: &[Stream]) -> Result<Vec<File>, StreamError> {
+    let streams = playback.iter().chain(capture);
+    let files = streams.filter_map(|stream| match &stream.backend {
+        Backend::File(_, path) => Some(open_file(stream, path)),
+        _ => None,
+    });
+    files.collect()
+}
+
+/// As [`open`], on files that were opened elsewhere, and perhaps used by a process before this one. Nothing else
+/// of the host can be had then.
+///
+/// # Errors
+/// See [`StreamError`].
+pub fn on_files(
+    playback: &[Stream],
+    capture: &[Stream],
+    files: Vec<File>,
+) -> Result<Vec<Opened>, StreamError> {
+    let mut files = files.into_iter();
+    let mut passed = |stream: &Stream, path: &Path| {
+        let missing = || failed(stream, path, io::Error::other("it was not passed"));
+        let mut file = files.next().ok_or_else(missing)?;
+        // A header says what is recorded. What is played goes on behind what is there.
+        let from_header = matches!(stream.backend, Backend::File(Kind::Wav, _));
+        if from_header && stream.config.direction() == Direction::Capture {
+            file.rewind().map_err(|error| failed(stream, path, error))?;
+        }
+        Ok(file)
+    };
+    join(playback, capture, &mut passed, None)
+}
+
+fn failed(stream: &Stream, path: &Path, error: io::Error) -> StreamError {
+    let (option, path) = (option(stream), path.to_owned());
+    StreamError::File { option, stream: stream.config.name.clone(), path, error }
+}
+
+/// Opens the file behind a stream: what is played replaces what was there.
+fn open_file(stream: &Stream, path: &Path) -> Result<File, StreamError> {
+    let file = match stream.config.direction() {
+        Direction::Playback => {
+            File::options().read(true).write(true).create(true).truncate(true).open(path)
+        }
+        Direction::Capture => File::open(path),
+    };
+    file.map_err(|error| failed(stream, path, error))
+}
+
+/// Makes the hosts of all streams, on the files that `file` has for them.
+fn join(
+    playback: &[Stream],
+    capture: &[Stream],
+    file: &mut dyn FnMut(&Stream, &Path) -> Result<File, StreamError>,
+    mut helpers: Option<&mut Helpers>,
+) -> Result<Vec<Opened>, StreamError> {
     let mut opened: Vec<Opened> = Vec::new();
     // Ends of cables that nobody has yet, by which way they go.
     let mut ends: HashMap<(&str, Direction), Loopback> = HashMap::new();
@@ -95,20 +158,12 @@ pub fn open(
             Backend::Null => Box::new(Null::default()),
             Backend::Tone => Box::new(Tone::default()),
             Backend::File(kind, path) => {
-                let failed = |error| {
-                    let (stream, path) = (name.clone(), path.clone());
-                    StreamError::File { option, stream, path, error }
-                };
+                let file = file(stream, path)?;
                 match direction {
-                    Direction::Playback => {
-                        let mut options = File::options();
-                        let file = options.read(true).write(true).create(true).truncate(true);
-                        let file = file.open(path).map_err(failed)?;
-                        Box::new(Recorder::new(file, *kind))
-                    }
+                    Direction::Playback => Box::new(Recorder::new(file, *kind)),
                     Direction::Capture => {
-                        let player = File::open(path).and_then(|file| Player::new(file, *kind));
-                        Box::new(player.map_err(failed)?)
+                        let player = Player::new(file, *kind);
+                        Box::new(player.map_err(|error| failed(stream, path, error))?)
                     }
                 }
             }
@@ -120,7 +175,12 @@ pub fn open(
                     name: name.clone(),
                     latency: latency.unwrap_or(LATENCY),
                 };
-                let near = helpers.add(&wanted);
+                let near = match helpers.as_deref_mut() {
+                    Some(helpers) => helpers.add(&wanted),
+                    None => Err(HelperError::Refused(String::from(
+                        "it cannot be had later than at the start",
+                    ))),
+                };
                 let failed = |error| StreamError::Helper { option, stream: name, error };
                 Box::new(near.map_err(failed)?)
             }

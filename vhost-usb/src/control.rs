@@ -2,7 +2,7 @@
 //!
 //! | command | what it does |
 //! |---|---|
-//! | `device-add` | plugs a device in; one that stands on a file or a socket may be passed its descriptor |
+//! | `device-add` | plugs a device in; one that stands on files or a socket may be passed their descriptors |
 //! | `redirect-add` | plugs in a port for a device that is elsewhere, with the connection or the socket
 //! |                | that listens |
 //! | `device-remove` | takes a device out, and with a hub all that is behind it |
@@ -75,20 +75,20 @@ impl Control {
         self.changing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn add(&self, Add { device }: Add, passed: Option<OwnedFd>) -> Result<Value, ControlError> {
-        if passed.is_none() && devices::needs_descriptor(&device) {
-            let what =
-                "device-add takes a descriptor for a serial port, as vhost-usb ctl add passes";
+    fn add(&self, Add { device }: Add, passed: Vec<OwnedFd>) -> Result<Value, ControlError> {
+        if passed.is_empty() && devices::needs_descriptor(&device) {
+            let what = "device-add takes a descriptor for a serial port, and for each file that is played to or \
+                        recorded from, as vhost-usb ctl add passes";
             return Err(ControlError::Message(what.into()));
         }
         let _one_by_one = self.changing();
-        let copy = passed.as_ref().map(OwnedFd::try_clone).transpose();
-        let copy = copy.map_err(ControlError::failed)?;
+        let copies = passed.iter().map(OwnedFd::try_clone).collect::<Result<Vec<_>, _>>();
+        let copies = copies.map_err(ControlError::failed)?;
         let path = self
             .devices
-            .plug(&device, passed.map(Passed::Descriptor))
+            .plug(&device, Passed::descriptors(passed))
             .map_err(ControlError::failed)?;
-        let fds: Vec<_> = copy.iter().map(AsFd::as_fd).collect();
+        let fds: Vec<_> = copies.iter().map(AsFd::as_fd).collect();
         self.keep(&path, &Change::Added(device), &fds);
         log::info!("port {path}: a device was plugged in");
         Ok(json!({ "port": path.to_string() }))
@@ -147,13 +147,17 @@ impl Commands for Control {
         arguments: Arguments,
         mut fds: Vec<OwnedFd>,
     ) -> Result<Value, ControlError> {
-        let most = usize::from(matches!(name, "device-add" | "redirect-add"));
+        let most = match name {
+            "device-add" => 2,
+            "redirect-add" => 1,
+            _ => 0,
+        };
         if fds.len() > most {
             let what = format!("{name} takes at most {most} descriptors");
             return Err(ControlError::Message(what));
         }
         match name {
-            "device-add" => self.add(parse(arguments)?, fds.pop()),
+            "device-add" => self.add(parse(arguments)?, fds),
             "redirect-add" => self.redirect(parse(arguments)?, fds.pop()),
             "device-remove" => self.remove(parse(arguments)?),
             "query-devices" => parse_none(&arguments).map(|()| self.list()),

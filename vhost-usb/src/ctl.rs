@@ -55,8 +55,8 @@ pub(crate) fn run(args: &CtlArgs) -> Result<(), CtlError> {
 fn add(client: &mut Client, devices: &[String], as_json: bool) -> Result<(), CtlError> {
     let mut added = Vec::new();
     for text in devices {
-        let (text, file) = passed::open(text)?;
-        let fds: Vec<_> = file.iter().map(AsFd::as_fd).collect();
+        let (text, opened) = passed::open(text)?;
+        let fds: Vec<_> = opened.iter().map(AsFd::as_fd).collect();
         let answer = client.execute("device-add", json!({ "device": text }), &fds)?;
         if as_json {
             added.push(answer);

@@ -14,7 +14,7 @@ use vhost_scsi::confinement;
 use vhost_scsi::image::engine::EngineKind;
 use vhost_usb::control::Control;
 use vhost_usb::controller::host::Host;
-use vhost_usb::devices::passed::Passed;
+use vhost_usb::devices::passed::{self, Passed};
 use vhost_usb::devices::redirections::{RedirectError, Redirection};
 use vhost_usb::devices::{self, DeviceError, Devices};
 use vhost_usb::options::{Options, Verb};
@@ -68,12 +68,15 @@ fn run(options: &Options) -> Result<ExitCode, Failure> {
     let mut clients = control::Listener::from_args(&options.program)?;
     let mut sockets: Vec<&mut Socket> = vmms.iter_mut().collect();
     sockets.extend(clients.as_mut().map(control::Listener::socket));
+    let texts = options.devices();
+    let opened = texts.iter().map(|text| passed::open_once(text));
+    let opened = opened.collect::<Result<Vec<_>, DeviceError>>()?;
     let link = match supervisor::start(&mut sockets, &shutdown, options.program.sandbox, None)? {
         Role::Serve(link) => link,
         Role::Ended(code) => {
             if code == 0 {
                 // The process that served may not, in its sandbox.
-                options.devices().iter().for_each(|text| devices::clean_up(text));
+                texts.iter().for_each(|text| devices::clean_up(text));
             }
             return Ok(ExitCode::from(code));
         }
@@ -81,7 +84,7 @@ fn run(options: &Options) -> Result<ExitCode, Failure> {
 
     let host = Arc::new(Mutex::new(host));
     let devices = Devices::new(Arc::clone(&host));
-    plug(&devices, &options.devices())?;
+    plug(&devices, &texts, opened)?;
     let redirections = options.redirect.iter().map(|text| Redirection::parse(text));
     for redirection in redirections.collect::<Result<Vec<_>, _>>()? {
         redirection.connects_to().into_iter().for_each(|place| place.allow(&mut sandbox));
@@ -108,21 +111,21 @@ fn run(options: &Options) -> Result<ExitCode, Failure> {
     }
     if options.program.sandbox == Confinement::Off {
         // Nobody else is there to do it.
-        options.devices().iter().for_each(|text| devices::clean_up(text));
+        texts.iter().for_each(|text| devices::clean_up(text));
     }
     Ok(ExitCode::SUCCESS)
 }
 
 /// Plugs in what the command line names. What is the host's comes from a process that stays outside.
-fn plug(devices: &Devices, texts: &[String]) -> Result<(), Failure> {
+fn plug(devices: &Devices, texts: &[String], opened: Vec<Option<Passed>>) -> Result<(), Failure> {
     let filters = texts.iter().map(|text| devices::of_host(text));
     let filters = filters.collect::<Result<Vec<_>, DeviceError>>()?;
     let of_host: Vec<Filter> = filters.iter().flatten().cloned().collect();
     let slots = if of_host.is_empty() { Vec::new() } else { start_broker(&of_host)? };
     let mut slots = slots.into_iter();
-    for (text, filter) in texts.iter().zip(&filters) {
+    for ((text, filter), opened) in texts.iter().zip(&filters).zip(opened) {
         let slot = filter.as_ref().and_then(|_| slots.next());
-        devices.plug(text, slot.map(Passed::Slot))?;
+        devices.plug(text, slot.map(Passed::Slot).or(opened))?;
     }
     Ok(())
 }

@@ -25,8 +25,8 @@ pub struct Options {
     pub controller: Kind,
 
     /// A device, in the next free port or one of its own: KIND[,port=N[.N…]][,key=value…]. Kinds are
-    /// storage,file=PATH, kbd, mouse, tablet, hub, serial,pty=LINK, serial,unix=PATH, host,match=WHICH
-    /// and gadget-zero
+    /// storage,file=PATH, kbd, mouse, tablet, hub, serial,pty=LINK, serial,unix=PATH,
+    /// audio,playback=JACK,backend=…,capture=JACK,backend=…, host,match=WHICH and gadget-zero
     #[arg(long, value_name = "KIND[,…]")]
     pub device: Vec<String>,
 

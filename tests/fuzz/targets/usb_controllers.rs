@@ -20,13 +20,14 @@ const SIZE: usize = 0x1_0000;
 /// Looks at memory in a run of all four controllers: each may look through its frames, and visit some.
 const MOST: u64 = 2_000_000;
 /// What is plugged in.
-const PLUGGED: [&str; 6] = [
+const PLUGGED: [&str; 7] = [
     "gadget-zero",
     "gadget-zero,mode=loopback,speed=full",
     "hub,port=3",
     "kbd,port=3.1",
     "mouse,port=3.2,speed=full",
     "tablet,port=4",
+    "audio,port=5,playback=headphone,backend=loopback,capture=mic,backend=loopback",
 ];
 
 fuzz_target!(|data: &[u8]| {

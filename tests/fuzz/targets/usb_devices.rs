@@ -14,7 +14,11 @@ use vhost_scsi::lun::disk::{Disk, DiskOptions};
 use vhost_scsi::lun::identity::Identity;
 use vhost_scsi::scsi::target::{Address, Bus};
 use vhost_scsi::scsi::{ErrorPolicy, LogicalUnit};
+use vhost_sound::card::port::Direction;
+use vhost_sound::options::Stream;
+use vhost_sound::streams;
 use vhost_usb::device::Device;
+use vhost_usb::device::audio::Audio;
 use vhost_usb::device::emulated::{Emulated, Function};
 use vhost_usb::device::gadget_zero::{GadgetZero, Mode, Pattern};
 use vhost_usb::device::hid::keyboard::Keyboard;
@@ -26,7 +30,7 @@ use vhost_usb::device::serial::peer::Peer;
 use vhost_usb::device::storage::Storage;
 use vhost_usb::usb::data::{Buffer, Sink};
 use vhost_usb::usb::setup::{Setup, request};
-use vhost_usb::usb::{Answer, Direction, Endpoint, Speed};
+use vhost_usb::usb::{self, Answer, Endpoint, Speed};
 
 fuzz_target!(|data: &[u8]| {
     let _ = run(&mut Unstructured::new(data));
@@ -53,6 +57,15 @@ fn disk_options() -> DiskOptions {
     }
 }
 
+/// It hears what it plays.
+fn headset(speed: Speed) -> Audio {
+    let stream = |text, direction| Stream::parse(text, direction).expect("a stream");
+    let playback = stream("headphone,backend=loopback", Direction::Playback);
+    let capture = stream("mic,backend=loopback", Direction::Capture);
+    let opened = streams::on_files(&[playback], &[capture], Vec::new()).expect("a cable");
+    Audio::new(speed, opened).expect("a headset")
+}
+
 fn device(input: &mut Unstructured<'_>, most: u8) -> Result<Box<dyn Device>> {
     let speed = *input.choose(&[Speed::Full, Speed::High])?;
     Ok(match input.int_in_range(0..=most)? {
@@ -69,16 +82,17 @@ fn device(input: &mut Unstructured<'_>, most: u8) -> Result<Box<dyn Device>> {
             bus.place(Address { target: 0, lun: 0 }, unit);
             emulated(Storage::new(bus, "0123456789AB"), speed)
         }
+        7 => emulated(Ok(headset(speed)), speed),
         _ => {
             let mut hub = Hub::new(speed, 4).expect("descriptors are left");
-            hub.plug(0, device(input, 6)?);
+            hub.plug(0, device(input, 7)?);
             emulated(Ok(hub), speed)
         }
     })
 }
 
 fn run(input: &mut Unstructured<'_>) -> Result<()> {
-    let mut device = device(input, 7)?;
+    let mut device = device(input, 8)?;
     configure(device.as_mut());
     while !input.is_empty() {
         step(device.as_mut(), input)?;
@@ -94,7 +108,7 @@ fn step(device: &mut dyn Device, input: &mut Unstructured<'_>) -> Result<()> {
             let mut setup = Setup::parse(input.arbitrary()?);
             if input.ratio(1, 2)? {
                 // Small values are what requests have.
-                (setup.value, setup.index) = (setup.value & 0x30f, setup.index & 0x8f);
+                (setup.value, setup.index) = (setup.value & 0x30f, setup.index & 0x78f);
             }
             device.setup(0, setup);
         }
@@ -113,7 +127,7 @@ fn step(device: &mut dyn Device, input: &mut Unstructured<'_>) -> Result<()> {
             }
         }
         6 => {
-            let direction = *input.choose(&[Direction::In, Direction::Out])?;
+            let direction = *input.choose(&[usb::Direction::In, usb::Direction::Out])?;
             device.cancel(Endpoint::new(endpoint, direction));
             device.set_suspended(input.arbitrary()?);
             let _ = device.wakes();

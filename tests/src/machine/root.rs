@@ -56,7 +56,7 @@ const PACKAGES: [&str; 35] = [
     "syslinux",
 ];
 
-const OPTIONS: [&str; 7] = [
+const OPTIONS: [&str; 8] = [
     "--dpkgopt=path-exclude=/usr/share/doc/*",
     "--dpkgopt=path-exclude=/usr/share/man/*",
     "--dpkgopt=path-exclude=/usr/share/locale/*",
@@ -64,6 +64,8 @@ const OPTIONS: [&str; 7] = [
     "--dpkgopt=path-exclude=/lib/modules/*/kernel/drivers/gpu/*",
     "--dpkgopt=path-exclude=/lib/modules/*/kernel/drivers/net/wireless/*",
     "--dpkgopt=path-exclude=/lib/modules/*/kernel/drivers/media/*",
+    // What USB audio shares with cameras.
+    "--dpkgopt=path-include=/lib/modules/*/kernel/drivers/media/mc/*",
     // The lab brings its own initrd.
     "--dpkgopt=path-exclude=/etc/kernel/postinst.d/initramfs-tools",
 ];

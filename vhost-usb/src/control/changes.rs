@@ -47,13 +47,12 @@ impl Control {
         changes.sort_by(|(one, ..), (other, ..)| one.cmp(other));
         for (path, change, fds) in changes {
             self.devices.unplug(&path);
-            let fd = fds.into_iter().next();
             let at = |text| format!("{text},port={path}");
             let again = match change {
-                Change::Added(text) => self.plug_again(&at(text), fd).map_err(|it| it.to_string()),
-                Change::Redirected(text) => {
-                    self.redirect_again(&at(text), fd).map_err(|it| it.to_string())
-                }
+                Change::Added(text) => self.plug_again(&at(text), fds).map_err(|it| it.to_string()),
+                Change::Redirected(text) => self
+                    .redirect_again(&at(text), fds.into_iter().next())
+                    .map_err(|it| it.to_string()),
                 Change::Removed => Ok(()),
             };
             if let Err(error) = again {
@@ -62,8 +61,8 @@ impl Control {
         }
     }
 
-    fn plug_again(&self, text: &str, passed: Option<OwnedFd>) -> Result<(), DeviceError> {
-        self.devices.plug(text, passed.map(Passed::Descriptor)).map(drop)
+    fn plug_again(&self, text: &str, passed: Vec<OwnedFd>) -> Result<(), DeviceError> {
+        self.devices.plug(text, Passed::descriptors(passed)).map(drop)
     }
 
     fn redirect_again(&self, text: &str, passed: Option<OwnedFd>) -> Result<(), RedirectError> {

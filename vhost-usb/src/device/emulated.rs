@@ -64,8 +64,8 @@ pub trait Function: Send {
     /// As [`Device::turn`].
     fn turn(&mut self) {}
 
-    /// It goes on in another process with its address and its configuration, and what it
-    /// [notes](Self::note) beyond that.
+    /// It goes on in another process with its address, its configuration and its interfaces' settings, and
+    /// what it [notes](Self::note) beyond that.
     const IS_NOTED: bool = false;
 
     /// As [`Device::note`].
@@ -139,7 +139,7 @@ pub struct Emulated<F> {
 /// No token has such an address.
 const NOWHERE: u8 = u8::MAX;
 /// What a noted word of a device looks like: this, and below it remote wake-up, its configuration and its
-/// address.
+/// address. The settings of its interfaces follow.
 const NOTE: u32 = 0xb075_0000;
 const NOTE_MASK: u32 = 0xffff_0000;
 const REMOTE_WAKEUP: u32 = 1 << 9;
@@ -254,7 +254,9 @@ impl<F: Function> Emulated<F> {
                 }
                 Some(())
             }
-            (request::SET_INTERFACE, Recipient::Interface) => self.set_interface(setup),
+            (request::SET_INTERFACE, Recipient::Interface) => {
+                self.set_interface(setup.index.try_into().ok()?, setup.value.try_into().ok()?)
+            }
             (request::CLEAR_FEATURE, Recipient::Endpoint)
                 if setup.value == feature::ENDPOINT_HALT =>
             {
@@ -286,6 +288,15 @@ impl<F: Function> Emulated<F> {
         }
     }
 
+    /// The interfaces that have several settings.
+    fn adjustable(&self) -> Vec<u8> {
+        let all = self.interfaces().iter();
+        let mut numbers: Vec<u8> =
+            all.filter(|it| it.alternate != 0).map(|interface| interface.number).collect();
+        numbers.dedup();
+        numbers
+    }
+
     fn configure(&mut self, configured: bool) {
         self.configured = configured;
         self.alternates.clear();
@@ -293,9 +304,8 @@ impl<F: Function> Emulated<F> {
         self.function.configured(configured);
     }
 
-    fn set_interface(&mut self, setup: Setup) -> Option<()> {
-        let (interface, alternate) =
-            (u8::try_from(setup.index).ok()?, u8::try_from(setup.value).ok()?);
+    /// SET_INTERFACE.
+    fn set_interface(&mut self, interface: u8, alternate: u8) -> Option<()> {
         let wanted = |it: &&Interface| it.number == interface && it.alternate == alternate;
         let found = self.interfaces().iter().filter(|_| self.configured).find(wanted)?;
         let endpoints: Vec<Endpoint> = found.endpoints.iter().map(|info| info.endpoint).collect();
@@ -445,6 +455,7 @@ impl<F: Function> Device for Emulated<F> {
             let configured = if self.configured { CONFIGURED } else { 0 };
             let address = Some(u32::from(self.address)).filter(|address| *address <= ADDRESS);
             words(address.map_or(0, |address| NOTE | remote_wakeup | configured | address));
+            self.adjustable().iter().for_each(|it| words(self.alternate(*it).into()));
             self.function.note(words);
         }
     }
@@ -458,6 +469,13 @@ impl<F: Function> Device for Emulated<F> {
                 self.address = u8::try_from(word & ADDRESS).unwrap_or(NOWHERE);
                 self.configure(word & CONFIGURED != 0);
                 self.remote_wakeup = word & REMOTE_WAKEUP != 0;
+            }
+            for interface in self.adjustable() {
+                let alternate = noted.next().and_then(|word| u8::try_from(word).ok());
+                if known.is_some() {
+                    // One that there is not is none that was noted.
+                    self.set_interface(interface, alternate.unwrap_or(0));
+                }
             }
         }
         self.function.goes_on(noted);

@@ -3,6 +3,7 @@
 //! - [`Device`]: a device as a host controller sees it, token by token;
 //! - [`emulated`]: what all emulated devices do alike (USB 2.0, 9), so that each is a
 //!   [`Function`](emulated::Function) alone;
+//! - [`audio`]: a speaker and a microphone;
 //! - [`hid`]: keyboard, mouse, tablet;
 //! - [`hub`]: hubs, and what is plugged into them;
 //! - [`serial`]: a serial port;
@@ -10,6 +11,7 @@
 //! - [`storage`]: mass storage;
 //! - [`remote`]: devices that are elsewhere.
 
+pub mod audio;
 pub mod emulated;
 pub mod gadget_zero;
 pub mod hid;

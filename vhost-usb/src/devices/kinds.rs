@@ -13,8 +13,9 @@ use vhost_scsi::units::{Addresses, Kind, Unit};
 use super::inputs::Input;
 use super::passed::Passed;
 use super::text::Text;
-use super::{DeviceError, lines, speed};
+use super::{DeviceError, audio, lines, speed};
 use crate::device::Device;
+use crate::device::audio::Audio;
 use crate::device::emulated::{Emulated, Function};
 use crate::device::gadget_zero::{GadgetZero, Mode, Pattern};
 use crate::device::hid::keyboard::Keyboard;
@@ -29,8 +30,8 @@ use crate::physical::{self, Filter, Physical};
 use crate::usb::Speed;
 
 /// The kinds.
-pub(crate) const KINDS: [&str; 8] =
-    ["storage", "kbd", "mouse", "tablet", "hub", "serial", "gadget-zero", "host"];
+pub(crate) const KINDS: [&str; 9] =
+    ["storage", "kbd", "mouse", "tablet", "hub", "serial", "audio", "gadget-zero", "host"];
 
 /// The option that names storage, whose unit has keys of its own.
 const STORAGE: &str = "--device storage";
@@ -45,6 +46,7 @@ pub(super) fn keys(kind: &str) -> Option<&'static str> {
         "storage" => None,
         "hub" => Some("port, speed, ports"),
         "serial" => Some("port, speed, pty, unix, server"),
+        "audio" => Some(audio::KEYS),
         "gadget-zero" => Some("port, speed, mode"),
         "host" => Some("port, match"),
         _ => Some("port, speed"),
@@ -71,20 +73,30 @@ pub(super) fn make(text: &Text, passed: Option<Passed>) -> Result<Made, DeviceEr
         let filter = filter(text)?;
         let physical = match passed {
             Some(Passed::Slot(slot)) => Physical::in_slot(slot),
-            Some(Passed::Descriptor(fd)) => Physical::passed(fd.into()),
+            Some(other) => Physical::passed(one(text, other)?.into()),
             None => Physical::passed(physical::open(&filter).map_err(failed)?),
         };
         let broken = |error| DeviceError::Physical(text.whole.clone(), error);
         let device = Box::new(Remote::new(physical.map_err(broken)?));
         return Ok(Made { device, hub: None, input: None });
     }
-    let passed = match passed {
-        None => None,
-        Some(Passed::Descriptor(fd)) if matches!(text.kind.as_str(), "storage" | "serial") => {
-            Some(fd)
-        }
-        Some(_) => return Err(DeviceError::Descriptor(text.whole.clone())),
-    };
+    if text.kind == "audio" {
+        let opened = match passed {
+            None => audio::open(text)?,
+            Some(Passed::Streams(opened)) => opened,
+            Some(Passed::Descriptors(fds)) => {
+                audio::on_files(text, fds.into_iter().map(File::from).collect())?
+            }
+            Some(Passed::Slot(_)) => return Err(DeviceError::Descriptor(text.whole.clone())),
+        };
+        let wrong = |error| DeviceError::Audio(text.whole.clone(), error);
+        let device = emulated(Audio::new(speed, opened).map_err(wrong)?, speed);
+        return Ok(Made { device, hub: None, input: None });
+    }
+    let passed = passed.map(|passed| one(text, passed)).transpose()?;
+    if passed.is_some() && !matches!(text.kind.as_str(), "storage" | "serial") {
+        return Err(DeviceError::Descriptor(text.whole.clone()));
+    }
     let alone = |device| Made { device, hub: None, input: None };
     Ok(match text.kind.as_str() {
         "storage" => alone(emulated(storage(text, passed)?, speed)),
@@ -126,6 +138,18 @@ pub(super) fn make(text: &Text, passed: Option<Passed>) -> Result<Made, DeviceEr
         }
         _ => return Err(DeviceError::Kind(text.whole.clone())),
     })
+}
+
+/// The descriptor, where one is passed and nothing else.
+fn one(text: &Text, passed: Passed) -> Result<OwnedFd, DeviceError> {
+    let mut fds = match passed {
+        Passed::Descriptors(fds) => fds.into_iter(),
+        Passed::Streams(_) | Passed::Slot(_) => Vec::new().into_iter(),
+    };
+    match (fds.next(), fds.next()) {
+        (Some(fd), None) => Ok(fd),
+        _ => Err(DeviceError::OneDescriptor(text.whole.clone())),
+    }
 }
 
 /// Which of the host's devices is meant.

@@ -3,10 +3,12 @@
 //! - [`text`]: how a device is written;
 //! - [`kinds`]: what each kind is made of;
 //! - [`lines`]: what a serial port is connected to;
+//! - [`audio`]: what an audio device plays to and records from;
 //! - [`passed`]: what a kind stands on, opened for a process that may not;
 //! - [`inputs`]: where events for keyboards and pointers come in;
 //! - [`redirections`]: devices that are elsewhere.
 
+mod audio;
 pub mod inputs;
 mod kinds;
 mod lines;
@@ -24,6 +26,7 @@ use vhost_scsi::units::UnitError;
 use crate::channel::place::Place;
 use crate::controller::host::{Host, Socket};
 use crate::device::Device;
+use crate::device::audio::AudioError;
 use crate::device::hub::sockets::Sockets;
 use crate::physical::{Filter, PhysicalError};
 use crate::usb::Speed;
@@ -64,9 +67,21 @@ pub enum DeviceError {
     /// The link to its pseudo-terminal can't be made.
     #[error("--device {0}: pty=: {1}")]
     Link(String, LinkError),
+    /// An audio device's streams are none that such a device can have.
+    #[error("--device {0}: {1}")]
+    Audio(String, AudioError),
+    /// A stream is not written as it has to be.
+    #[error("--device {0}: {1}")]
+    Stream(String, String),
+    /// What is played is heard nowhere, or what is heard is played nowhere.
+    #[error("--device {0}: backend=loopback stands behind playback= and capture= both")]
+    Loopback(String),
     /// A descriptor is passed that it has no use for.
     #[error("--device {0}: it takes no descriptor")]
     Descriptor(String),
+    /// Several are.
+    #[error("--device {0}: it takes one descriptor")]
+    OneDescriptor(String),
     /// There is no place for it.
     #[error("--device {0}: {1}")]
     Place(String, PlaceError),
@@ -233,7 +248,11 @@ pub fn of_host(text: &str) -> Result<Option<Filter>, DeviceError> {
 /// for whoever can connect.
 #[must_use]
 pub fn needs_descriptor(text: &str) -> bool {
-    Text::parse(text).is_ok_and(|text| text.kind == "serial")
+    Text::parse(text).is_ok_and(|text| match text.kind.as_str() {
+        "serial" => true,
+        "audio" => audio::has_files(&text),
+        _ => false,
+    })
 }
 
 /// Whether a device's text names a physical unit, which needs more of the host than images do.

@@ -53,7 +53,7 @@ fn what_is_behind_a_hub_goes_with_it() {
 
 #[allow(clippy::unnecessary_wraps)]
 fn descriptor(fd: impl Into<OwnedFd>) -> Option<Passed> {
-    Some(Passed::Descriptor(fd.into()))
+    Some(Passed::Descriptors(vec![fd.into()]))
 }
 
 #[test]
@@ -106,8 +106,8 @@ fn a_serial_port_is_passed_what_its_text_says() {
     let text = |what: &str| format!("serial,{what}").replace('@', folder.path().to_str().unwrap());
     let (devices, _) = plugged(&[]);
     let pass = |open: &str, plug: &str| {
-        let (_, fd) = passed::open(&text(open)).unwrap();
-        let plugged = devices.plug(plug, fd.map(Passed::Descriptor));
+        let (_, fds) = passed::open(&text(open)).unwrap();
+        let plugged = devices.plug(plug, Passed::descriptors(fds));
         let plugged = plugged.map(|path| devices.unplug(&path));
         plugged.err().map(|error| error.to_string()).unwrap_or_default()
     };
@@ -127,6 +127,47 @@ fn a_serial_port_is_passed_what_its_text_says() {
 }
 
 #[test]
+fn audio_is_written_as_vhost_sound_has_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let text = |what: &str| format!("audio,{what}").replace('@', folder.path().to_str().unwrap());
+    for fits in [
+        "playback=speaker",
+        "speed=full,capture=mic,backend=tone,rates=44100:48000",
+        "playback=headphone,backend=raw:@/a,,b,channels=2,capture=line-in,backend=tone",
+        "capture=mic,backend=loopback,playback=line-out,backend=loopback,speed=high",
+    ] {
+        assert_eq!(said(&[&text(fits)]), "", "{fits}");
+    }
+    assert!(folder.path().join("a,b").exists());
+    assert!(needs_descriptor(&text("playback=speaker,backend=wav:/a")));
+    assert!(!needs_descriptor(&text("playback=speaker")));
+}
+
+#[test]
+fn audio_is_passed_its_files() {
+    let folder = tempfile::tempdir().unwrap();
+    let text = |what: &str| format!("audio,{what}").replace('@', folder.path().to_str().unwrap());
+    let (devices, _) = plugged(&[]);
+    std::fs::write(folder.path().join("heard"), [1; 100]).unwrap();
+    let both = text("capture=mic,backend=raw:@/heard,playback=speaker,backend=wav:@/played");
+    let (passed, fds) = passed::open(&both).unwrap();
+    assert_eq!((&passed, fds.len()), (&both, 2));
+    std::fs::remove_file(folder.path().join("heard")).unwrap();
+    devices.plug(&both, Passed::descriptors(fds)).unwrap();
+    let null = text("capture=mic");
+    assert_eq!(passed::open(&null).unwrap().1.len(), 0);
+    let once = passed::open_once(&null).unwrap();
+    assert!(matches!(&once, Some(Passed::Streams(opened)) if opened.len() == 1));
+    devices.plug(&null, once).unwrap();
+    assert!(passed::open_once("kbd").unwrap().is_none());
+    let (_, fds) = passed::open(&text("playback=speaker,backend=raw:@/played")).unwrap();
+    let error = devices.plug(&both, Passed::descriptors(fds)).unwrap_err().to_string();
+    assert!(error.ends_with("/heard cannot be used: it was not passed"), "{error}");
+    let error = passed::open(&text("playback=speaker,backend=raw:@/none/at")).unwrap_err();
+    assert!(error.to_string().contains("/none/at cannot be used: No such file"), "{error}");
+}
+
+#[test]
 fn what_cannot_be_is_said() {
     let missing = "--device storage nowhere: cannot be opened for writing: No such file or \
                    directory (os error 2)";
@@ -134,7 +175,7 @@ fn what_cannot_be_is_said() {
         (
             "stick",
             "--device stick: there is no such kind, only storage, kbd, mouse, tablet, hub, \
-             serial, gadget-zero, host",
+             serial, audio, gadget-zero, host",
         ),
         (
             "kbd,colour=red",
@@ -165,6 +206,39 @@ fn what_cannot_be_is_said() {
             "host,match=1",
             "--device host,match=1: match= must be VENDOR:PRODUCT in hexadecimal digits, \
              BUS.ADDRESS, BUS-PORT[.PORT…], or class=CLASS in hexadecimal digits",
+        ),
+        (
+            "audio",
+            "--device audio: it has one stream to play to, or one to record from, or one of each",
+        ),
+        (
+            "audio,backend=tone,capture=mic",
+            "--device audio,backend=tone,capture=mic: it has one stream to play to, or one to record \
+             from, or one of each",
+        ),
+        (
+            "audio,capture=mic,capture=cd",
+            "--device audio,capture=mic,capture=cd: it has one stream to play to, or one to record \
+             from, or one of each",
+        ),
+        ("audio,playback=mic", "--device audio,playback=mic: mic is one of --capture"),
+        (
+            "audio,capture=mic,channels=3",
+            "--device audio,capture=mic,channels=3: it has one or two channels",
+        ),
+        (
+            "audio,capture=mic,rates=96000",
+            "--device audio,capture=mic,rates=96000: it has no rate from 8000 to 48000",
+        ),
+        (
+            "audio,capture=mic,backend=alsa",
+            "--device audio,capture=mic,backend=alsa: backend= must be null, tone, wav:PATH, raw:PATH or \
+             loopback",
+        ),
+        (
+            "audio,capture=mic,backend=loopback",
+            "--device audio,capture=mic,backend=loopback: backend=loopback stands behind playback= and \
+             capture= both",
         ),
         ("serial", "--device serial: it must have one of pty=LINK and unix=PATH"),
         (

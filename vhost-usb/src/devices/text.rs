@@ -112,6 +112,11 @@ impl Text {
         found.map(|(_, value)| value.as_str())
     }
 
+    /// All keys but its port's, with their values, in order.
+    pub(super) fn in_order(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.pairs.iter().map(|(key, value)| (key.as_str(), value.as_str()))
+    }
+
     /// What it is, wherever it is plugged in.
     pub(super) fn portless(&self) -> String {
         let pairs = self.pairs(&[], false);

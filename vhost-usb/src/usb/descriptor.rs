@@ -34,6 +34,18 @@ pub enum Transfer {
     Interrupt,
 }
 
+/// Whose clock says how much an isochronous endpoint moves (bmAttributes D3…2, and 5.12.4.1).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Synchronization {
+    /// Nobody's.
+    #[default]
+    None = 0,
+    /// Its own.
+    Asynchronous = 1,
+    /// That of who sends to it.
+    Adaptive = 2,
+}
+
 /// An endpoint other than the default control pipe.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EndpointInfo {
@@ -41,10 +53,14 @@ pub struct EndpointInfo {
     pub endpoint: Endpoint,
     /// How it moves data.
     pub transfer: Transfer,
+    /// Whose clock says how much.
+    pub synchronization: Synchronization,
     /// wMaxPacketSize: bytes, and at high speed further transactions in D12…11.
     pub max_packet: u16,
     /// bInterval, in the speed's own units.
     pub interval: u8,
+    /// Descriptors of its interface's class, which follow its own.
+    pub class_descriptors: Vec<u8>,
 }
 
 /// An interface, in one of its alternate settings.
@@ -114,6 +130,9 @@ const SERIAL: u8 = 3;
 const FIRST_NAME: u8 = 4;
 /// The class of hubs.
 const HUB: u8 = 9;
+/// The class of audio, and its protocol in release 1.0 (Audio 1.0, appendix A).
+const AUDIO: u8 = 1;
+const AUDIO_1: u8 = 0;
 /// English (United States).
 const LANGUAGE: u16 = 0x0409;
 /// UTF-16 units that a string descriptor has room for.
@@ -239,16 +258,27 @@ impl Descriptors {
         bytes.extend(class);
         bytes.push(name);
         bytes.extend(class_descriptors);
-        for EndpointInfo { endpoint, transfer, max_packet, interval } in endpoints {
-            let attributes = match transfer {
+        // Release 1.0 of audio lengthens its endpoints' descriptors: bRefresh and bSynchAddress, for endpoints
+        // that tell of a clock (Audio 1.0, 4.6.1.1).
+        let more: &[u8] = match class {
+            [AUDIO, _, AUDIO_1] => &[0, 0],
+            _ => &[],
+        };
+        let length = low_byte(more.len().saturating_add(7));
+        for endpoint in endpoints {
+            let transfer = match endpoint.transfer {
                 Transfer::Control => 0,
                 Transfer::Isochronous => 1,
                 Transfer::Bulk => 2,
                 Transfer::Interrupt => 3,
             };
-            bytes.extend([7, kind::ENDPOINT, endpoint.address(), attributes]);
-            bytes.extend(max_packet.to_le_bytes());
-            bytes.push(*interval);
+            let attributes = transfer | (endpoint.synchronization as u8) << 2;
+            let address = endpoint.endpoint.address();
+            bytes.extend([length, kind::ENDPOINT, address, attributes]);
+            bytes.extend(endpoint.max_packet.to_le_bytes());
+            bytes.push(endpoint.interval);
+            bytes.extend(more);
+            bytes.extend(&endpoint.class_descriptors);
         }
     }
 
@@ -313,8 +343,10 @@ mod tests {
                 endpoints: vec![EndpointInfo {
                     endpoint: Endpoint::new(1, Direction::In),
                     transfer: Transfer::Bulk,
+                    synchronization: Synchronization::None,
                     max_packet,
                     interval: 0,
+                    class_descriptors: Vec::new(),
                 }],
                 ..Interface::default()
             }],

@@ -18,6 +18,9 @@ const MOST: usize = 128;
 const MOST_OF_ALL: usize = 8192;
 /// Frames that are caught up with after a pause.
 const CATCH_UP: u64 = 32;
+/// For how long after an isochronous packet the next is looked for in each frame, in nanoseconds: a driver may be
+/// late.
+const STREAMS: u64 = 100_000_000;
 /// How often it is looked for transfers that the driver has added without a word, in nanoseconds.
 const LOOK: u64 = 250_000_000;
 
@@ -64,6 +67,8 @@ pub(super) struct Periodic {
     until: u64,
     /// When it was last looked through.
     looked: Time,
+    /// When an isochronous packet has last moved.
+    streamed: Option<Time>,
     /// What the look came to, to see whether the next comes to something else.
     seen: u64,
     /// Frame list rollovers that were told.
@@ -117,27 +122,33 @@ impl Periodic {
     ) -> Result<Next, SystemError> {
         let current = clock.microframes(now) / 8;
         let stirred = std::mem::take(&mut self.stirred);
-        if stirred || now.since(self.looked) >= LOOK {
+        let streams = self.streamed.is_some_and(|last| now.since(last) < STREAMS);
+        if stirred || streams || now.since(self.looked) >= LOOK {
             self.looked = now;
             if self.look(list, memory)? || stirred {
                 self.until = current.saturating_add(list.frames());
             }
         }
-        let mut moved = false;
+        let mut moved = Moved::default();
         self.next = self.next.max(current.saturating_sub(CATCH_UP));
         while self.next <= current {
             let frame = self.next;
             self.next = frame.saturating_add(1);
             if frame <= self.until && self.is_busy(frame, list) {
-                moved |= visit_frame(frame, list, memory, find, events)?;
+                visit_frame(frame, list, memory, find, events, &mut moved)?;
             }
         }
-        if moved {
+        if moved.any {
             // The driver is going to add more.
             self.look(list, memory)?;
             self.until = current.saturating_add(list.frames());
         }
-        Ok(Next::At(self.due(clock, list).unwrap_or(now.after(LOOK))))
+        if moved.isochronous {
+            self.streamed = Some(now);
+        }
+        let due = self.due(clock, list).unwrap_or(now.after(LOOK));
+        let next = if streams || moved.isochronous { due.min(clock.begin(self.next)) } else { due };
+        Ok(Next::At(next))
     }
 
     fn is_busy(&self, frame: u64, list: List) -> bool {
@@ -240,16 +251,23 @@ impl Search {
     }
 }
 
-/// Does what a frame leads to; whether something has moved.
+/// What has moved.
+#[derive(Debug, Default)]
+struct Moved {
+    any: bool,
+    isochronous: bool,
+}
+
+/// Does what a frame leads to.
 fn visit_frame(
     frame: u64,
     list: List,
     memory: &dyn Memory,
     find: &mut Found<'_>,
     events: &mut u32,
-) -> Result<bool, SystemError> {
+    moved: &mut Moved,
+) -> Result<(), SystemError> {
     let mut link = list.element(frame, memory)?;
-    let mut moved = false;
     for _ in 0..MOST {
         let address = match link {
             Link::End => break,
@@ -262,16 +280,17 @@ fn visit_frame(
                     false => 1,
                 };
                 if microframes > 0 {
-                    moved |= visit(qh, Turn::Packets(packets), memory, find, events)? == Went::On;
+                    let went = visit(qh, Turn::Packets(packets), memory, find, events)?;
+                    moved.any |= went == Went::On;
                 }
                 address
             }
             Link::Itd(address) => {
-                moved |= isochronous::visit_itd(address, memory, find, events)?;
+                moved.isochronous |= isochronous::visit_itd(address, memory, find, events)?;
                 address
             }
             Link::Sitd(address) => {
-                moved |= isochronous::visit_sitd(address, memory, find, events)?;
+                moved.isochronous |= isochronous::visit_sitd(address, memory, find, events)?;
                 address
             }
             // Its back pointer is for split transactions that span frames; here none does.
@@ -279,7 +298,8 @@ fn visit_frame(
         };
         link = Link::parse(memory.load(address).ok_or(SystemError)?);
     }
-    Ok(moved)
+    moved.any |= moved.isochronous;
+    Ok(())
 }
 
 /// A frame, in nanoseconds: pauses are multiples of it.

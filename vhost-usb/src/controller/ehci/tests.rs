@@ -441,6 +441,47 @@ fn an_isochronous_transfer_moves_a_packet_each_microframe() {
     assert_eq!(host.ram.bytes(DATA + 0x100, 5), b"hello");
 }
 
+/// As drivers of streams do, which tell nobody.
+#[test]
+fn isochronous_packets_that_are_linked_a_little_ahead_are_moved() {
+    let mut host = Host::new();
+    host.configure();
+    host.ram.put(FRAMES, &[END; 1024]);
+    host.set(register::PERIODIC_LIST, FRAMES);
+    host.set(register::COMMAND, command::RUN | command::PERIODIC);
+    let ahead = |host: &Host, number: u32| {
+        let itd = 0x3000 + number * 0x40;
+        host.ram.put(itd, &[END, 1 << 31 | 3 << 16]);
+        host.ram.put(itd + 36, &[DATA | 1 | 1 << 8, (DATA + 0x1000) | 512, 1]);
+        let frame = (host.get(register::FRAME_INDEX) / 8 + 2) % 1024;
+        host.ram.put(FRAMES + frame * 4, &[itd]);
+    };
+    let is_done = |host: &Host, number: u32| host.ram.load(0x3004 + number * 0x40) == Some(3 << 16);
+    let pass = |host: &mut Host, milliseconds: u64| {
+        let (end, mut runs) = (host.now.after(milliseconds * 1_000_000), 0);
+        while let Next::At(time) = host.run()
+            && time <= end
+        {
+            (host.now, runs) = (time, runs + 1);
+        }
+        host.now = end;
+        runs
+    };
+    ahead(&host, 0);
+    pass(&mut host, 50);
+    ahead(&host, 1);
+    pass(&mut host, 3);
+    assert!(is_done(&host, 0) && is_done(&host, 1));
+    // The process has no processor for a while.
+    ahead(&host, 2);
+    host.pass(10_000_000);
+    host.run();
+    assert!(is_done(&host, 2));
+    pass(&mut host, 1000);
+    let runs = pass(&mut host, 1000);
+    assert!(runs <= 5, "{runs}");
+}
+
 #[test]
 fn a_split_isochronous_transfer_moves_its_packet() {
     let mut host = Host::new();

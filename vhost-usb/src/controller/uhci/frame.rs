@@ -38,6 +38,8 @@ pub(super) struct Visit<'a, 'b> {
     transactions: u32,
     /// Something has moved at all.
     moved: bool,
+    /// An isochronous packet has.
+    streamed: bool,
 }
 
 /// Where a ring begins that a frame leads to.
@@ -65,12 +67,19 @@ impl<'a, 'b> Visit<'a, 'b> {
         find: &'a mut Found<'b>,
         events: &'a mut Events,
     ) -> Self {
-        Self { memory, find, events, part, links: 0, idle: 0, transactions: 0, moved: false }
+        let (links, idle, transactions) = (0, 0, 0);
+        let (moved, streamed) = (false, false);
+        Self { memory, find, events, part, links, idle, transactions, moved, streamed }
     }
 
     /// Transactions that were made.
     pub(super) fn transactions(&self) -> u32 {
         self.transactions
+    }
+
+    /// Whether an isochronous packet has moved.
+    pub(super) fn has_streamed(&self) -> bool {
+        self.streamed
     }
 
     /// All that a frame has; whether something of a queue has moved.
@@ -129,6 +138,7 @@ impl<'a, 'b> Visit<'a, 'b> {
     }
 
     fn execute(&mut self, td: Td, in_queue: bool) -> Result<Went, Fault> {
+        let is_isochronous = td.is(control::ISOCHRONOUS);
         let went = execute(td, in_queue, self.memory, self.find, self.events)?;
         match went {
             // It tells that its frame is over, once (3.2.2, IOC).
@@ -138,6 +148,7 @@ impl<'a, 'b> Visit<'a, 'b> {
             Went::Inactive => {}
             Went::Waits | Went::Done | Went::Stopped => {
                 self.transactions = self.transactions.saturating_add(1);
+                self.streamed |= is_isochronous;
             }
         }
         Ok(went)

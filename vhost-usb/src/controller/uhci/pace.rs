@@ -2,7 +2,8 @@
 //!
 //! A driver tells nobody of new transfers. So all frames are looked through for them: each frame while
 //! something happens, and then ever more rarely. A frame that has something to do is visited in time,
-//! until nothing moves there any more.
+//! until nothing moves there any more. While isochronous packets move, all frames are looked through in each
+//! frame, and before those that are late: the driver adds more for frames that are soon.
 
 use super::clock::{Clock, FRAME};
 use super::found::Found;
@@ -13,7 +14,7 @@ use super::{Events, Fault};
 use crate::controller::{Memory, Next, Time};
 
 /// Frames that are caught up with after a pause.
-const CATCH_UP: u64 = 16;
+const CATCH_UP: u64 = 32;
 /// Transactions before others have their turn.
 const TRANSACTIONS: u32 = 1024;
 /// A pause is so much of the time since something has happened.
@@ -27,6 +28,9 @@ const ALONE: u64 = 250;
 /// has happened, and the shortest pause meanwhile.
 const EAGER: u64 = 2 * FRAME;
 const SHORTEST: u64 = 20_000;
+/// For how long after an isochronous packet the next is looked for in each frame, in nanoseconds: a driver may be
+/// late.
+const STREAMS: u64 = 100_000_000;
 /// How often everything is visited, news or not.
 const ANYWAY: u64 = 1_000_000_000;
 
@@ -43,6 +47,8 @@ pub(super) struct Pace {
     refreshed: Time,
     /// Something has happened since the last run.
     news: bool,
+    /// When an isochronous packet has last moved.
+    streamed: Option<Time>,
     survey: Survey,
 }
 
@@ -53,6 +59,8 @@ struct Done {
     left: u32,
     /// Something of a queue has moved.
     moved: bool,
+    /// An isochronous packet has.
+    streamed: bool,
 }
 
 impl Pace {
@@ -81,6 +89,10 @@ impl Pace {
         let mut done = Done { left: TRANSACTIONS, ..Done::default() };
         // News is of now: frames that are over are visited only if they were to be before.
         self.next = self.next.max(current.saturating_sub(CATCH_UP));
+        if self.streams(now) && self.next <= current {
+            self.survey.look(list, memory).ok_or(Fault::System)?;
+            self.look = current.saturating_add(1);
+        }
         while self.next < current && done.left > 0 {
             self.visit_next(list, memory, find, events, &mut done)?;
         }
@@ -125,6 +137,7 @@ impl Pace {
         let moved = visit.frame(list, frame)?;
         done.left = done.left.saturating_sub(visit.transactions());
         done.moved |= moved;
+        done.streamed |= visit.has_streamed();
         if !moved {
             self.survey.set_quiet(frame);
         }
@@ -133,10 +146,18 @@ impl Pace {
 
     /// Where something moves, the driver is going to add more.
     fn settle(&mut self, now: Time, done: &Done) {
+        if done.streamed {
+            self.streamed = Some(now);
+            self.look = self.look.min(self.next);
+        }
         if done.moved {
             self.stirred = now;
             self.refresh(now);
         }
+    }
+
+    fn streams(&self, now: Time) -> bool {
+        self.streamed.is_some_and(|last| now.since(last) < STREAMS)
     }
 
     /// All frames are looked through before the next, and what they have is visited.

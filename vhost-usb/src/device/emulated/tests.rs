@@ -1,7 +1,7 @@
 use super::*;
 use crate::device::host::{configure, read, setup, write};
 use crate::usb::data::Buffer;
-use crate::usb::descriptor::{Configuration, EndpointInfo, Transfer, kind};
+use crate::usb::descriptor::{Configuration, EndpointInfo, Synchronization, Transfer, kind};
 
 /// Keeps what it is sent until it is asked for it.
 pub(crate) struct Echo {
@@ -15,8 +15,10 @@ impl Echo {
         let endpoint = |direction| EndpointInfo {
             endpoint: Endpoint::new(1, direction),
             transfer: Transfer::Bulk,
+            synchronization: Synchronization::None,
             max_packet: 512,
             interval: 0,
+            class_descriptors: Vec::new(),
         };
         let interface =
             |alternate, endpoints| Interface { alternate, endpoints, ..Interface::default() };

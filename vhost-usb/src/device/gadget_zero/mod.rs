@@ -14,7 +14,9 @@ use std::os::fd::RawFd;
 
 use super::emulated::Function;
 use crate::usb::data::{Sink, Source};
-use crate::usb::descriptor::{Configuration, Descriptors, EndpointInfo, Interface, Transfer};
+use crate::usb::descriptor::{
+    Configuration, Descriptors, EndpointInfo, Interface, Synchronization, Transfer,
+};
 use crate::usb::setup::{Kind, Recipient, Setup};
 use crate::usb::{Answer, Direction, Endpoint, Speed};
 use loopback::Loopback;
@@ -220,8 +222,10 @@ fn descriptors(fastest: Speed, mode: Mode) -> Descriptors {
         let endpoint = |number, transfer, max_packet, interval, direction| EndpointInfo {
             endpoint: Endpoint::new(number, direction),
             transfer,
+            synchronization: Synchronization::None,
             max_packet,
             interval,
+            class_descriptors: Vec::new(),
         };
         let both = [Direction::In, Direction::Out];
         let bulk = both.map(|way| endpoint(BULK, Transfer::Bulk, bulk_packet, 0, way));

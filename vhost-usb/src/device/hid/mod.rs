@@ -24,7 +24,9 @@ use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use super::emulated::Function;
 use crate::usb::data::{Sink, Source};
-use crate::usb::descriptor::{Configuration, Descriptors, EndpointInfo, Interface, Transfer};
+use crate::usb::descriptor::{
+    Configuration, Descriptors, EndpointInfo, Interface, Synchronization, Transfer,
+};
 use crate::usb::setup::{Kind, Recipient, Setup, request};
 use crate::usb::{Answer, Direction, Endpoint, Speed};
 use idle::Idle;
@@ -282,8 +284,10 @@ fn descriptors(shape: Shape, fastest: Speed) -> Descriptors {
             endpoints: vec![EndpointInfo {
                 endpoint: Endpoint::new(ENDPOINT, Direction::In),
                 transfer: Transfer::Interrupt,
+                synchronization: Synchronization::None,
                 max_packet: shape.max_packet,
                 interval,
+                class_descriptors: Vec::new(),
             }],
             ..Interface::default()
         }],

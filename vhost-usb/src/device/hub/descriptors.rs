@@ -1,6 +1,8 @@
 //! What a hub says that it is (USB 2.0, 11.23).
 
-use crate::usb::descriptor::{Configuration, Descriptors, EndpointInfo, Interface, Transfer};
+use crate::usb::descriptor::{
+    Configuration, Descriptors, EndpointInfo, Interface, Synchronization, Transfer,
+};
 use crate::usb::{Direction, Endpoint, Speed};
 
 /// The class (11.23.1), and the protocol of one transaction translator at high speed.
@@ -44,8 +46,10 @@ pub(super) fn standard(fastest: Speed, ports: usize) -> Descriptors {
             endpoints: vec![EndpointInfo {
                 endpoint: Endpoint::new(ENDPOINT, Direction::In),
                 transfer: Transfer::Interrupt,
+                synchronization: Synchronization::None,
                 max_packet: u16::try_from(bitmap_length(ports)).unwrap_or(1),
                 interval,
+                class_descriptors: Vec::new(),
             }],
             ..Interface::default()
         }],

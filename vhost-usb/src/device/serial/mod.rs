@@ -19,7 +19,9 @@ use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use super::emulated::Function;
 use crate::usb::data::{Sink, Source};
-use crate::usb::descriptor::{Configuration, Descriptors, EndpointInfo, Interface, Transfer};
+use crate::usb::descriptor::{
+    Configuration, Descriptors, EndpointInfo, Interface, Synchronization, Transfer,
+};
 use crate::usb::setup::{Kind, Recipient, Setup};
 use crate::usb::{Answer, Direction, Endpoint, Speed};
 use line::{Coding, Line};
@@ -230,8 +232,10 @@ fn descriptors(fastest: Speed) -> Descriptors {
         let endpoint = |number, direction, transfer, max_packet, interval| EndpointInfo {
             endpoint: Endpoint::new(number, direction),
             transfer,
+            synchronization: Synchronization::None,
             max_packet,
             interval,
+            class_descriptors: Vec::new(),
         };
         let control = Interface {
             number: CONTROL,

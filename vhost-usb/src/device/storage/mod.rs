@@ -17,7 +17,9 @@ use vhost_scsi::scsi::target::Bus;
 
 use super::emulated::Function;
 use crate::usb::data::{Sink, Source};
-use crate::usb::descriptor::{Configuration, Descriptors, EndpointInfo, Interface, Transfer};
+use crate::usb::descriptor::{
+    Configuration, Descriptors, EndpointInfo, Interface, Synchronization, Transfer,
+};
 use crate::usb::setup::{Kind, Recipient, Setup};
 use crate::usb::{Answer, Direction, Endpoint};
 use wire::{COMMAND, Command, Status};
@@ -267,8 +269,10 @@ fn descriptors(serial: &str) -> Descriptors {
         let endpoint = |direction| EndpointInfo {
             endpoint: Endpoint::new(ENDPOINT, direction),
             transfer: Transfer::Bulk,
+            synchronization: Synchronization::None,
             max_packet,
             interval: 0,
+            class_descriptors: Vec::new(),
         };
         Configuration {
             milliamperes: 500,

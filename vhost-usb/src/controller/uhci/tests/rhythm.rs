@@ -75,6 +75,36 @@ fn frames_that_were_missed_are_caught_up_with() {
     assert_eq!(shared.lock().unwrap().got.len(), 4);
 }
 
+/// As drivers of streams do, which tell nobody.
+#[test]
+fn isochronous_packets_that_are_linked_a_little_ahead_are_moved() {
+    let (mut machine, shared) = Machine::with_toy();
+    let packet = |number: u32| {
+        let Td(control, token, buffer) = td(OUT, 5, 1, 4, DATA + 4 * number);
+        Td(control & !C_ERR | IOS, token, buffer)
+    };
+    machine.link(&[packet(0), packet(1), packet(2)], 0);
+    let ahead = |machine: &mut Machine, number: u32| {
+        let frame = u32::from(machine.get(FRAME_NUMBER)) + 2;
+        machine.ram.set(at(number), &[QH | TO_QH]);
+        machine.ram.set(LIST + 4 * (frame % 1024), &[at(number)]);
+    };
+    ahead(&mut machine, 0);
+    machine.stir();
+    machine.pass(50 * MS);
+    ahead(&mut machine, 1);
+    machine.pass(3 * MS);
+    assert_eq!(shared.lock().unwrap().got.len(), 2);
+    // The process has no processor for a while.
+    ahead(&mut machine, 2);
+    machine.now = machine.now.after(10 * MS);
+    machine.run();
+    assert_eq!(shared.lock().unwrap().got.len(), 3);
+    machine.pass(1000 * MS);
+    let runs = machine.pass(1000 * MS);
+    assert!(runs <= 70, "{runs}");
+}
+
 #[test]
 fn a_driver_that_goes_on_at_once_does_not_wait_for_the_next_frame() {
     let (mut machine, shared) = Machine::with_toy();

@@ -5,7 +5,9 @@ use std::sync::{Arc, Mutex};
 use crate::device::Device;
 use crate::device::emulated::{Emulated, Function};
 use crate::usb::data::{Sink, Source};
-use crate::usb::descriptor::{Configuration, Descriptors, EndpointInfo, Interface, Transfer};
+use crate::usb::descriptor::{
+    Configuration, Descriptors, EndpointInfo, Interface, Synchronization, Transfer,
+};
 use crate::usb::{Answer, Direction, Endpoint, Speed};
 
 /// What a test and its device share.
@@ -72,8 +74,10 @@ pub(super) fn toy(speed: Speed) -> (Box<dyn Device>, Arc<Mutex<Shared>>) {
     let endpoint = |number, direction, transfer| EndpointInfo {
         endpoint: Endpoint::new(number, direction),
         transfer,
+        synchronization: Synchronization::None,
         max_packet: 64,
         interval: 1,
+        class_descriptors: Vec::new(),
     };
     let configuration = Configuration {
         remote_wakeup: true,
