@@ -73,6 +73,10 @@ pub trait Device: Send + Sync + 'static {
     /// goes on with a device that it knows, whatever became of the process that served it.
     fn goes_on(&self) {}
 
+    /// The first of the device's rings is started where a driver begins, before [`activate`](Self::activate): whatever
+    /// there was of another one is over. Not every frontend sends RESET_DEVICE when the guest is reset.
+    fn begins(&self) {}
+
     /// The first ring is about to start: take what the guest's data needs (locks, metadata).
     ///
     /// # Errors

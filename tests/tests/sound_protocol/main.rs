@@ -163,6 +163,40 @@ fn a_stream_that_ends_gives_all_buffers_back_first() -> Result<(), Error> {
 }
 
 #[test]
+fn a_stream_that_is_set_anew_gives_all_buffers_back() -> Result<(), Error> {
+    let card = Card::start("--playback speaker")?;
+    let mut sound = card.connect()?;
+    assert_eq!((sound.set(0, PERIOD, CD)?, sound.words(&[PREPARE, 0])?), (OK, OK));
+    sound.play(0, &noise(4))?;
+    // Two channels of S24_3: frames of six bytes.
+    assert_eq!(sound.set(0, 960, [2, 11, 7])?, OK);
+    assert!(sound.try_played()?.is_some_and(|moved| moved.status == OK));
+    assert_eq!((sound.words(&[PREPARE, 0])?, sound.words(&[START, 0])?), (OK, OK));
+    sound.play(0, &noise(960))?;
+    assert_eq!(sound.played()?.status, OK);
+    Ok(())
+}
+
+#[test]
+fn a_new_driver_finds_all_streams_at_rest() -> Result<(), Error> {
+    let card = Card::start("--playback speaker --capture mic")?;
+    for _ in 0..3 {
+        // The one before has not said that it ends, as none does whose guest is reset.
+        let mut sound = card.connect()?;
+        for stream in [0, 1] {
+            assert_eq!(sound.set(stream, PERIOD, CD)?, OK);
+            assert_eq!(
+                (sound.words(&[PREPARE, stream])?, sound.words(&[START, stream])?),
+                (OK, OK)
+            );
+        }
+        sound.play(0, &noise(PERIOD))?;
+        assert_eq!(sound.played()?.status, OK);
+    }
+    Ok(())
+}
+
+#[test]
 fn what_makes_no_sense_is_refused() -> Result<(), Error> {
     let card = Card::start("--playback speaker,formats=S16,rates=48000 --capture mic")?;
     let mut sound = card.connect()?;
@@ -479,6 +513,31 @@ fn a_host_whose_sound_stands_still_holds_nobody_up() -> Result<(), Error> {
         assert!(Instant::now() < end, "it is not played to again");
     }
     assert_eq!((sound.words(&[STOP, 0])?, sound.words(&[RELEASE, 0])?), (OK, OK));
+    Ok(())
+}
+
+#[test]
+fn buffers_that_are_longer_than_what_the_host_takes_at_once_are_played() -> Result<(), Error> {
+    let pipewire = PipeWire::start()?;
+    let listener = Listener::start(&pipewire)?;
+    let card = listener.card("pipewire")?;
+    let mut sound = card.connect()?;
+    let (period, samples) = (200 * PERIOD, loud(600 * PERIOD));
+    let asked = [0x101, 0, 2 * period, period, 0, u32::from_le_bytes([2, 5, 7, 0])];
+    assert_eq!((sound.words(&asked)?, sound.words(&[PREPARE, 0])?), (OK, OK));
+    // A third of a second each.
+    for part in samples.chunks(64 << 10) {
+        sound.play(0, part)?;
+    }
+    let begun = Instant::now();
+    assert_eq!(sound.words(&[START, 0])?, OK);
+    for _ in 0..samples.chunks(64 << 10).len() {
+        assert_eq!(sound.played()?.status, OK);
+    }
+    assert!(begun.elapsed() < 4 * SECOND, "{:?}", begun.elapsed());
+    assert_eq!((sound.words(&[STOP, 0])?, sound.words(&[RELEASE, 0])?), (OK, OK));
+    let heard = listener.heard();
+    assert!(is_within(&samples, &heard), "{} bytes", heard.len());
     Ok(())
 }
 

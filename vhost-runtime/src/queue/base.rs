@@ -113,6 +113,12 @@ impl Base {
         }
     }
 
+    /// It is that of a ring that nobody has used.
+    #[must_use]
+    pub fn is_first(self) -> bool {
+        self == Self::start(matches!(self, Self::Packed { .. }))
+    }
+
     /// What SET_VRING_BASE says, of a packed ring or of a split one. A frontend that says but the lower
     /// half of a packed one, as DPDK's does, means that all that was taken is used.
     #[must_use]

@@ -216,6 +216,8 @@ impl<D: Device> Rings<D> {
         if !self.active {
             if inflight.is_some_and(|region| region.is_in_use()) {
                 self.device.goes_on();
+            } else if number == 0 && setup.base.is_first() {
+                self.device.begins();
             }
             self.device.activate().map_err(RingError::Activate)?;
             self.active = true;

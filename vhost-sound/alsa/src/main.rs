@@ -21,7 +21,7 @@ mod work;
 use std::io;
 use std::process::ExitCode;
 
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use vhost_runtime::arguments::{self, ArgumentError};
 use vhost_runtime::program;
 use vhost_sound::host::helper::far::{Far, Options};
@@ -41,6 +41,9 @@ enum Failure {
     Host(#[from] io::Error),
 }
 
+/// How long it takes until a device that has failed is tried again.
+const SECOND: Timespec = Timespec { tv_sec: 1, tv_nsec: 0 };
+
 fn main() -> ExitCode {
     program::main("vhost-sound-alsa", start)
 }
@@ -53,16 +56,29 @@ fn start() -> Result<ExitCode, Failure> {
         return Ok(ExitCode::SUCCESS);
     }
     let far = Far::inherited(options.direction()).map_err(Failure::Alone)?;
+    let mut told = None;
     loop {
         match far.order() {
             Some(order) => {
-                let device = Device::open(&options, &order)?;
-                Work::new(device, &far, order)?.run()?;
+                let device = Device::open(&options, &order).map_err(Failure::from);
+                let done = device.and_then(|device| Work::new(device, &far, order)?.run());
+                if let Err(error) = done {
+                    // The device may come back, and the next order may be one that it can do.
+                    if told != Some(order.generation) {
+                        log::error!("{}: {error}", options.name);
+                        told = Some(order.generation);
+                    }
+                    wait(&far, Some(&SECOND))?;
+                }
             }
-            None => {
-                poll(&mut [PollFd::from_borrowed_fd(far.bell(), PollFlags::IN)], None)
-                    .map_err(io::Error::from)?;
-            }
+            None => wait(&far, None)?,
         }
     }
+}
+
+/// Waits for another order.
+fn wait(far: &Far, limit: Option<&Timespec>) -> Result<(), Failure> {
+    poll(&mut [PollFd::from_borrowed_fd(far.bell(), PollFlags::IN)], limit)
+        .map_err(io::Error::from)?;
+    Ok(())
 }

@@ -17,6 +17,8 @@ use crate::device::Device;
 /// What was written or read when it was too late (EPIPE), or the host had slept (ESTRPIPE).
 const LATE: [i32; 2] = [32, 86];
 const AGAIN: i32 = 11;
+/// How often it is looked at whether it was.
+const PAUSE: Duration = Duration::from_millis(5);
 /// How long what was played last may take to be heard: the longest latency, and a little.
 const ECHO: Duration = Duration::from_millis(1200);
 
@@ -31,6 +33,8 @@ pub(crate) struct Work<'a> {
     /// Samples as the card has them, and as the device does, which takes no more of those just now.
     near: Vec<u8>,
     beyond: Vec<u8>,
+    /// Milliseconds until the device needs more, if the card had no more for it just now.
+    dry: Option<i32>,
 }
 
 impl<'a> Work<'a> {
@@ -46,7 +50,16 @@ impl<'a> Work<'a> {
             Some(Converter::new(from, to).ok_or_else(|| device.unlike(&order))?)
         };
         let mover = far.mover()?;
-        Ok(Self { device, far, order, mover, converter, near: Vec::new(), beyond: Vec::new() })
+        Ok(Self {
+            device,
+            far,
+            order,
+            mover,
+            converter,
+            near: Vec::new(),
+            beyond: Vec::new(),
+            dry: None,
+        })
     }
 
     /// Does it until there is another.
@@ -81,16 +94,29 @@ impl<'a> Work<'a> {
     /// What was played is heard to its end, unless the device does not get there.
     fn end(&mut self) -> alsa::Result<()> {
         let begun = Instant::now();
-        match self.rest() {
-            Err(error) if error.errno() != AGAIN => return Err(error),
-            _ => {}
-        }
-        while self.device.pcm.state() == State::Draining && begun.elapsed() < ECHO {
-            let mut polled = self.device.pcm.get()?;
-            alsa::poll::poll(&mut polled, 10)?;
-            self.device.pcm.revents(&polled)?;
+        self.flush();
+        while begun.elapsed() < ECHO
+            && matches!(self.device.pcm.state(), State::Running | State::Draining)
+            && (!self.beyond.is_empty() || self.device.pcm.delay().is_ok_and(|left| left > 0))
+        {
+            match self.rest() {
+                Err(error) if error.errno() != AGAIN => return Err(error),
+                _ => {}
+            }
+            std::thread::sleep(PAUSE);
         }
         Ok(())
+    }
+
+    /// What is in the converter comes out by what goes in.
+    fn flush(&mut self) {
+        let frame = usize::try_from(self.order.frame()).unwrap_or(0);
+        let delay = self.converter.as_ref().map_or(0, Converter::delay);
+        self.near.resize(delay.saturating_mul(frame), 0);
+        silence(self.order.format, &mut self.near);
+        if let Some(converter) = &mut self.converter {
+            converter.convert(&self.near, &mut self.beyond);
+        }
     }
 
     /// Frames of the device, as so many of the card's.
@@ -110,16 +136,29 @@ impl<'a> Work<'a> {
     fn play(&mut self) -> alsa::Result<()> {
         let room = frames(self.device.pcm.avail_update()?);
         let waiting = self.device.buffer.saturating_sub(room).saturating_add(self.left());
-        self.tell_delay(waiting);
         let given = self.mover.ready(&self.order).checked_div(self.order.frame()).unwrap_or(0);
-        let least = self.device.period.saturating_mul(2).saturating_sub(waiting);
+        let period = self.device.period;
+        // The next look is when one period is left, and is early enough for another.
+        let least = match waiting < period.saturating_mul(2) {
+            true => period.saturating_mul(3).saturating_sub(waiting),
+            false => 0,
+        };
         let most = self.near_frames(room.saturating_sub(self.left()));
         let count = given.max(self.near_frames(least)).min(most);
         let bytes = usize::try_from(count.saturating_mul(self.order.frame())).unwrap_or(0);
         self.near.resize(bytes, 0);
+        // Whoever is told that they were taken is told, too, how long they take from here.
+        self.tell_delay(waiting.saturating_add(room.min(count)));
         let taken = self.mover.take(&self.order, &mut self.near);
         silence(self.order.format, self.near.get_mut(taken..).unwrap_or_default());
-        self.put()
+        self.put()?;
+        let is_dry = given <= count && room > count;
+        self.dry = is_dry.then(|| {
+            let left = waiting.saturating_add(count).saturating_sub(period);
+            let time = left.saturating_mul(1000).checked_div(self.device.kind.hertz.into());
+            i32::try_from(time.unwrap_or(0)).unwrap_or(1).max(1)
+        });
+        Ok(())
     }
 
     /// Frames that the device did not take yet.
@@ -170,14 +209,12 @@ impl<'a> Work<'a> {
     fn rest(&mut self) -> alsa::Result<()> {
         match (self.device.pcm.state(), self.far.direction()) {
             (State::Running, Direction::Playback) => {
-                // What is in the converter comes out by what goes in.
-                let frame = usize::try_from(self.order.frame()).unwrap_or(0);
-                let delay = self.converter.as_ref().map_or(0, Converter::delay);
-                self.near.resize(delay.saturating_mul(frame), 0);
-                silence(self.order.format, &mut self.near);
+                self.near.clear();
                 self.put()?;
-                self.beyond.clear();
-                self.device.pcm.drain()
+                match self.beyond.is_empty() {
+                    true => self.device.pcm.drain(),
+                    false => Ok(()),
+                }
             }
             (State::Running, Direction::Capture) => self.device.pcm.drop(),
             _ => Ok(()),
@@ -186,8 +223,10 @@ impl<'a> Work<'a> {
 
     /// Has the device ready, if it rested.
     fn wake(&mut self) -> alsa::Result<()> {
-        match self.device.pcm.state() {
-            State::Setup | State::Draining => self.device.pcm.prepare(),
+        let pcm = &self.device.pcm;
+        match pcm.state() {
+            State::Draining => pcm.drop().and_then(|()| pcm.prepare()),
+            State::Setup => pcm.prepare(),
             _ => Ok(()),
         }
     }
@@ -195,13 +234,16 @@ impl<'a> Work<'a> {
     /// Waits for the device, while it runs, and for another order.
     fn wait(&self, runs: bool) -> alsa::Result<()> {
         let bell = pollfd { fd: self.far.bell().as_raw_fd(), events: libc::POLLIN, revents: 0 };
-        let mut polled = match runs {
-            true => self.device.pcm.get()?,
-            false => Vec::new(),
+        let (mut polled, limit) = match (runs, self.dry) {
+            // It has room, which is no reason to look.
+            (true, Some(limit)) => (Vec::new(), limit),
+            (true, None) => (self.device.pcm.get()?, -1),
+            (false, _) => (Vec::new(), if self.beyond.is_empty() { -1 } else { 10 }),
         };
+        let watches = !polled.is_empty();
         polled.push(bell);
-        alsa::poll::poll(&mut polled, -1)?;
-        if runs {
+        alsa::poll::poll(&mut polled, limit)?;
+        if watches {
             // Some of ALSA's plugins take note of what happened by this alone.
             polled.pop();
             self.device.pcm.revents(&polled)?;

@@ -215,6 +215,8 @@ pub struct Player {
     file: File,
     /// What its samples are, if it says so.
     shape: Option<Shape>,
+    /// Where its samples end.
+    end: u64,
     left: u64,
     format: Option<Format>,
 }
@@ -225,14 +227,15 @@ impl Player {
     /// # Errors
     /// It can't be read, or is no WAV file.
     pub fn new(mut file: File, kind: Kind) -> io::Result<Self> {
-        let (shape, left) = match kind {
+        let (shape, end) = match kind {
             Kind::Raw => (None, u64::MAX),
             Kind::Wav => {
-                let (shape, left) = parse(&mut file)?;
-                (Some(shape), if left == MOST { u64::MAX } else { left })
+                let (shape, length) = parse(&mut file)?;
+                let end = file.stream_position()?.saturating_add(length);
+                (Some(shape), if length == MOST { u64::MAX } else { end })
             }
         };
-        Ok(Self { file, shape, left, format: None })
+        Ok(Self { file, shape, end, left: 0, format: None })
     }
 }
 
@@ -242,6 +245,8 @@ impl Host for Player {
             return Err(unsupported("the file has samples of another kind"));
         }
         self.format = Some(params.format);
+        // A process before this one may have read some of it.
+        self.left = self.end.saturating_sub(self.file.stream_position()?);
         Ok(())
     }
 

@@ -62,18 +62,17 @@ pub trait Host: Debug + Send {
     /// A buffer of so many bytes is done with.
     fn completed(&mut self, _bytes: u64) {}
 
-    /// Bytes that have moved of buffers that are not done with: by another process too, whose place this one took.
-    fn begun(&self) -> u64 {
-        0
+    /// Bytes that have moved of buffers that are not done with, if it goes on with what it had of another process.
+    fn begun(&self) -> Option<u64> {
+        None
     }
 
-    /// Has its [`event`](Self::event) written to once so many more bytes are heard, or can be recorded. `true`: they
-    /// are already.
-    fn wake_after(&mut self, _bytes: u64) -> bool {
+    /// Has its [`event`](Self::event) written to once so much has [passed](Time::passed). `true`: it has already.
+    fn wake_at(&mut self, _passed: u64) -> bool {
         false
     }
 
-    /// See [`wake_after`](Self::wake_after).
+    /// See [`wake_at`](Self::wake_at).
     fn event(&self) -> Option<RawFd> {
         None
     }

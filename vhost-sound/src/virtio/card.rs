@@ -267,7 +267,9 @@ impl Card {
         };
         let done = match request {
             Request::Info(kind, query) => return self.tell(kind, query),
-            Request::SetParams(stream, asked) => with(stream, &mut |it| it.set_params(asked)),
+            Request::SetParams(stream, asked) => {
+                with(stream, &mut |it| it.set_params(asked, finished))
+            }
             Request::Prepare(stream) => with(stream, &mut Stream::prepare),
             Request::Start(stream) => with(stream, &mut |it| it.start(now)),
             Request::Stop(stream) => with(stream, &mut |it| it.stop(now)),
@@ -334,6 +336,11 @@ impl Device for Card {
         self.doubtful.store(false, Ordering::Relaxed);
     }
 
+    /// What a driver before this one has left: a reset is not always told.
+    fn begins(&self) {
+        self.reset();
+    }
+
     fn activate(&self) -> Result<(), Box<dyn Error + Send + Sync>> {
         if self.doubtful.swap(false, Ordering::Relaxed) {
             self.reset(); // another guest's
@@ -342,7 +349,9 @@ impl Device for Card {
         Ok(())
     }
 
-    fn deactivate(&self) {}
+    fn deactivate(&self) {
+        self.streams().iter_mut().for_each(Stream::pause);
+    }
 
     fn reset(&self) {
         // No ring runs: no buffer is here.

@@ -16,6 +16,7 @@ use crate::card::control::Level;
 use crate::card::gain::Gain;
 use crate::card::params::{Asked, Params, ParamsError};
 use crate::card::port::Direction;
+use crate::card::silence::silence;
 use crate::card::state::{self, Command, State};
 use crate::host::{Host, Time};
 
@@ -26,6 +27,8 @@ pub(super) const TRANSFER: u64 = 4;
 pub(super) const STATUS: u64 = 8;
 /// Bytes that are moved at once.
 const PIECE: u64 = 64 << 10;
+/// How far ahead a host with a clock of its own is asked to say so at most: it may have room for no more.
+const AHEAD: u64 = 256 << 10;
 /// How long a host with a clock of its own may stand still.
 const PATIENCE: Duration = Duration::from_millis(500);
 
@@ -38,6 +41,8 @@ struct Buffer {
     /// Bytes of samples in it, and those that have moved.
     length: u64,
     done: u64,
+    /// Those that the host had.
+    through: u64,
     status: Status,
 }
 
@@ -75,8 +80,9 @@ pub(super) struct Stream {
     host: Box<dyn Host>,
     clock: Clock,
     buffers: VecDeque<Buffer>,
-    /// Bytes that had moved of the first buffers when those were given back.
+    /// Bytes that had moved of the first buffers when those were given back, and those that the host had.
     begun: u64,
+    through: u64,
     /// How far a host with a clock of its own had come, and when it was seen to.
     passed: (u64, Instant),
     /// Bytes of the buffers that were given to it, and have not left.
@@ -105,6 +111,7 @@ impl Stream {
             clock: Clock::default(),
             buffers: VecDeque::new(),
             begun: 0,
+            through: 0,
             passed: (0, Instant::now()),
             unheard: 0,
             is_stalled: false,
@@ -150,13 +157,19 @@ impl Stream {
         self.buffers.len()
     }
 
-    pub(super) fn set_params(&mut self, asked: Asked) -> Status {
+    /// Sets what its samples are like. What was given, or got ready, for others comes back.
+    pub(super) fn set_params(&mut self, asked: Asked, finished: &mut Vec<Finished>) -> Status {
         let params = match Params::check(asked, &self.config, EVT_XRUNS) {
             Ok(params) => params,
             Err(ParamsError::Unsupported) => return Status::NotSupported,
             Err(ParamsError::Size) => return Status::BadMessage,
         };
-        self.go(Command::Set(params))
+        let was_ready = self.state.takes_buffers();
+        let status = self.go(Command::Set(params));
+        if status == Status::Ok && was_ready {
+            self.end(finished);
+        }
+        status
     }
 
     fn go(&mut self, command: Command) -> Status {
@@ -174,10 +187,15 @@ impl Stream {
             return Status::BadMessage;
         };
         if let Err(error) = self.host.prepare(&params) {
-            log::error!("{}: it cannot be used so: {error}", self.config.name);
+            // Once, however often the driver tries.
+            if !std::mem::replace(&mut self.has_failed, true) {
+                log::error!("{}: it cannot be used so: {error}", self.config.name);
+            }
             return Status::IoError;
         }
-        (self.clock, self.position, self.begun) = (Clock::default(), 0, 0);
+        self.has_failed = false;
+        (self.clock, self.position) = (Clock::default(), 0);
+        (self.begun, self.through) = (0, 0);
         (self.is_starved, self.is_stalled, self.unheard) = (false, false, 0);
         self.go(Command::Prepare)
     }
@@ -210,11 +228,18 @@ impl Stream {
         status
     }
 
-    /// What another process needs to go on, without buffers: those come again.
+    /// What a process on another host needs to go on, without buffers: those come again.
     pub(super) fn save(&self) -> Saved {
         let unheard = self.host.time().map_or(0, |time| time.unheard);
         let begun = self.begun.saturating_add(self.moved()).saturating_sub(unheard);
-        Saved { name: self.config.name.clone(), state: self.state.save(), begun, level: self.level }
+        Saved { begun, ..self.keep() }
+    }
+
+    /// The same for the process that takes this one's place, at whatever time: how much of the buffers has moved by
+    /// then is not known, so they are played once more, unless the host knows.
+    pub(super) fn keep(&self) -> Saved {
+        let name = self.config.name.clone();
+        Saved { name, state: self.state.save(), begun: 0, level: self.level }
     }
 
     /// Goes on where another process has stopped.
@@ -228,9 +253,11 @@ impl Stream {
         if let Some(params) = state.params().filter(|_| state.takes_buffers()) {
             host.prepare(params).map_err(|error| format!("{}: {error}", config.name))?;
         }
-        // What a helper has, it has of another process of this program, whose place this one took.
-        let begun = Some(host.begun()).filter(|begun| *begun > 0).unwrap_or(saved.begun);
-        (self.state, self.begun, self.position) = (state, begun, 0);
+        (self.begun, self.through) = match host.begun() {
+            Some(begun) => (begun, begun),
+            None => (saved.begun, 0),
+        };
+        (self.state, self.position) = (state, 0);
         (self.clock, self.is_starved) = (Clock::default(), false);
         self.set_level(saved.level);
         self.passed.1 = Instant::now();
@@ -283,26 +310,33 @@ impl Stream {
                 self.clock.hold(params, self.position, now);
             }
             self.passed.1 = now;
-            if self.is_starved && self.config.direction() == Direction::Capture {
-                self.drop_recorded(frame);
-            }
+            self.drop_recorded();
         }
         self.is_starved = false;
-        let done = self.begun.min(length);
-        self.begun = self.begun.saturating_sub(done);
-        self.buffers.push_back(Buffer { chain, number, length, done, status: Status::Ok });
+        let done = whole(self.begun.min(length), frame).unwrap_or(0);
+        let through = self.through.min(done);
+        self.begun = if done < length { 0 } else { self.begun.saturating_sub(done) };
+        self.through = self.through.saturating_sub(through).min(self.begun);
+        let status = Status::Ok;
+        self.buffers.push_back(Buffer { chain, number, length, done, through, status });
         Ok(())
     }
 
-    /// What came while nobody wanted it is too old.
-    fn drop_recorded(&mut self, frame: u64) {
-        while let Some(time) = self.host.time()
-            && let Some(count) = whole(time.room.min(PIECE), frame)
+    /// What came while nobody wanted it is too old: no more than a driver's buffer of it is left.
+    fn drop_recorded(&mut self) {
+        let Some(params) = self.state.params() else { return };
+        let frame = u64::from(params.frame);
+        let room = self.host.time().map_or(0, |time| time.room);
+        let mut left = room.saturating_sub(params.buffer.into());
+        while self.config.direction() == Direction::Capture
+            && let Some(count) = whole(left.min(PIECE.max(frame)), frame)
         {
             self.piece.resize(usize::try_from(count).unwrap_or(0), 0);
             if self.host.record(&mut self.piece).is_err() {
                 break;
             }
+            self.host.completed(count);
+            left = left.saturating_sub(count);
         }
     }
 
@@ -310,6 +344,7 @@ impl Stream {
     /// come again.
     pub(super) fn give_back(&mut self) -> impl Iterator<Item = (u64, Chain)> {
         self.begun = self.moved();
+        self.through = self.buffers.iter().map(|it| it.through).fold(0, u64::saturating_add);
         self.buffers.drain(..).map(|buffer| (buffer.number, buffer.chain))
     }
 
@@ -323,11 +358,20 @@ impl Stream {
         self.moved().saturating_sub(self.unheard)
     }
 
-    /// The time while the queues stood still has not passed.
+    /// The queues stand still.
+    pub(super) fn pause(&mut self) {
+        if self.is_running() {
+            self.host.run(false);
+        }
+    }
+
+    /// They go on. The time meanwhile has not passed.
     pub(super) fn resume(&mut self, now: Instant) {
-        self.passed.1 = now;
         if let State::Running(params) = &self.state {
             self.clock.hold(params, self.position, now);
+            self.passed.1 = now;
+            self.drop_recorded();
+            self.host.run(true);
         }
     }
 
@@ -354,24 +398,36 @@ impl Stream {
             }
         }
         // What was given just now is not heard yet.
-        self.unheard = time.and_then(|_| self.host.time()).map_or(0, |time| time.unheard);
+        let time = time.and_then(|_| self.host.time());
+        self.unheard = time.map_or(0, |time| time.unheard);
+        let is_capture = self.config.direction() == Direction::Capture;
         let mut heard = self.heard();
         while let Some(first) = self.buffers.front()
             && first.done >= first.length
             && heard >= first.length
-            && let Some(Buffer { chain, done, length, status, .. }) = self.buffers.pop_front()
+            && let Some(buffer) = self.buffers.pop_front()
         {
+            let Buffer { chain, done, length, through, status, .. } = buffer;
             heard = heard.saturating_sub(length);
-            self.host.completed(length);
-            let is_capture = self.config.direction() == Direction::Capture;
+            self.host.completed(through);
             let recorded = if is_capture { done } else { 0 };
             let queue = self.queue();
             finished.push(Finished { chain, queue, recorded, status, latency });
         }
-        self.is_due = match (time, self.buffers.front()) {
-            (Some(_), Some(first)) => self.host.wake_after(first.length.saturating_sub(heard)),
-            _ => false,
-        };
+        self.is_due = time.is_some_and(|time| {
+            // Without a buffer, what comes is an overrun when it would have filled one.
+            let rest = match self.buffers.front() {
+                // Where it is not all there yet, there is room for more before it is heard.
+                Some(first) if !is_capture && first.done < first.length => {
+                    (time.unheard / 2).max(frame)
+                }
+                Some(first) => first.length.saturating_sub(heard),
+                None if is_capture && !self.is_starved => params.period.into(),
+                None => return false,
+            };
+            let now = time.passed.saturating_sub(if is_capture { time.room } else { 0 });
+            self.host.wake_at(now.saturating_add(rest.min(AHEAD)))
+        });
         let starves = due > 0 && self.buffers.is_empty() && !self.is_starved;
         self.is_starved |= starves;
         (starves || stalls) && params.features & EVT_XRUNS != 0
@@ -408,7 +464,7 @@ impl Stream {
         let Some(buffer) = self.buffers.get_mut(number) else { return };
         self.piece.resize(usize::try_from(count).unwrap_or(0), 0);
         let moved = match self.config.direction() {
-            _ if self.is_stalled => Err(io::ErrorKind::TimedOut.into()),
+            Direction::Playback if self.is_stalled => Err(io::ErrorKind::TimedOut.into()),
             Direction::Playback => {
                 let at = TRANSFER.saturating_add(buffer.done);
                 buffer.chain.readable().split_at(at).1.read(&mut self.piece);
@@ -416,13 +472,22 @@ impl Stream {
                 self.host.play(&self.piece)
             }
             Direction::Capture => {
-                let recorded = self.host.record(&mut self.piece);
+                let recorded = match self.is_stalled {
+                    true => Err(io::ErrorKind::TimedOut.into()),
+                    false => self.host.record(&mut self.piece),
+                };
+                if recorded.is_err() {
+                    silence(params.format, &mut self.piece);
+                }
                 self.gain.apply(params, &mut self.piece);
                 buffer.chain.writable().split_at(buffer.done).1.write(&self.piece);
                 recorded
             }
         };
         buffer.done = buffer.done.saturating_add(count);
+        if moved.is_ok() {
+            buffer.through = buffer.through.saturating_add(count);
+        }
         let had_failed = std::mem::replace(&mut self.has_failed, moved.is_err());
         if let Err(error) = moved {
             buffer.status = Status::IoError;
@@ -435,10 +500,12 @@ impl Stream {
     /// When it is to be looked at next.
     pub(super) fn next(&self) -> Option<Instant> {
         let State::Running(params) = &self.state else { return None };
+        if self.is_due {
+            return Some(self.passed.1);
+        }
         let buffer = self.buffers.front()?;
         if self.host.event().is_some() && !self.is_stalled {
-            let (_, since) = self.passed;
-            return if self.is_due { Some(since) } else { since.checked_add(PATIENCE) };
+            return self.passed.1.checked_add(PATIENCE);
         }
         let left = buffer.length.saturating_sub(buffer.done).checked_div(params.frame.into())?;
         self.clock.when(params, self.position.saturating_add(left))

@@ -135,6 +135,7 @@ impl Mover {
 
     /// Takes whole frames to be played, and returns their bytes: none while the card stands still.
     pub fn take(&mut self, order: &Order, samples: &mut [u8]) -> usize {
+        self.ring.align(order.frame());
         let most = usize::try_from(self.ready(order)).unwrap_or(usize::MAX).min(samples.len());
         let most = most.saturating_sub(most.checked_rem(frame(order)).unwrap_or(0));
         if !self.runs(order) {

@@ -5,7 +5,7 @@ use std::os::fd::{AsRawFd, RawFd};
 
 use vmm_sys_util::eventfd::EventFd;
 
-use super::ring::{Order, Phase, Ring};
+use super::ring::{CAPACITY, Order, Phase, Ring};
 use crate::card::params::Params;
 use crate::card::port::Direction;
 use crate::host::{Host, Time};
@@ -19,19 +19,29 @@ pub struct Near {
     wake: EventFd,
     /// Written to when the helper is to look at its order.
     bell: EventFd,
+    /// What is under way was begun by another process.
+    goes_on: bool,
 }
 
 impl Near {
     pub(super) fn new(ring: Ring, direction: Direction, wake: EventFd, bell: EventFd) -> Self {
-        Self { ring, direction, wake, bell }
+        Self { ring, direction, wake, bell, goes_on: false }
     }
 
     fn order(&self, order: Order) -> io::Result<()> {
-        if self.ring.order() == Some(order) {
-            return Ok(());
-        }
+        // Also if it is the same: who gave it may have been killed before the bell.
         self.ring.set_order(order);
         self.bell.write(1)
+    }
+
+    /// Bytes that may wait to be heard: a quarter of a second, which outlasts the start of another process, and is no
+    /// longer than what a volume may take to be heard.
+    fn ahead(&self) -> u64 {
+        let second = self
+            .ring
+            .order()
+            .map_or(0, |order| order.frame().saturating_mul(order.rate.hertz().into()));
+        (second / 4).clamp(1 << 12, CAPACITY)
     }
 
     /// How far this end has come.
@@ -54,9 +64,12 @@ impl Near {
 impl Host for Near {
     fn prepare(&mut self, params: &Params) -> io::Result<()> {
         let last = self.ring.order();
-        if last.is_some_and(|last| last.phase != Phase::Idle && last.is_of(params)) {
+        if let Some(last) = last.filter(|last| last.phase != Phase::Idle && last.is_of(params)) {
+            self.order(last)?;
+            self.goes_on = true;
             return Ok(()); // another process has begun it
         }
+        self.goes_on = false;
         let generation = last.map_or(0, |last| last.generation).wrapping_add(1);
         let Params { format, rate, channels, .. } = *params;
         self.ring.restart();
@@ -92,7 +105,7 @@ impl Host for Near {
     fn time(&self) -> Option<Time> {
         let (filled, delay) = (self.ring.filled(), self.ring.delay());
         let (room, unheard) = match self.direction {
-            Direction::Playback => (self.ring.room(), filled),
+            Direction::Playback => (self.ahead().saturating_sub(filled), filled),
             Direction::Capture => (filled, 0),
         };
         Some(Time { passed: self.passed(), room, unheard, delay })
@@ -102,15 +115,14 @@ impl Host for Near {
         self.ring.complete(bytes);
     }
 
-    fn begun(&self) -> u64 {
-        self.place().saturating_sub(self.ring.begun())
+    fn begun(&self) -> Option<u64> {
+        self.goes_on.then(|| self.place().saturating_sub(self.ring.begun()))
     }
 
-    fn wake_after(&mut self, bytes: u64) -> bool {
-        let wanted = self.ring.read().saturating_add(bytes);
-        self.ring.wake_at(wanted);
+    fn wake_at(&mut self, passed: u64) -> bool {
+        self.ring.wake_at(passed);
         // It may have come there before it saw that.
-        self.passed() >= wanted
+        passed != u64::MAX && self.passed() >= passed
     }
 
     fn event(&self) -> Option<RawFd> {

@@ -4,6 +4,7 @@
 
 use std::env;
 use std::ffi::OsString;
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
@@ -213,6 +214,7 @@ impl Broker {
 
     /// Starts all, and again what ends, until nobody is there any more whom they would be of use to.
     fn run(&mut self) {
+        let _taken = take_places();
         loop {
             let limit = self.helpers.iter_mut().filter_map(Helper::look_after).min();
             if self.wait(limit) {
@@ -232,7 +234,8 @@ impl Broker {
         let pids = children.filter_map(|child| Pid::from_raw(i32::try_from(child.id()).ok()?));
         let fds: Vec<OwnedFd> =
             pids.filter_map(|pid| pidfd_open(pid, PidfdFlags::empty()).ok()).collect();
-        let channel = PollFd::new(&self.channel, PollFlags::IN);
+        // Its end alone: nothing that a process says there means anything.
+        let channel = PollFd::new(&self.channel, PollFlags::empty());
         let mut polled: Vec<PollFd<'_>> = vec![channel];
         polled.extend(fds.iter().map(|fd| PollFd::new(fd, PollFlags::IN)));
         let limit = limit.map(|limit| Timespec {
@@ -292,6 +295,19 @@ impl Helper {
         }
         command.spawn()
     }
+}
+
+/// Has the descriptors that a helper is to have in use: what is opened to start one must be none of them.
+fn take_places() -> Vec<File> {
+    let mut taken = Vec::new();
+    while let Ok(file) = File::open("/dev/null") {
+        let is_above = file.as_raw_fd() > BELL;
+        taken.push(file);
+        if is_above {
+            break;
+        }
+    }
+    taken
 }
 
 /// Makes these descriptors the ones that a helper has.

@@ -213,9 +213,13 @@ impl Ring {
         count
     }
 
-    /// Leaves samples out.
-    pub fn skip(&self, count: u64) {
-        self.store(READ, self.read().wrapping_add(count.min(self.filled())));
+    /// Goes on at a whole frame, if another stream's end has left it in the middle of one.
+    pub fn align(&self, frame: u64) {
+        let over = self.read().saturating_sub(self.load(START)).checked_rem(frame).unwrap_or(0);
+        if over > 0 {
+            let rest = frame.saturating_sub(over).min(self.filled());
+            self.store(READ, self.read().wrapping_add(rest));
+        }
     }
 
     /// Up to where buffers are done with.
@@ -337,7 +341,7 @@ mod tests {
             proptest::prop_assert!(ring.put(&bytes) <= 5000 && ring.get(&mut bytes) <= 5000);
             proptest::prop_assert!(ring.filled() <= CAPACITY);
             proptest::prop_assert!(ring.order().is_none_or(|order| order.frame() > 0));
-            ring.skip(7);
+            ring.align(7);
         }
     }
 }
