@@ -269,7 +269,7 @@ const PLAY_ON: &str = "
 modprobe -a ehci-pci snd-usb-audio || exit 1
 for i in $(seq 300); do [ -e /proc/asound/Audio/pcm0p ] && break; sleep 0.2; done
 amixer -q -c Audio sset PCM 80 || exit 1
-aplay -q -D hw:Audio,0 -t raw -f S16_LE -c 1 -r 8000 -d 60 /dev/zero >/tmp/aplay 2>&1 &";
+aplay -q -D hw:Audio,0 -t raw -f S16_LE -c 1 -r 8000 -d 600 /dev/zero >/tmp/aplay 2>&1 &";
 
 /// What the file has gained in so many seconds.
 const GAINED: &str = "
@@ -302,7 +302,7 @@ fn a_guest_plays_on_when_the_process_is_killed() -> Result<(), Error> {
         }
         let after = gained()?;
         eprintln!("{before} bytes in five seconds, then {after}");
-        assert!(before > 0 && after > 0);
+        assert!(before > 0 && after > before / 5);
         // grep counts none, which is no success.
         let loud = guest.run_within(MINUTE, AS_LOUD)?.stdout();
         assert_eq!(loud, "80 [67%] [-20.00dB]\n0\n");

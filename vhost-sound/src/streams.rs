@@ -2,14 +2,15 @@
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::io::{self, Seek};
+use std::io;
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::card::StreamConfig;
 use crate::card::port::Direction;
 use crate::host::Host;
-use crate::host::file::{Kind, Player, Recorder};
+use crate::host::file::{Player, Recorder};
 use crate::host::helper::process::{HelperError, Helpers, Wanted};
 use crate::host::loopback::{self, Loopback};
 use crate::host::null::Null;
@@ -81,7 +82,17 @@ pub fn open(
     capture: &[Stream],
     helpers: &mut Helpers,
 ) -> Result<Vec<Opened>, StreamError> {
-    join(playback, capture, &mut open_file, Some(helpers))
+    let mut files = Vec::new();
+    let mut open = |stream: &Stream, path: &Path| {
+        let file = open_file(stream, path)?;
+        if stream.config.direction() == Direction::Playback {
+            files.push(file.try_clone().map_err(|error| failed(stream, path, error))?);
+        }
+        Ok(file)
+    };
+    let opened = join(playback, capture, &mut open, Some(helpers))?;
+    empty(&files);
+    Ok(opened)
 }
 
 /// Opens the files that the streams need, in their order, for [`on_files`] in another process.
@@ -94,7 +105,27 @@ pub fn open_files(playback: &[Stream], capture: &[Stream]) -> Result<Vec<File>, 
         Backend::File(_, path) => Some(open_file(stream, path)),
         _ => None,
     });
-    files.collect()
+    let files = files.collect::<Result<Vec<File>, _>>()?;
+    let played = playback.iter().filter(|it| matches!(it.backend, Backend::File(..))).count();
+    empty(files.get(..played).unwrap_or(&files));
+    Ok(files)
+}
+
+/// What is played replaces what was there, once all that is asked for can be had.
+fn empty(files: &[File]) {
+    for file in files {
+        // What has no length, as /dev/null, is empty.
+        let _ = file.set_len(0);
+    }
+}
+
+/// Whoever reads or writes it must not have to wait.
+fn check(file: &File) -> io::Result<()> {
+    let kind = file.metadata()?.file_type();
+    match kind.is_fifo() || kind.is_socket() {
+        true => Err(io::Error::other("it is a pipe or a socket, which would be waited for")),
+        false => Ok(()),
+    }
 }
 
 /// As [`open`], on files that were opened elsewhere, and perhaps used by a process before this one. Nothing else
@@ -110,12 +141,8 @@ pub fn on_files(
     let mut files = files.into_iter();
     let mut passed = |stream: &Stream, path: &Path| {
         let missing = || failed(stream, path, io::Error::other("it was not passed"));
-        let mut file = files.next().ok_or_else(missing)?;
-        // A header says what is recorded. What is played goes on behind what is there.
-        let from_header = matches!(stream.backend, Backend::File(Kind::Wav, _));
-        if from_header && stream.config.direction() == Direction::Capture {
-            file.rewind().map_err(|error| failed(stream, path, error))?;
-        }
+        let file = files.next().ok_or_else(missing)?;
+        check(&file).map_err(|error| failed(stream, path, error))?;
         Ok(file)
     };
     join(playback, capture, &mut passed, None)
@@ -126,14 +153,15 @@ fn failed(stream: &Stream, path: &Path, error: io::Error) -> StreamError {
     StreamError::File { option, stream: stream.config.name.clone(), path, error }
 }
 
-/// Opens the file behind a stream: what is played replaces what was there.
+/// Opens the file behind a stream.
 fn open_file(stream: &Stream, path: &Path) -> Result<File, StreamError> {
-    let file = match stream.config.direction() {
-        Direction::Playback => {
-            File::options().read(true).write(true).create(true).truncate(true).open(path)
-        }
-        Direction::Capture => File::open(path),
-    };
+    let mut options = File::options();
+    // A pipe would be waited for before it is known to be one.
+    options.read(true).custom_flags(libc::O_NONBLOCK);
+    if stream.config.direction() == Direction::Playback {
+        options.write(true).create(true).truncate(false);
+    }
+    let file = options.open(path).and_then(|file| check(&file).map(|()| file));
     file.map_err(|error| failed(stream, path, error))
 }
 

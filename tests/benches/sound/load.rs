@@ -55,11 +55,18 @@ impl Run {
         offsets.map(|(number, at)| (at.as_secs_f64() - number as f64 * period) * 1e3).collect()
     }
 
-    /// Seconds that one of sound took.
+    /// Seconds that one of sound took: by the line that is next to all periods (least squares).
     pub(crate) fn pace(&self) -> f64 {
-        let periods = self.done.len().saturating_sub(1).max(1) as f64;
-        let last = self.done.last().copied().unwrap_or_default();
-        last.as_secs_f64() / (periods * self.period.as_secs_f64())
+        let middle = (self.done.len() as f64 - 1.0) / 2.0;
+        let mean =
+            self.done.iter().map(Duration::as_secs_f64).sum::<f64>() / self.done.len() as f64;
+        let (mut above, mut below) = (0.0, 0.0);
+        for (number, at) in self.done.iter().enumerate() {
+            let off = number as f64 - middle;
+            above += off * (at.as_secs_f64() - mean);
+            below += off * off;
+        }
+        above / below / self.period.as_secs_f64()
     }
 
     /// Milliseconds of processor time for a second of sound.

@@ -555,7 +555,11 @@ fn what_cannot_be_played_to_is_told_at_the_start() -> Result<(), Error> {
     fs::copy(&sound, &alone).unwrap();
     let mut alone = Command::new(alone);
     alone.env("PATH", folder.path());
+    let pipe = folder.path().join("pipe");
+    assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    let pipe = format!("raw:{}", pipe.display());
     for (mut command, backend, said) in [
+        (Command::new(&sound), pipe.as_str(), "it is a pipe or a socket"),
         (there, "pipewire:headphones", "no node headphones that can be played to"),
         (gone, "pipewire", "PipeWire cannot be reached"),
         (alone, "pipewire", "vhost-sound-pipewire is not installed"),

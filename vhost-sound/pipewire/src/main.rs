@@ -25,7 +25,7 @@ use pipewire::spa::support::system::IoFlags;
 use vhost_runtime::arguments::{self, ArgumentError};
 use vhost_runtime::program;
 use vhost_sound::host::helper::far::{Far, Options};
-use vhost_sound::host::helper::ring::Order;
+use vhost_sound::host::helper::ring::{Order, Phase};
 
 use server::{Server, ServerError};
 use stream::{Stream, StreamError};
@@ -77,6 +77,8 @@ fn start() -> Result<ExitCode, Failure> {
 #[derive(Default)]
 struct Streams {
     now: Option<Stream>,
+    /// When it is to rest, if time does not pass for it.
+    rests: Option<Instant>,
     ended: Vec<(Instant, Stream)>,
 }
 
@@ -89,12 +91,25 @@ impl Streams {
             let end = now.checked_add(ECHO);
             self.ended.extend(end.zip(self.now.take()));
             self.now = order.and_then(start);
+            self.rests = None;
+        }
+        let (Some(stream), Some(order)) = (&self.now, order) else { return };
+        if order.phase == Phase::Running {
+            self.rests = None;
+            stream.set_active(true);
+        } else if stream.is_active() {
+            let end = now.checked_add(ECHO).unwrap_or(now);
+            if *self.rests.get_or_insert(end) <= now {
+                stream.set_active(false);
+                self.rests = None;
+            }
         }
     }
 
-    /// How long it is until one is to go.
+    /// How long it is until one is to go, or to rest.
     fn next(&self) -> Option<Duration> {
-        let end = self.ended.iter().map(|(end, _)| *end).min()?;
+        let ends = self.ended.iter().map(|(end, _)| *end);
+        let end = ends.chain(self.rests).min()?;
         // A loop counts milliseconds.
         Some(end.saturating_duration_since(Instant::now()).saturating_add(Duration::from_millis(1)))
     }

@@ -1,5 +1,6 @@
 //! A stream of PipeWire's, which plays or records one of the card's.
 
+use std::cell::Cell;
 use std::io::{self, Cursor};
 
 use pipewire::keys;
@@ -35,9 +36,11 @@ pub(crate) enum StreamError {
 /// The stream.
 pub(crate) struct Stream {
     generation: u32,
+    name: String,
+    is_active: Cell<bool>,
     // In this order: a listener goes before what it listens to.
     _listener: StreamListener<Moved>,
-    _stream: StreamRc,
+    stream: StreamRc,
 }
 
 /// What the thread that moves samples has.
@@ -89,8 +92,22 @@ impl Stream {
         let mut params = [Pod::from_bytes(&format).ok_or(StreamError::Params)?];
         let flags = StreamFlags::AUTOCONNECT | StreamFlags::MAP_BUFFERS | StreamFlags::RT_PROCESS;
         stream.connect(way, None, flags, &mut params)?;
-        let generation = order.generation;
-        Ok(Self { generation, _listener: listener, _stream: stream })
+        let (generation, name) = (order.generation, options.name.clone());
+        Ok(Self { generation, name, is_active: Cell::new(true), _listener: listener, stream })
+    }
+
+    /// It costs PipeWire something.
+    pub(crate) fn is_active(&self) -> bool {
+        self.is_active.get()
+    }
+
+    /// Has it rest, or go on.
+    pub(crate) fn set_active(&self, active: bool) {
+        if self.is_active.replace(active) != active
+            && let Err(error) = self.stream.set_active(active)
+        {
+            log::error!("{}: {error}", self.name);
+        }
     }
 
     /// Of which order it is.

@@ -222,7 +222,7 @@ pub struct Player {
 }
 
 impl Player {
-    /// From a file.
+    /// From a file, or the rest of it, if a process before this one has read some.
     ///
     /// # Errors
     /// It can't be read, or is no WAV file.
@@ -230,8 +230,12 @@ impl Player {
         let (shape, end) = match kind {
             Kind::Raw => (None, u64::MAX),
             Kind::Wav => {
+                let before = file.stream_position()?;
+                file.rewind()?;
                 let (shape, length) = parse(&mut file)?;
-                let end = file.stream_position()?.saturating_add(length);
+                let begin = file.stream_position()?;
+                let end = begin.saturating_add(length);
+                file.seek(SeekFrom::Start(before.max(begin)))?;
                 (Some(shape), if length == MOST { u64::MAX } else { end })
             }
         };
@@ -304,6 +308,24 @@ mod tests {
                 silence(format, &mut rest);
                 assert_eq!(heard[2 * frames.len()..], rest);
             }
+        }
+    }
+
+    #[test]
+    fn another_process_goes_on_reading_where_one_has_stopped() {
+        let params = params(Format::U8, 1);
+        let mut file = tempfile::tempfile().unwrap();
+        let shape = Shape::of(&params);
+        let chunk = [&header(shape, 6).unwrap()[..], b"abcdefLIST\x04\0\0\0good"].concat();
+        file.write_all(&chunk).unwrap();
+        file.rewind().unwrap();
+        let mut heard = [0; 4];
+        for expected in [*b"abcd", *b"ef\x80\x80", [0x80; 4]] {
+            // Its offset is in the file, which all of them have.
+            let mut player = Player::new(file.try_clone().unwrap(), Kind::Wav).unwrap();
+            player.prepare(&params).unwrap();
+            player.record(&mut heard).unwrap();
+            assert_eq!(heard, expected);
         }
     }
 

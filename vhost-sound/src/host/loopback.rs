@@ -9,16 +9,14 @@ use crate::card::format::Format;
 use crate::card::params::Params;
 use crate::card::silence::silence;
 
-/// Bytes that wait to be recorded at most: the oldest go.
-const LONGEST: usize = 4 << 20;
-
 #[derive(Debug, Default)]
 struct Cable {
     waiting: VecDeque<u8>,
     /// What is played is written so.
     played: Option<(Format, u8, u32)>,
-    /// Somebody records.
+    /// Somebody records, and lets so many bytes wait: of more, the oldest go.
     is_heard: bool,
+    longest: usize,
 }
 
 /// One end.
@@ -53,6 +51,11 @@ impl Host for Loopback {
             cable.played = Some(format);
         } else {
             cable.is_heard = true;
+            // A driver's buffer, or the fifth of a second.
+            let second = params.frame.saturating_mul(params.rate.hertz());
+            let longest = params.buffer.max(second / 5);
+            let rest = longest.checked_rem(params.frame).unwrap_or(0);
+            cable.longest = usize::try_from(longest.saturating_sub(rest)).unwrap_or(0);
         }
         cable.waiting.clear();
         Ok(())
@@ -62,7 +65,8 @@ impl Host for Loopback {
         let mut cable = self.cable();
         if cable.is_heard {
             cable.waiting.extend(frames);
-            let over = cable.waiting.len().saturating_sub(LONGEST);
+            // Of samples that are not those that are recorded, none is heard: whole frames or not.
+            let over = cable.waiting.len().saturating_sub(cable.longest);
             cable.waiting.drain(..over);
         }
         Ok(())
@@ -114,8 +118,9 @@ mod tests {
         near.play(&[1, 2, 3, 4]).unwrap();
         far.record(&mut heard).unwrap();
         assert_eq!(heard, [1, 2, 3, 4, 0, 0]);
-        near.play(&vec![7; LONGEST + 2]).unwrap();
-        assert_eq!(near.cable().waiting.len(), LONGEST);
+        near.play(&vec![7; 100_000]).unwrap();
+        // The fifth of a second.
+        assert_eq!(near.cable().waiting.len(), 19_200);
         far.release().unwrap();
         near.play(&[1, 2]).unwrap();
         far.prepare(&params(2)).unwrap();

@@ -123,7 +123,9 @@ impl Periodic {
         let current = clock.microframes(now) / 8;
         let stirred = std::mem::take(&mut self.stirred);
         let streams = self.streamed.is_some_and(|last| now.since(last) < STREAMS);
-        if stirred || streams || now.since(self.looked) >= LOOK {
+        // While packets stream, once a frame.
+        let is_time = streams && self.next <= current;
+        if stirred || is_time || now.since(self.looked) >= LOOK {
             self.looked = now;
             if self.look(list, memory)? || stirred {
                 self.until = current.saturating_add(list.frames());

@@ -30,13 +30,13 @@ pub(super) struct Stream {
     rate: Option<Rate>,
     /// Since the first packet.
     running: Option<Running>,
+    /// What the host said was told: once is enough, until it does what it is asked to.
+    is_told: bool,
 }
 
 struct Running {
     params: Params,
     pace: Pace,
-    /// What the host said was told: once is enough.
-    is_told: bool,
     /// The host can do it.
     is_prepared: bool,
 }
@@ -44,7 +44,15 @@ struct Running {
 impl Stream {
     pub(super) fn new(shape: Shape, host: Box<dyn Host>) -> Self {
         let rate = shape.fastest();
-        Self { shape, feature: Feature::default(), host, alternate: 0, rate, running: None }
+        Self {
+            shape,
+            feature: Feature::default(),
+            host,
+            alternate: 0,
+            rate,
+            running: None,
+            is_told: false,
+        }
     }
 
     /// Is as when it was plugged in.
@@ -121,15 +129,15 @@ impl Stream {
         }
         let params = self.shape.params(self.alternate, self.rate?)?;
         let pace = Pace::default();
-        self.running = Some(Running { params, pace, is_told: false, is_prepared: true });
+        self.running = Some(Running { params, pace, is_prepared: true });
         let prepare = |host: &mut dyn Host| {
             host.prepare(&params)?;
             host.run(true);
             Ok(())
         };
-        if !self.with_host(prepare)
-            && let Some(running) = &mut self.running
-        {
+        if self.with_host(prepare) {
+            self.is_told = false;
+        } else if let Some(running) = &mut self.running {
             running.is_prepared = false;
         }
         Some(params)
@@ -146,12 +154,12 @@ impl Stream {
 
     /// Whether the host has done something.
     fn with_host(&mut self, act: impl FnOnce(&mut dyn Host) -> io::Result<()>) -> bool {
-        let Some(running) = self.running.as_mut().filter(|running| running.is_prepared) else {
+        if self.running.as_ref().is_none_or(|running| !running.is_prepared) {
             return false;
-        };
+        }
         let done = act(self.host.as_mut());
         if let Err(error) = &done
-            && !std::mem::replace(&mut running.is_told, true)
+            && !std::mem::replace(&mut self.is_told, true)
         {
             log::error!("audio, {}: {error}", self.shape.name());
         }
