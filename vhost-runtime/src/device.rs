@@ -147,6 +147,11 @@ pub trait QueueWorker {
     /// effect (vhost-user, "Ring states"): by default they wait until it is again.
     fn discard(&mut self, _queue: &mut Queue) {}
 
+    /// It is worth while to look for the next request for a moment, before it is slept for its kick.
+    fn hurries(&self) -> bool {
+        true
+    }
+
     /// A started queue is enabled now, or no more.
     fn enabled(&mut self, _index: usize, _enabled: bool) {}
 

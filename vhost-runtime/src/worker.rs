@@ -315,7 +315,9 @@ impl<W: QueueWorker> Loop<W> {
     /// Looks for new requests as long as is worth while, unless there is something under way to be
     /// woken for anyway.
     fn more_comes(&mut self) -> bool {
-        let Some(limit) = self.patience.limit() else { return false };
+        let Some(limit) = self.patience.limit().filter(|_| self.worker.hurries()) else {
+            return false;
+        };
         let ready = self.slots.iter().filter(|slot| slot.ready);
         let mut queues = ready.clone().filter_map(|slot| self.queues.get(slot.index));
         if ready.clone().next().is_none() || !queues.all(Queue::is_idle) {

@@ -23,6 +23,8 @@ pub(crate) enum Subject {
 pub(crate) enum Backend {
     Null,
     PipeWire,
+    /// With as much latency as the other one has by default: PipeWire's own quantum.
+    LatePipeWire,
 }
 
 impl Backend {
@@ -30,6 +32,16 @@ impl Backend {
         match self {
             Backend::Null => "null",
             Backend::PipeWire => "pipewire",
+            Backend::LatePipeWire => "pipewire, latency=43",
+        }
+    }
+
+    /// The stream of ours, and what theirs is started with.
+    fn arguments(self) -> (&'static str, &'static str) {
+        match self {
+            Backend::Null => ("speaker,backend=null", "null"),
+            Backend::PipeWire => ("speaker,backend=pipewire", "pipewire"),
+            Backend::LatePipeWire => ("speaker,backend=pipewire,latency=43", "pipewire"),
         }
     }
 }
@@ -49,13 +61,13 @@ impl Subject {
             Subject::Ours => {
                 program("vhost-sound-pipewire")?;
                 let mut command = pipewire.command(program("vhost-sound")?);
-                command.arg("--socket-path").arg(&socket).arg("--playback");
-                command.arg(format!("speaker,backend={}", backend.name()));
+                command.arg("--socket-path").arg(&socket);
+                command.args(["--playback", backend.arguments().0]);
                 command
             }
             Subject::Theirs => {
                 let mut command = pipewire.command(published()?);
-                command.arg("--socket").arg(&socket).args(["--backend", backend.name()]);
+                command.arg("--socket").arg(&socket).args(["--backend", backend.arguments().1]);
                 command
             }
         };

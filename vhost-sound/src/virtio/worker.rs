@@ -218,6 +218,11 @@ impl QueueWorker for Worker {
         }
     }
 
+    /// The next buffer has the time of those before it.
+    fn hurries(&self) -> bool {
+        false
+    }
+
     fn turn(&mut self, queues: &mut Queues) -> Taken {
         let now = Instant::now();
         self.carry_out_requests(queues, now);
