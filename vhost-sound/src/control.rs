@@ -30,7 +30,7 @@ struct SetJack {
 #[serde(deny_unknown_fields)]
 struct SetVolume {
     stream: String,
-    volume: Option<u8>,
+    volume: Option<Value>,
     muted: Option<bool>,
 }
 
@@ -60,10 +60,7 @@ impl Commands for Manager {
             }
             "set-volume" => {
                 let SetVolume { stream, volume, muted } = parse(arguments)?;
-                if volume.is_some_and(|volume| volume > LOUDEST) {
-                    let error = serde_json::Error::custom("volume is 0 to 100");
-                    return Err(error.into());
-                }
+                let volume = volume.as_ref().map(percent).transpose()?;
                 let is_on = muted.map(|muted| !muted);
                 found(&stream, self.card.set_volume(&stream, volume, is_on))
             }
@@ -73,6 +70,13 @@ impl Commands for Manager {
             }
         }
     }
+}
+
+/// A volume, which is told in a sentence where it is none.
+fn percent(value: &Value) -> Result<u8, serde_json::Error> {
+    let volume = value.as_u64().and_then(|volume| u8::try_from(volume).ok());
+    let wrong = || serde_json::Error::custom(format!("volume is 0 to {LOUDEST}, not {value}"));
+    volume.filter(|volume| *volume <= LOUDEST).ok_or_else(wrong)
 }
 
 fn found(stream: &str, is_found: bool) -> Result<Value, ControlError> {

@@ -107,7 +107,7 @@ impl FromStr for Volume {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let percent = |text: &str| text.strip_suffix('%')?.parse().ok();
+        let percent = |text: &str| number(text.strip_suffix('%')?);
         match text {
             "mute" => Ok(Self::Mute),
             "unmute" => Ok(Self::Unmute),
@@ -226,10 +226,15 @@ fn parse(text: &str, direction: Direction) -> Result<Stream, String> {
     Ok(Stream { config, backend, latency: wanted })
 }
 
+/// Digits alone: `+5` may be meant as 5 more.
+fn number<T: FromStr>(text: &str) -> Option<T> {
+    text.parse().ok().filter(|_| text.bytes().all(|byte| byte.is_ascii_digit()))
+}
+
 /// Milliseconds.
 fn latency(text: &str) -> Result<Duration, String> {
-    match text.parse() {
-        Ok(milliseconds) if (1..=1000).contains(&milliseconds) => {
+    match number(text) {
+        Some(milliseconds) if (1..=1000).contains(&milliseconds) => {
             Ok(Duration::from_millis(milliseconds))
         }
         _ => Err(format!("latency={text}: write milliseconds, from 1 to 1000")),
@@ -239,8 +244,8 @@ fn latency(text: &str) -> Result<Duration, String> {
 /// `N` or `N-N`.
 fn channels(text: &str) -> Result<(u8, u8), String> {
     let (least, most) = text.split_once('-').unwrap_or((text, text));
-    match (least.parse(), most.parse()) {
-        (Ok(least), Ok(most)) if 1 <= least && least <= most && most <= CHANNELS => {
+    match (number(least), number(most)) {
+        (Some(least), Some(most)) if 1 <= least && least <= most && most <= CHANNELS => {
             Ok((least, most))
         }
         _ => Err(format!("channels={text}: write it as 2 or as 1-{CHANNELS}")),
@@ -312,6 +317,9 @@ mod tests {
             "speaker,backend=pipewire,formats=S20_3LE",
             "speaker,backend=alsa,latency=0",
             "speaker,backend=alsa,latency=1ms",
+            "speaker,backend=alsa,latency=+5",
+            "speaker,channels=+1",
+            "speaker,channels=1-+2",
             "speakers",
             "speaker,name=",
             "speaker,backend=tone",
@@ -327,6 +335,7 @@ mod tests {
             assert!(playback(wrong).is_err(), "{wrong}");
         }
     }
+
     #[test]
     fn volumes_are_a_per_cent() {
         for (text, volume) in [
@@ -336,6 +345,9 @@ mod tests {
             ("unmute", Some(Volume::Unmute)),
             ("101%", None),
             ("-1%", None),
+            ("+5%", None),
+            ("%", None),
+            ("256%", None),
             ("50", None),
             ("", None),
         ] {

@@ -169,12 +169,12 @@ fn each_side_is_told_of_what_the_other_does() -> Result<(), Error> {
     let told = client.wait_event("VOLUME_CHANGED", 5 * SECOND)?;
     assert_eq!(told, json!({ "stream": "mic", "volume": [7], "muted": false }));
     assert_eq!(sound.event(5 * SECOND)?, Some((NOTIFY, MIC_VOLUME | VALUE)));
-    for wrong in [
-        json!({ "stream": "speaker", "volume": 101 }),
-        json!({ "stream": "speaker", "volume": -1 }),
-        json!({ "stream": "speakers", "volume": 1 }),
-        json!({ "volume": 1 }),
-    ] {
+    for volume in [json!(101), json!(256), json!(-1), json!(1u64 << 40), json!(0.5), json!("1")] {
+        let volume = json!({ "stream": "speaker", "volume": volume });
+        let error = client.execute("set-volume", volume.clone()).unwrap_err().to_string();
+        assert!(error.contains("volume is 0 to 100"), "{volume}: {error}");
+    }
+    for wrong in [json!({ "stream": "speakers", "volume": 1 }), json!({ "volume": 1 })] {
         assert!(client.execute("set-volume", wrong.clone()).is_err(), "{wrong}");
     }
     Ok(())
@@ -185,9 +185,7 @@ fn volumes_outlive_a_kill_and_a_migration() -> Result<(), Error> {
     let (card, mut sound) = start()?;
     assert_eq!(sound.write_control(MASTER_VOLUME, &[20, 30])?, OK);
     assert_eq!(sound.write_control(MIC_SWITCH, &[0])?, OK);
-    let pid = libc::pid_t::try_from(serving(card.process.id()).unwrap()).unwrap();
-    // SAFETY: kill(2) takes two integers.
-    assert_eq!(unsafe { libc::kill(pid, libc::SIGKILL) }, 0);
+    card.kill();
     sound.reconnect()?;
     assert_eq!(sound.read_control(MASTER_VOLUME)?.1[..2], [20, 30]);
     assert_eq!(sound.read_control(MIC_SWITCH)?.1[0], 0);
@@ -202,13 +200,61 @@ fn volumes_outlive_a_kill_and_a_migration() -> Result<(), Error> {
     assert_eq!((&streams[1]["volume"], &streams[1]["muted"]), (&json!([100]), &json!(true)));
     // Nothing is louder than the loudest; an older version knew of no volumes.
     let mut state: Value = serde_json::from_slice(&state).unwrap();
-    state["state"][0]["level"]["volumes"][1] = json!(101);
+    state["state"]["streams"][1]["level"]["volumes"][1] = json!(101);
+    state["state"]["streams"][0]["level"]["volumes"][0] = json!(21);
     assert!(sound.session.device().load_state(state.to_string().as_bytes()).is_err());
+    let streams = client.execute("query-streams", json!({}), &[]).unwrap();
+    assert_eq!(streams[0]["volume"], json!([20, 30]), "all of it is taken, or nothing");
+    state["state"] = state["state"]["streams"].take();
     for stream in state["state"].as_array_mut().unwrap() {
         stream.as_object_mut().unwrap().remove("level");
     }
+    let mut listener = Qmp::new(UnixStream::connect(card.path("c")).unwrap())?;
     sound.session.device().load_state(state.to_string().as_bytes()).unwrap();
     let streams = client.execute("query-streams", json!({}), &[]).unwrap();
     assert_eq!((&streams[0]["volume"], &streams[1]["muted"]), (&json!([100, 100]), &json!(false)));
+    let told = listener.wait_event("VOLUME_CHANGED", 5 * SECOND)?;
+    assert_eq!(told, json!({ "stream": "speaker", "volume": [100, 100], "muted": false }));
+    Ok(())
+}
+
+#[test]
+fn a_driver_is_told_of_what_changed_while_nobody_served_it() -> Result<(), Error> {
+    let (card, mut sound) = start()?;
+    card.replace();
+    let mut client = Client::connect(&card.path("c")).unwrap();
+    let volume = json!({ "stream": "mic", "volume": 40, "muted": true });
+    client.execute("set-volume", volume, &[]).unwrap();
+    sound.reconnect()?;
+    assert_eq!(sound.event(5 * SECOND)?, Some((NOTIFY, MIC_VOLUME | VALUE)));
+    assert_eq!(sound.event(5 * SECOND)?, Some((NOTIFY, MIC_SWITCH | VALUE)));
+    card.kill();
+    sound.reconnect()?;
+    assert_eq!(sound.event(SECOND / 4)?, None, "it knows");
+    Ok(())
+}
+
+#[test]
+fn a_guest_drowns_no_client() -> Result<(), Error> {
+    let (card, mut sound) = start()?;
+    let mut client = Qmp::new(UnixStream::connect(card.path("c")).unwrap())?;
+    let begun = Instant::now();
+    for number in 0..1000u32 {
+        assert_eq!(sound.write_control(MASTER_SWITCH, &[number % 2])?, OK);
+    }
+    assert_eq!(sound.write_control(MASTER_VOLUME, &[7, 8])?, OK);
+    let most = begun.elapsed().as_millis() / 100 + 2;
+    let last = json!({ "stream": "speaker", "volume": [7, 8], "muted": false });
+    let mut count = 1;
+    while client.wait_event("VOLUME_CHANGED", 5 * SECOND)? != last {
+        count += 1;
+    }
+    assert!(count <= most, "{count} events, of {most} at most");
+    // What it did last is told, though nothing runs any more when it may be.
+    assert_eq!(sound.write_control(MASTER_VOLUME, &[9, 9])?, OK);
+    assert_eq!(sound.write_control(MASTER_SWITCH, &[0])?, OK);
+    sound.session.stop_all().unwrap();
+    let last = json!({ "stream": "speaker", "volume": [9, 9], "muted": true });
+    while client.wait_event("VOLUME_CHANGED", 5 * SECOND)? != last {}
     Ok(())
 }

@@ -201,10 +201,22 @@ mod tests {
 
     proptest::proptest! {
         #[test]
-        fn no_write_makes_an_impossible_level(values: Vec<u32>) {
-            for element in elements(&streams(&[Port::Speaker, Port::Mic])) {
-                let written = element.write(Level::default(), &values);
-                assert!(written.is_none_or(|level| level.is_possible()));
+        fn what_is_accepted_can_be_and_is_read(
+            values in proptest::collection::vec(0u32..300, 0..9),
+            small in proptest::collection::vec(0u32..=100, 0..9),
+        ) {
+            for values in [values, small.iter().map(|value| value % 3).collect(), small] {
+                for element in elements(&streams(&[Port::Speaker, Port::Mic])) {
+                    let most = if element.quantity == Quantity::Volume { 100 } else { 1 };
+                    let asked = values.get(..element.count);
+                    let can_be = asked.is_some_and(|asked| asked.iter().all(|it| *it <= most));
+                    let written = element.write(Level::default(), &values);
+                    assert_eq!(written.is_some(), can_be, "{values:?}");
+                    if let (Some(level), Some(asked)) = (written, asked) {
+                        assert!(level.is_possible());
+                        assert!(element.read(&level).eq(asked.iter().copied()));
+                    }
+                }
             }
         }
     }

@@ -2,9 +2,6 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use serde_json::json;
-use vhost_runtime::control::Events;
-
 use super::info;
 use super::message::{Control, Status};
 use super::stream::Stream;
@@ -77,7 +74,6 @@ impl Controls {
         number: u32,
         control: &Control,
         streams: &mut [Stream],
-        told: &Events,
     ) -> Result<Vec<u8>, Status> {
         let element = self.element(number)?;
         let stream = streams.get_mut(element.stream).ok_or(Status::BadMessage)?;
@@ -90,7 +86,7 @@ impl Controls {
             }
             (Control::Write(values), _) => {
                 let level = element.write(stream.level(), values.as_slice());
-                change(stream, level.ok_or(Status::BadMessage)?, told);
+                stream.set_level(level.ok_or(Status::BadMessage)?);
                 Ok(Vec::new())
             }
             (Control::TlvRead, Quantity::Volume) => Ok(scale()),
@@ -100,36 +96,23 @@ impl Controls {
         }
     }
 
-    /// The events' data of all elements that show something else than what the driver knows, which it then does.
-    pub(super) fn changed(&self, known: &mut [Level], streams: &[Stream]) -> Vec<u32> {
-        let mut changed = Vec::new();
-        if let Ok(elements) = self.elements() {
-            for (number, element) in (0..u32::from(u16::MAX)).zip(elements) {
-                if let (Some(known), Some(stream)) =
-                    (known.get(element.stream), streams.get(element.stream))
-                    && element.read(known).ne(element.read(&stream.level()))
-                {
-                    changed.push(number | MASK_VALUE);
-                }
+    /// The event's data of an element that shows something else than what the driver knows, which it then does.
+    ///
+    /// What the driver has changed itself is told as well: so Linux tells its other programs.
+    pub(super) fn changed(&self, known: &mut [Level], streams: &[Stream]) -> Option<u32> {
+        let elements = self.elements().ok()?;
+        for (number, element) in (0..u32::from(u16::MAX)).zip(elements) {
+            let stream = streams.get(element.stream);
+            if let (Some(known), Some(stream)) = (known.get_mut(element.stream), stream)
+                && element.read(known).ne(element.read(&stream.level()))
+            {
+                let values: Vec<u32> = element.read(&stream.level()).collect();
+                *known = element.write(*known, &values)?;
+                return Some(number | MASK_VALUE);
             }
         }
-        for (known, stream) in known.iter_mut().zip(streams) {
-            *known = stream.level();
-        }
-        changed
+        None
     }
-}
-
-/// Makes a stream so loud, and tells control clients. `false`: it was so already.
-pub(super) fn change(stream: &mut Stream, level: Level, told: &Events) -> bool {
-    if stream.level() == level {
-        return false;
-    }
-    stream.set_level(level);
-    told.send("VOLUME_CHANGED", || {
-        json!({ "stream": stream.config.name, "volume": volumes(stream), "muted": !level.is_on })
-    });
-    true
 }
 
 /// The volume of each channel that a stream can have.

@@ -11,19 +11,15 @@ use vhost_runtime::device::{QueueWorker, Queues, Taken};
 use vhost_runtime::queue::Queue;
 use vmm_sys_util::timerfd::TimerFd;
 
-use super::card::{CONTROL, Card, EVENT, RECEIVE, TRANSMIT};
-use super::message::{self, Request, Status};
+use super::card::{CONTROL, Card, EVENT, PACE, RECEIVE, TRANSMIT};
+use super::message::{self, Control, Kind, Request, Status};
 use super::stream::{Finished, STATUS, Stream};
-use crate::card::control::Level;
 use crate::card::port::Direction;
 
-/// VIRTIO_SND_EVT_*.
-const JACK_CONNECTED: u32 = 0x1000;
-const JACK_DISCONNECTED: u32 = 0x1001;
+/// VIRTIO_SND_EVT_PCM_XRUN.
 const PCM_XRUN: u32 = 0x1101;
-const CTL_NOTIFY: u32 = 0x1200;
-/// Events that wait for a driver to take them at most: the oldest go.
-const EVENTS: usize = 256;
+/// Xruns that wait for a driver to take them at most: the oldest go.
+const XRUNS: usize = 256;
 
 /// Serves all queues.
 #[derive(Debug)]
@@ -32,14 +28,10 @@ pub struct Worker {
     timer: TimerFd,
     /// Requests that were not carried out yet.
     requests: VecDeque<Chain>,
-    /// Buffers for events, and events.
+    /// Buffers for events, and streams that had an xrun. What else there is to tell, the card knows.
     places: VecDeque<Chain>,
-    events: VecDeque<[u8; 8]>,
+    xruns: VecDeque<u32>,
     finished: Vec<Finished>,
-    /// What the driver knows of each jack.
-    told: Vec<bool>,
-    /// What it knows of how loud each stream is.
-    levels: Vec<Level>,
     taken: u64,
     /// Whether buffers may be taken from the transmit and the receive queue.
     enabled: [bool; 2],
@@ -47,16 +39,13 @@ pub struct Worker {
 
 impl Worker {
     pub(super) fn new(card: Arc<Card>) -> io::Result<Self> {
-        let (told, levels) = (card.plugged().collect(), card.levels());
         Ok(Self {
             card,
             timer: TimerFd::new()?,
             requests: VecDeque::new(),
             places: VecDeque::new(),
-            events: VecDeque::new(),
+            xruns: VecDeque::new(),
             finished: Vec::new(),
-            told,
-            levels,
             taken: 0,
             enabled: [false; 2],
         })
@@ -102,25 +91,32 @@ impl Worker {
                 }
             }
         }
-        while let Some(chain) = self.requests.pop_front() {
+        let (mut answers, mut changed) = (Vec::new(), false);
+        for chain in std::mem::take(&mut self.requests) {
             let bytes = chain.readable().split_at(message::LONGEST).0.to_vec();
             let answer = match Request::parse(&bytes) {
                 Some(request) => {
                     let answer = self.card.carry_out(request, now, &mut self.finished);
                     log::debug!("{request:?}: {:?}", answer.as_ref().err().unwrap_or(&Status::Ok));
+                    changed |= answer.is_ok() && changes(&request);
                     answer
                 }
                 None => Err(Status::BadMessage),
             };
-            // A stream's buffers come back before its end is told.
-            self.complete_all(queues);
             let (status, data) = match answer {
                 Ok(data) => (Status::Ok, data),
                 Err(status) => (status, Vec::new()),
             };
-            let answer = [&status.bytes()[..], &data].concat();
-            let written = chain.writable().write(&answer);
-            if let Some(queue) = queues.get_mut(CONTROL) {
+            answers.push((chain, [&status.bytes()[..], &data].concat()));
+        }
+        // A stream's buffers come back before its end is told, and what was done is kept by then.
+        self.complete_all(queues);
+        if changed {
+            self.card.keep();
+        }
+        if let Some(queue) = queues.get_mut(CONTROL) {
+            for (chain, answer) in answers {
+                let written = chain.writable().write(&answer);
                 queue.complete(chain, u32::try_from(written).unwrap_or(u32::MAX));
             }
         }
@@ -139,31 +135,39 @@ impl Worker {
         }
     }
 
-    fn tell_jacks(&mut self) {
-        let Self { card, told, events, .. } = self;
-        for (number, (now, before)) in card.plugged().zip(told).enumerate() {
-            if std::mem::replace(before, now) != now {
-                let code = if now { JACK_CONNECTED } else { JACK_DISCONNECTED };
-                tell(events, code, number);
+    /// Tells the driver what it does not know, as far as it has given room.
+    fn tell(&mut self, queues: &mut Queues) {
+        let Some(queue) = queues.get_mut(EVENT) else { return };
+        let mut has_news = false;
+        while !self.places.is_empty() {
+            let xrun = self.xruns.pop_front().map(|number| (PCM_XRUN, number));
+            let Some((code, data)) = xrun.or_else(|| {
+                let news = self.card.news();
+                has_news |= news.is_some();
+                news
+            }) else {
+                break;
+            };
+            if let Some(chain) = self.places.pop_front() {
+                let written = chain.writable().write(&event(code, data));
+                queue.complete(chain, u32::try_from(written).unwrap_or(0));
             }
         }
-    }
-
-    /// What the driver has changed itself is told as well: so Linux tells its other programs.
-    fn tell_controls(&mut self) {
-        for data in self.card.changed(&mut self.levels) {
-            let event = event(CTL_NOTIFY, data);
-            // That it has changed once more is nothing new.
-            if !self.events.contains(&event) {
-                add(&mut self.events, event);
-            }
+        if has_news {
+            // To be told twice is better than never.
+            queue.publish();
+            self.card.keep();
         }
     }
 }
 
-/// Has the driver told of something, when it has room.
-fn tell(events: &mut VecDeque<[u8; 8]>, code: u32, number: usize) {
-    add(events, event(code, u32::try_from(number).unwrap_or(u32::MAX)));
+/// Whether another process has to know of a request that was carried out.
+fn changes(request: &Request) -> bool {
+    match request {
+        Request::Info(kind, _) => *kind == Kind::Jack,
+        Request::Control(_, control) => matches!(control, Control::Write(_)),
+        _ => true,
+    }
 }
 
 /// A `virtio_snd_event`.
@@ -173,13 +177,6 @@ fn event(code: u32, data: u32) -> [u8; 8] {
     first.copy_from_slice(&code.to_le_bytes());
     second.copy_from_slice(&data.to_le_bytes());
     event
-}
-
-fn add(events: &mut VecDeque<[u8; 8]>, event: [u8; 8]) {
-    if events.len() >= EVENTS {
-        events.pop_front();
-    }
-    events.push_back(event);
 }
 
 /// Gives a buffer back to the driver, with its status at its end.
@@ -227,24 +224,19 @@ impl QueueWorker for Worker {
         let now = Instant::now();
         self.carry_out_requests(queues, now);
         let mut streams = self.card.streams();
-        for (number, stream) in streams.iter_mut().enumerate() {
+        for (number, stream) in (0..).zip(streams.iter_mut()) {
             if stream.turn(now, &mut self.finished) {
-                tell(&mut self.events, PCM_XRUN, number);
+                if self.xruns.len() >= XRUNS {
+                    self.xruns.pop_front();
+                }
+                self.xruns.push_back(number);
             }
         }
         let next = streams.iter().filter_map(Stream::next).min();
         drop(streams);
         self.complete_all(queues);
-        self.tell_jacks();
-        self.tell_controls();
-        while !self.events.is_empty()
-            && let Some(chain) = self.places.pop_front()
-            && let Some(event) = self.events.pop_front()
-            && let Some(queue) = queues.get_mut(EVENT)
-        {
-            let written = chain.writable().write(&event);
-            queue.complete(chain, u32::try_from(written).unwrap_or(0));
-        }
+        self.tell(queues);
+        let next = next.into_iter().chain(self.card.announce(PACE)).min();
         let set = match next {
             // At once is what a timer takes for never.
             Some(next) => {
@@ -262,7 +254,10 @@ impl QueueWorker for Worker {
     fn stop(&mut self, queue: &mut Queue) {
         self.enabled(queue.index(), false);
         let mut chains: Vec<(u64, Chain)> = match queue.index() {
-            CONTROL => (0..).zip(self.requests.drain(..)).collect(),
+            CONTROL => {
+                self.card.announce(Duration::ZERO); // nobody may do it later
+                (0..).zip(self.requests.drain(..)).collect()
+            }
             EVENT => (0..).zip(self.places.drain(..)).collect(),
             index => {
                 let mut streams = self.card.streams();

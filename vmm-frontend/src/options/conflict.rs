@@ -21,6 +21,9 @@ pub enum Conflict {
     /// There is no card.
     #[error("--sound controls: there is no stream, give playback=JACK or capture=JACK as well")]
     NoStream,
+    /// It says nothing more.
+    #[error("--sound controls: it is there twice, give it once")]
+    TwoControls,
 }
 
 impl Options {
@@ -34,6 +37,9 @@ impl Options {
         }
         if !self.sound.is_empty() && self.sound.iter().all(|it| *it == SoundOption::Controls) {
             return Err(Conflict::NoStream);
+        }
+        if self.sound.iter().filter(|it| **it == SoundOption::Controls).count() > 1 {
+            return Err(Conflict::TwoControls);
         }
         let mut names = HashSet::new();
         if let Some(port) = self.port.iter().find(|port| !names.insert(&port.name)) {
@@ -99,6 +105,10 @@ mod tests {
             (
                 "--sound controls",
                 "--sound controls: there is no stream, give playback=JACK or capture=JACK as well",
+            ),
+            (
+                "--sound controls --sound playback=speaker --sound controls",
+                "--sound controls: it is there twice, give it once",
             ),
             ("--net user,control=s --net user,control=s", &format!("--net control {path}")),
         ] {
