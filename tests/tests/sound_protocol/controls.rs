@@ -1,11 +1,15 @@
 //! Control elements (virtio 1.3, 5.14.6.10).
 
+use std::fs;
 use std::os::unix::net::UnixStream;
+use std::time::Instant;
 
-use lab::Qmp;
+use lab::driver::sound::{BAD_MESSAGE, NOT_SUPPORTED, OK, Sound};
+use lab::{Error, Qmp};
 use serde_json::{Value, json};
+use vhost_runtime::control::client::Client;
 
-use super::*;
+use super::common::*;
 
 /// The elements of [`start`]'s card.
 const MASTER_VOLUME: u32 = 0;
@@ -118,11 +122,11 @@ fn without_the_option_there_are_none() -> Result<(), Error> {
 fn what_is_played_and_recorded_is_as_loud_as_it_is_to_be() -> Result<(), Error> {
     let (card, mut sound) = start()?;
     let samples = noise(8 * PERIOD);
-    assert_eq!((sound.set(0, PERIOD, CD)?, sound.words(&[PREPARE, 0])?), (OK, OK));
+    prepare(&mut sound, 0, PERIOD)?;
     // The left one is 6 dB quieter.
     assert_eq!(sound.write_control(MASTER_VOLUME, &[90, 100])?, OK);
     play(&mut sound, 0, PERIOD, &samples)?;
-    assert_eq!((sound.words(&[STOP, 0])?, sound.words(&[RELEASE, 0])?), (OK, OK));
+    end(&mut sound, 0)?;
     let file = fs::read(card.path("a.wav")).unwrap();
     let played = &file[file.len() - samples.len()..];
     let (given, _) = samples.as_chunks();
@@ -140,7 +144,7 @@ fn what_is_played_and_recorded_is_as_loud_as_it_is_to_be() -> Result<(), Error> 
         assert_eq!(sound.words(&[START, 1])?, OK);
         let moved = sound.recorded()?;
         assert_eq!((moved.status, moved.samples.len()), (OK, PERIOD as usize));
-        assert_eq!((sound.words(&[STOP, 1])?, sound.words(&[RELEASE, 1])?), (OK, OK));
+        end(&mut sound, 1)?;
         Ok(moved.samples.iter().any(|byte| *byte != 0))
     };
     assert!(heard(MIC_VOLUME, 100)? && heard(MIC_VOLUME, 50)?);

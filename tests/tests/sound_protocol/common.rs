@@ -1,0 +1,105 @@
+//! A card in a process of its own, and a driver of it.
+
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use lab::driver::sound::{OK, Sound};
+use lab::{Error, Process, program, serving, spawn_listening};
+use tempfile::TempDir;
+
+pub(crate) const SECOND: Duration = Duration::from_secs(1);
+/// Two channels of S16, at 48,000 frames a second; and what a period of 5 ms of that takes.
+pub(crate) const CD: [u8; 3] = [2, 5, 7];
+pub(crate) const PERIOD: u32 = 960;
+/// 80 ms.
+pub(crate) const LONG: u32 = 16 * PERIOD;
+pub(crate) const PREPARE: u32 = 0x102;
+pub(crate) const RELEASE: u32 = 0x103;
+pub(crate) const START: u32 = 0x104;
+pub(crate) const STOP: u32 = 0x105;
+
+pub(crate) struct Card {
+    pub(crate) folder: TempDir,
+    pub(crate) process: Process,
+}
+
+impl Card {
+    pub(crate) fn start(arguments: &str) -> Result<Card, Error> {
+        Self::start_by(Command::new(program("vhost-sound")?), arguments)
+    }
+
+    pub(crate) fn start_by(mut command: Command, arguments: &str) -> Result<Card, Error> {
+        let folder = tempfile::tempdir().unwrap();
+        let text = arguments.replace("FOLDER", &folder.path().display().to_string());
+        command.arg("--socket-path").arg(folder.path().join("s")).args(text.split_whitespace());
+        command.arg("--control").arg(folder.path().join("c"));
+        let process = spawn_listening(command, &folder.path().join("s"))?;
+        Ok(Card { folder, process })
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    pub(crate) fn connect(&self) -> Result<Sound, Error> {
+        Sound::connect(&self.path("s"))
+    }
+
+    /// Kills the process that serves.
+    pub(crate) fn kill(&self) {
+        let pid = libc::pid_t::try_from(serving(self.process.id()).unwrap()).unwrap();
+        // SAFETY: kill(2) takes two integers.
+        assert_eq!(unsafe { libc::kill(pid, libc::SIGKILL) }, 0);
+    }
+
+    /// Kills it, and waits for the one that takes its place.
+    pub(crate) fn replace(&self) {
+        let before = serving(self.process.id()).unwrap();
+        self.kill();
+        let end = Instant::now() + 10 * SECOND;
+        while serving(self.process.id()).is_none_or(|pid| pid == before) {
+            assert!(Instant::now() < end, "no process takes the place");
+            std::thread::sleep(SECOND / 100);
+        }
+    }
+}
+
+pub(crate) fn noise(length: u32) -> Vec<u8> {
+    (0..length).map(|byte| (byte.wrapping_mul(2_654_435_761) >> 13) as u8).collect()
+}
+
+/// Plays it by periods, four of which are under way, and returns how long that took.
+pub(crate) fn play(
+    sound: &mut Sound,
+    stream: u32,
+    period: u32,
+    samples: &[u8],
+) -> Result<Duration, Error> {
+    let mut periods = samples.chunks(period as usize);
+    for period in periods.by_ref().take(4) {
+        sound.play(stream, period)?;
+    }
+    let begun = Instant::now();
+    assert_eq!(sound.words(&[START, stream])?, OK);
+    for _ in samples.chunks(period as usize) {
+        assert_eq!(sound.played()?.status, OK);
+        if let Some(period) = periods.next() {
+            sound.play(stream, period)?;
+        }
+    }
+    Ok(begun.elapsed())
+}
+
+/// Has a stream ready for samples as [`CD`] has them, in such periods.
+pub(crate) fn prepare(sound: &mut Sound, stream: u32, period: u32) -> Result<(), Error> {
+    assert_eq!(sound.set(stream, period, CD)?, OK);
+    assert_eq!(sound.words(&[PREPARE, stream])?, OK);
+    Ok(())
+}
+
+/// Ends a stream that runs.
+pub(crate) fn end(sound: &mut Sound, stream: u32) -> Result<(), Error> {
+    assert_eq!((sound.words(&[STOP, stream])?, sound.words(&[RELEASE, stream])?), (OK, OK));
+    Ok(())
+}

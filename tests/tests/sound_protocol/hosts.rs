@@ -1,0 +1,247 @@
+//! The host's sound systems.
+
+use std::fs;
+use std::process::Command;
+use std::time::Instant;
+
+use lab::driver::sound::OK;
+use lab::pipewire::{PipeWire, SINK};
+use lab::{Error, Process, program, spawn};
+use tempfile::NamedTempFile;
+
+use super::common::*;
+
+/// What a sink of PipeWire's plays, recorded.
+struct Listener<'a> {
+    pipewire: &'a PipeWire,
+    file: NamedTempFile,
+    recorder: Process,
+}
+
+impl<'a> Listener<'a> {
+    fn start(pipewire: &'a PipeWire) -> Result<Self, Error> {
+        let file = NamedTempFile::new().unwrap();
+        let mut command = pipewire.command("pw-record");
+        command.args(["--properties", "{ stream.capture.sink = true }", "--target", SINK]);
+        command.args(["--format", "s16", "--rate", "48000", "--channels", "2"]).arg(file.path());
+        let recorder = spawn(command).unwrap();
+        let is_linked = |listed: &str| listed.contains("PipeWire:Interface:Link");
+        pipewire.wait_until("a link to the recorder", is_linked)?;
+        Ok(Self { pipewire, file, recorder })
+    }
+
+    /// A card that plays there, with time enough for a busy machine.
+    fn card(&self, backend: &str) -> Result<Card, Error> {
+        program("vhost-sound-pipewire")?;
+        program("vhost-sound-alsa")?;
+        let command = self.pipewire.command(program("vhost-sound")?);
+        Card::start_by(command, &format!("--playback speaker,latency=200,backend={backend}"))
+    }
+
+    /// All that was played.
+    fn heard(mut self) -> Vec<u8> {
+        std::thread::sleep(SECOND / 2);
+        self.recorder.signal(libc::SIGINT).unwrap();
+        self.recorder.wait().unwrap();
+        fs::read(self.file.path()).unwrap()
+    }
+}
+
+/// Samples that are no silence anywhere, so that gaps show.
+fn loud(length: u32) -> Vec<u8> {
+    let frames = (0..length / 4).map(|frame| (frame % 20_011 + 1) as i16);
+    frames.flat_map(|value| [value.to_le_bytes(), (-value).to_le_bytes()].concat()).collect()
+}
+
+fn is_within(samples: &[u8], heard: &[u8]) -> bool {
+    heard.windows(samples.len()).any(|part| part == samples)
+}
+
+#[test]
+fn pipewire_plays_all_samples_as_they_are_and_in_one_piece() -> Result<(), Error> {
+    let pipewire = PipeWire::start()?;
+    let listener = Listener::start(&pipewire)?;
+    let card = listener.card("pipewire:speakers")?;
+    let mut sound = card.connect()?;
+    let samples = loud(400 * PERIOD);
+    for _ in 0..2 {
+        prepare(&mut sound, 0, LONG)?;
+        let time = play(&mut sound, 0, LONG, &samples)?;
+        assert!(time >= 2 * SECOND - SECOND / 10 && time < 3 * SECOND, "{time:?}");
+        end(&mut sound, 0)?;
+    }
+    let heard = listener.heard();
+    let twice = heard.windows(samples.len()).filter(|part| *part == samples).count();
+    assert_eq!(twice, 2, "{} bytes", heard.len());
+    Ok(())
+}
+
+#[test]
+fn alsa_plays_all_samples_as_they_are_and_in_one_piece() -> Result<(), Error> {
+    let pipewire = PipeWire::start()?;
+    let listener = Listener::start(&pipewire)?;
+    // ALSA's own device for PipeWire.
+    let card = listener.card("alsa:pipewire")?;
+    let mut sound = card.connect()?;
+    let samples = loud(400 * PERIOD);
+    prepare(&mut sound, 0, LONG)?;
+    let time = play(&mut sound, 0, LONG, &samples)?;
+    assert!(time >= SECOND && time < 3 * SECOND, "{time:?}");
+    end(&mut sound, 0)?;
+    let heard = listener.heard();
+    assert!(is_within(&samples, &heard), "{} bytes", heard.len());
+    Ok(())
+}
+
+#[test]
+fn what_is_heard_has_no_gap_where_the_serving_process_is_killed() -> Result<(), Error> {
+    let pipewire = PipeWire::start()?;
+    let listener = Listener::start(&pipewire)?;
+    let card = listener.card("pipewire")?;
+    let mut sound = card.connect()?;
+    let samples = loud(400 * PERIOD);
+    prepare(&mut sound, 0, LONG)?;
+    let mut periods = samples.chunks(LONG as usize);
+    for samples in periods.by_ref().take(8) {
+        sound.play(0, samples)?;
+    }
+    assert_eq!(sound.words(&[START, 0])?, OK);
+    for number in 0..samples.chunks(LONG as usize).len() {
+        assert_eq!(sound.played()?.status, OK);
+        if let Some(samples) = periods.next() {
+            sound.play(0, samples)?;
+        }
+        if number % 5 == 4 {
+            card.kill();
+            sound.reconnect()?;
+        }
+    }
+    end(&mut sound, 0)?;
+    let heard = listener.heard();
+    assert!(is_within(&samples, &heard), "{} bytes", heard.len());
+    Ok(())
+}
+
+#[test]
+fn pipewire_records_what_it_plays() -> Result<(), Error> {
+    let pipewire = PipeWire::start()?;
+    program("vhost-sound-pipewire")?;
+    let mut command = pipewire.command(program("vhost-sound")?);
+    command.args(["--capture", "mic,latency=200,backend=pipewire:speakers"]);
+    let card = Card::start_by(command, "--playback speaker,latency=200,backend=pipewire:speakers")?;
+    let mut sound = card.connect()?;
+    for stream in [0, 1] {
+        prepare(&mut sound, stream, LONG)?;
+    }
+    for _ in 0..8 {
+        sound.record(1, LONG)?;
+    }
+    assert_eq!(sound.words(&[START, 1])?, OK);
+    let samples = loud(8 * LONG);
+    for samples in samples.chunks(LONG as usize) {
+        sound.play(0, samples)?;
+    }
+    let mut heard = Vec::new();
+    for number in 0..50 {
+        if number == 20 {
+            assert_eq!(sound.words(&[START, 0])?, OK);
+        }
+        let moved = sound.recorded()?;
+        assert_eq!((moved.status, moved.samples.len()), (OK, LONG as usize));
+        heard.extend(moved.samples);
+        sound.record(1, LONG)?;
+    }
+    assert!(is_within(&samples, &heard), "{:?}", heard.iter().position(|byte| *byte != 0));
+    Ok(())
+}
+
+#[test]
+fn a_host_whose_sound_stands_still_holds_nobody_up() -> Result<(), Error> {
+    let mut pipewire = PipeWire::start()?;
+    let listener = Listener::start(&pipewire)?;
+    let card = listener.card("pipewire")?;
+    drop(listener);
+    let mut sound = card.connect()?;
+    prepare(&mut sound, 0, PERIOD)?;
+    play(&mut sound, 0, PERIOD, &loud(40 * PERIOD))?;
+    pipewire.stop();
+    let begun = Instant::now();
+    for _ in 0..100 {
+        sound.play(0, &noise(PERIOD))?;
+        sound.played()?;
+    }
+    let time = begun.elapsed();
+    assert!(time >= SECOND / 2 && time < 4 * SECOND, "{time:?}");
+    // It comes back.
+    pipewire.restart()?;
+    let limit = Instant::now() + 30 * SECOND;
+    loop {
+        sound.play(0, &noise(PERIOD))?;
+        if sound.played()?.status == OK {
+            break;
+        }
+        assert!(Instant::now() < limit, "it is not played to again");
+    }
+    end(&mut sound, 0)?;
+    Ok(())
+}
+
+#[test]
+fn buffers_that_are_longer_than_what_the_host_takes_at_once_are_played() -> Result<(), Error> {
+    let pipewire = PipeWire::start()?;
+    let listener = Listener::start(&pipewire)?;
+    let card = listener.card("pipewire")?;
+    let mut sound = card.connect()?;
+    let (period, samples) = (200 * PERIOD, loud(600 * PERIOD));
+    let asked = [0x101, 0, 2 * period, period, 0, u32::from_le_bytes([2, 5, 7, 0])];
+    assert_eq!((sound.words(&asked)?, sound.words(&[PREPARE, 0])?), (OK, OK));
+    // A third of a second each.
+    for part in samples.chunks(64 << 10) {
+        sound.play(0, part)?;
+    }
+    let begun = Instant::now();
+    assert_eq!(sound.words(&[START, 0])?, OK);
+    for _ in 0..samples.chunks(64 << 10).len() {
+        assert_eq!(sound.played()?.status, OK);
+    }
+    assert!(begun.elapsed() < 4 * SECOND, "{:?}", begun.elapsed());
+    end(&mut sound, 0)?;
+    let heard = listener.heard();
+    assert!(is_within(&samples, &heard), "{} bytes", heard.len());
+    Ok(())
+}
+
+#[test]
+fn what_cannot_be_played_to_is_told_at_the_start() -> Result<(), Error> {
+    let pipewire = PipeWire::start()?;
+    program("vhost-sound-pipewire")?;
+    program("vhost-sound-alsa")?;
+    let sound = program("vhost-sound")?;
+    let there = pipewire.command(&sound);
+    let mut gone = Command::new(&sound);
+    gone.env("XDG_RUNTIME_DIR", "/nonexistent");
+    let folder = tempfile::tempdir().unwrap();
+    let alone = folder.path().join("vhost-sound");
+    fs::copy(&sound, &alone).unwrap();
+    let mut alone = Command::new(alone);
+    alone.env("PATH", folder.path());
+    let pipe = folder.path().join("pipe");
+    assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    let pipe = format!("raw:{}", pipe.display());
+    for (mut command, backend, said) in [
+        (Command::new(&sound), pipe.as_str(), "it is a pipe or a socket"),
+        (there, "pipewire:headphones", "no node headphones that can be played to"),
+        (gone, "pipewire", "PipeWire cannot be reached"),
+        (alone, "pipewire", "vhost-sound-pipewire is not installed"),
+        (Command::new(&sound), "alsa:hw:9", "no device hw:9 that can be played to"),
+    ] {
+        command.arg("--socket-path").arg(folder.path().join("s"));
+        command.args(["--playback", &format!("speaker,backend={backend}")]);
+        let output = command.output().unwrap();
+        let error = String::from_utf8(output.stderr).unwrap();
+        assert!(!output.status.success() && error.contains(said), "{error}");
+        assert!(error.starts_with("vhost-sound: --playback speaker: "), "{error}");
+        assert_eq!(error.lines().count(), 1, "{error}");
+    }
+    Ok(())
+}
