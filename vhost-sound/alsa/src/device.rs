@@ -65,7 +65,6 @@ impl Device {
         let pcm = open(name, options)?;
         let mut kinds = vec![wanted];
         kinds.extend(nearest(&pcm, wanted));
-        let unlike = || DeviceError::Samples(name.to_owned(), wanted);
         for kind in kinds {
             if let Ok((period, buffer)) = set(&pcm, options, kind) {
                 if kind != wanted {
@@ -79,7 +78,7 @@ impl Device {
                 return Ok(Self { name: name.to_owned(), pcm, kind, period, buffer });
             }
         }
-        Err(unlike())
+        Err(DeviceError::Samples(name.to_owned(), wanted))
     }
 
     /// Nothing can be made of its samples.
@@ -110,7 +109,6 @@ fn nearest(pcm: &PCM, wanted: Kind) -> Option<Kind> {
 /// Sets what samples are like, and how many wait in the device at most. Returns frames of a period and of the buffer.
 fn set(pcm: &PCM, options: &Options, kind: Kind) -> alsa::Result<(Frames, Frames)> {
     let hardware = HwParams::any(pcm)?;
-    // Who plugs a device of its own between this and the hardware has that convert.
     hardware.set_access(Access::RWInterleaved)?;
     hardware.set_format(format(kind.format))?;
     hardware.set_channels(kind.channels.into())?;

@@ -136,8 +136,7 @@ impl Mover {
     /// Takes whole frames to be played, and returns their bytes: none while the card stands still.
     pub fn take(&mut self, order: &Order, samples: &mut [u8]) -> usize {
         self.ring.align(order.frame());
-        let most = usize::try_from(self.ready(order)).unwrap_or(usize::MAX).min(samples.len());
-        let most = most.saturating_sub(most.checked_rem(frame(order)).unwrap_or(0));
+        let most = self.whole(order, samples.len());
         if !self.runs(order) {
             return 0;
         }
@@ -148,12 +147,18 @@ impl Mover {
 
     /// Gives whole frames that were recorded: what there is no room for, or comes while the card stands still, is lost.
     pub fn give(&mut self, order: &Order, samples: &[u8]) {
-        let most = usize::try_from(self.ready(order)).unwrap_or(usize::MAX).min(samples.len());
-        let most = most.saturating_sub(most.checked_rem(frame(order)).unwrap_or(0));
+        let most = self.whole(order, samples.len());
         if self.runs(order) {
             self.ring.put(samples.get(..most).unwrap_or_default());
             self.tell();
         }
+    }
+
+    /// As many of so many bytes as are ready, and make whole frames.
+    fn whole(&self, order: &Order, length: usize) -> usize {
+        let most = usize::try_from(self.ready(order)).unwrap_or(usize::MAX).min(length);
+        let frame = usize::try_from(order.frame()).unwrap_or(usize::MAX);
+        most.saturating_sub(most.checked_rem(frame).unwrap_or(0))
     }
 
     /// How many bytes there are between here and the listener, or the microphone.
@@ -172,8 +177,4 @@ impl Mover {
             let _ = self.wake.write(1); // full of what nobody has read: it is readable
         }
     }
-}
-
-fn frame(order: &Order) -> usize {
-    usize::try_from(order.frame()).unwrap_or(usize::MAX)
 }
