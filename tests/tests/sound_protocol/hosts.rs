@@ -245,3 +245,59 @@ fn what_cannot_be_played_to_is_told_at_the_start() -> Result<(), Error> {
     }
     Ok(())
 }
+
+/// The level of PipeWire's node that plays, as it says it.
+const SAID: &str = "pw-dump | python3 -c 'import json, sys
+for thing in json.load(sys.stdin):
+    info = thing.get(\"info\") or {}
+    if (info.get(\"props\") or {}).get(\"node.name\") == \"vhost-sound.speaker\":
+        props = info[\"params\"][\"Props\"][0]
+        print(thing[\"id\"], props[\"mute\"], *[round(it, 3) for it in props[\"channelVolumes\"]])'";
+
+#[test]
+fn volumes_are_the_same_in_the_guest_and_in_pipewire() -> Result<(), Error> {
+    const MASTER_VOLUME: u32 = 0;
+    const MASTER_SWITCH: u32 = 1;
+    let pipewire = PipeWire::start()?;
+    let listener = Listener::start(&pipewire)?;
+    program("vhost-sound-pipewire")?;
+    let command = pipewire.command(program("vhost-sound")?);
+    let card = Card::start_by(command, "--controls --playback speaker,backend=pipewire")?;
+    let shell = |script: &str| {
+        let output = pipewire.command("sh").args(["-c", script]).output().unwrap();
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let shows = |wanted: &str| {
+        let limit = Instant::now() + 10 * SECOND;
+        while !shell(SAID).trim().ends_with(wanted) {
+            assert!(Instant::now() < limit, "{} is not {wanted}", shell(SAID));
+        }
+    };
+    let mut sound = card.connect()?;
+    // Before there is a stream, and while there is.
+    assert_eq!(sound.write_control(MASTER_VOLUME, &[90, 80])?, OK);
+    prepare(&mut sound, 0, LONG)?;
+    assert_eq!(sound.words(&[START, 0])?, OK);
+    shows("False 0.501 0.251");
+    assert_eq!(sound.write_control(MASTER_SWITCH, &[0])?, OK);
+    shows("True 0.501 0.251");
+    while sound.event(SECOND / 2)?.is_some() {}
+    // And the other way round.
+    let said = shell(SAID);
+    let id = said.split_whitespace().next().unwrap();
+    shell(&format!(
+        "pw-cli set-param {id} Props '{{ mute: false, channelVolumes: [ 1.0, 0.5 ] }}'"
+    ));
+    shows("False 1.0 0.5");
+    let told = [sound.event(5 * SECOND)?, sound.event(5 * SECOND)?];
+    assert!(told.iter().all(|event| event.is_some_and(|(code, _)| code == 0x1200)), "{told:?}");
+    assert_eq!(sound.read_control(MASTER_VOLUME)?.1[..2], [100, 90]);
+    assert_eq!(sound.read_control(MASTER_SWITCH)?.1[0], 1);
+    // That outlives a kill, on both sides, as the guest's steps have it.
+    card.kill();
+    sound.reconnect()?;
+    assert_eq!(sound.read_control(MASTER_VOLUME)?.1[..2], [100, 90]);
+    shows("False 1.0 0.501");
+    drop(listener);
+    Ok(())
+}

@@ -16,8 +16,10 @@
 mod server;
 mod stream;
 
+use std::cell::RefCell;
 use std::io;
 use std::process::ExitCode;
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use pipewire::loop_::Timeout;
@@ -58,13 +60,21 @@ fn start() -> Result<ExitCode, Failure> {
     let far = Far::inherited(options.direction()).map_err(Failure::Alone)?;
     let events = server.events();
     let _bell = events.add_io(far.bell(), IoFlags::IN, |_| {});
+    let levels = Rc::new(RefCell::new(far.levels().map_err(Failure::Alone)?));
     let mut streams = Streams::default();
     loop {
         streams.follow(far.order(), |order| {
             let made = far.mover().map_err(StreamError::Host);
-            let made = made.and_then(|mover| Stream::start(&server, &options, order, mover));
+            let made = made.and_then(|mover| {
+                Stream::start(&server, &options, order, mover, Rc::clone(&levels))
+            });
             made.inspect_err(|error| log::error!("{}: {error}", options.name)).ok()
         });
+        // Not borrowed while the stream is told, which tells what comes of it.
+        let wanted = levels.borrow_mut().wanted();
+        if let (Some(level), Some(stream)) = (wanted, &streams.now) {
+            stream.set_level(&level);
+        }
         match streams.next() {
             Some(limit) => events.iterate(Timeout::Finite(limit)),
             None => events.iterate(Timeout::Infinite),

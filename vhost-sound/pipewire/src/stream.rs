@@ -1,7 +1,8 @@
 //! A stream of PipeWire's, which plays or records one of the card's.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::io::{self, Cursor};
+use std::rc::Rc;
 
 use pipewire::keys;
 use pipewire::properties::properties;
@@ -9,13 +10,15 @@ use pipewire::spa::param::ParamType;
 use pipewire::spa::param::audio::{AudioFormat, AudioInfoRaw, MAX_CHANNELS};
 use pipewire::spa::pod::serialize::PodSerializer;
 use pipewire::spa::pod::{Object, Pod, Value};
+use pipewire::spa::sys::{SPA_PROP_channelVolumes, SPA_PROP_mute};
 use pipewire::spa::utils::{Direction as Way, SpaTypes};
 use pipewire::stream::{StreamFlags, StreamListener, StreamRc, StreamState};
 use vhost_sound::card::StreamConfig;
+use vhost_sound::card::control::Level;
 use vhost_sound::card::format::Format;
 use vhost_sound::card::port::Direction;
 use vhost_sound::card::silence::silence;
-use vhost_sound::host::helper::far::{Mover, Options};
+use vhost_sound::host::helper::far::{Levels, Mover, Options};
 use vhost_sound::host::helper::ring::Order;
 
 use crate::server::Server;
@@ -38,6 +41,7 @@ pub(crate) struct Stream {
     generation: u32,
     name: String,
     is_active: Cell<bool>,
+    channels: u8,
     // In this order: a listener goes before what it listens to.
     _listener: StreamListener<Moved>,
     stream: StreamRc,
@@ -48,7 +52,31 @@ struct Moved {
     order: Order,
     direction: Direction,
     mover: Mover,
-    name: String,
+}
+
+fn set_level(stream: &pipewire::stream::Stream, level: &Level, channels: u8, name: &str) {
+    let volumes = level.factors().map(|factor| factor as f32);
+    let volumes = volumes.get(..channels.into()).unwrap_or(&volumes);
+    let muted = [if level.is_on { 0.0 } else { 1.0 }];
+    for (id, values) in [(SPA_PROP_channelVolumes, volumes), (SPA_PROP_mute, &muted)] {
+        if let Err(error) = stream.set_control(id, values) {
+            log::error!("{name}: its volume cannot be set: {error}");
+        }
+    }
+}
+
+/// What a level is once the host has set a control of it to these values.
+fn changed(level: Level, id: u32, values: &[f32]) -> Level {
+    let mut level = level;
+    if id == SPA_PROP_channelVolumes {
+        for (volume, value) in level.volumes.iter_mut().zip(values) {
+            *volume = Level::volume(f64::from(*value));
+        }
+    }
+    if id == SPA_PROP_mute {
+        level.is_on = values.iter().all(|muted| *muted == 0.0);
+    }
+    level
 }
 
 impl Stream {
@@ -57,6 +85,7 @@ impl Stream {
         options: &Options,
         order: Order,
         mover: Mover,
+        levels: Rc<RefCell<Levels>>,
     ) -> Result<Self, StreamError> {
         let direction = options.direction();
         let (way, category) = match direction {
@@ -79,12 +108,41 @@ impl Stream {
             properties.insert(*keys::TARGET_OBJECT, target.as_str());
         }
         let stream = StreamRc::new(server.core.clone(), &options.name, properties)?;
-        let moved = Moved { order, direction, mover, name: options.name.clone() };
+        let moved = Moved { order, direction, mover };
+        // What is told on another thread than samples are moved on has nothing of those.
+        let (name, told) = (options.name.clone(), Rc::clone(&levels));
+        // What is set of a node before it streams, others set anew as they find it.
+        let streams = Rc::new(Cell::new(false));
+        let is_ready = Rc::clone(&streams);
         let listener = stream
             .add_local_listener_with_user_data(moved)
-            .state_changed(|_, moved, _, state| match state {
-                StreamState::Error(error) => log::error!("{}: {error}", moved.name),
-                state => log::debug!("{}: {state:?}", moved.name),
+            .state_changed(move |stream, _, _, state| match state {
+                StreamState::Error(error) => log::error!("{name}: {error}"),
+                StreamState::Streaming if !is_ready.get() => {
+                    let known = told.borrow().known();
+                    set_level(stream, &known, order.channels, &name);
+                    is_ready.set(true);
+                }
+                state => log::debug!("{name}: {state:?}"),
+            })
+            .control_info(move |_, _, id, control| {
+                // SAFETY: PipeWire has it, with as many values as it says, until this returns.
+                let values = unsafe {
+                    control.as_ref().map(|it| match it.values.is_null() {
+                        true => &[][..],
+                        false => std::slice::from_raw_parts(
+                            it.values,
+                            usize::try_from(it.n_values).unwrap_or(0),
+                        ),
+                    })
+                };
+                // While this process sets it, it knows already.
+                if let (Some(values), Ok(mut levels)) = (values, levels.try_borrow_mut())
+                    && streams.get()
+                {
+                    let known = levels.known();
+                    levels.tell(changed(known, id, values));
+                }
             })
             .process(|stream, moved| moved.process(stream))
             .register()?;
@@ -93,7 +151,13 @@ impl Stream {
         let flags = StreamFlags::AUTOCONNECT | StreamFlags::MAP_BUFFERS | StreamFlags::RT_PROCESS;
         stream.connect(way, None, flags, &mut params)?;
         let (generation, name) = (order.generation, options.name.clone());
-        Ok(Self { generation, name, is_active: Cell::new(true), _listener: listener, stream })
+        let (is_active, channels) = (Cell::new(true), order.channels);
+        Ok(Self { generation, name, is_active, channels, _listener: listener, stream })
+    }
+
+    /// Makes it so loud.
+    pub(crate) fn set_level(&self, level: &Level) {
+        set_level(&self.stream, level, self.channels, &self.name);
     }
 
     /// It costs PipeWire something.

@@ -39,6 +39,30 @@ impl Level {
         Self { volumes: [volume.min(LOUDEST); PLACES], ..self }
     }
 
+    /// What each channel's samples are multiplied with, 0 to 1.
+    #[must_use]
+    pub fn factors(&self) -> [f64; PLACES] {
+        self.volumes.map(|volume| match volume {
+            0 => 0.0,
+            LOUDEST.. => 1.0,
+            _ => {
+                let decibels = f64::from(LOWEST) + f64::from(STEP) * f64::from(volume);
+                10f64.powf(decibels / 2000.0)
+            }
+        })
+    }
+
+    /// The volume that is next to a factor: of what is louder than as it is, the loudest.
+    #[must_use]
+    pub fn volume(factor: f64) -> u8 {
+        // Not a number is silent, too.
+        let steps = match factor > 0.0 {
+            true => (2000.0 * factor.log10() - f64::from(LOWEST)) / f64::from(STEP),
+            false => 0.0,
+        };
+        steps.round().clamp(0.0, f64::from(LOUDEST)) as u8
+    }
+
     /// Whether it can be: what another process says may be anything.
     #[must_use]
     pub fn is_possible(&self) -> bool {
@@ -158,6 +182,17 @@ mod tests {
             channels: (1, 2),
         };
         ports.iter().map(stream).collect()
+    }
+
+    #[test]
+    fn every_step_is_louder_and_the_last_is_one() {
+        let factor = |volume| Level::default().with_volume(volume).factors()[0];
+        assert_eq!((factor(0), factor(LOUDEST)), (0.0, 1.0));
+        assert!((0..LOUDEST).all(|volume| factor(volume) < factor(volume + 1)));
+        assert!((20.0 * factor(90).log10() + 6.0).abs() < 0.001);
+        assert!((0..=LOUDEST).all(|volume| Level::volume(factor(volume)) == volume));
+        let odd = [f64::NAN, -1.0, f64::INFINITY, 1e-9].map(Level::volume);
+        assert_eq!(odd, [0, 0, LOUDEST, 0]);
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Makes what is played or recorded as loud as its [level](Level) says.
 
-use super::control::{LOUDEST, LOWEST, Level, PLACES, STEP};
+use super::control::{Level, PLACES};
 use super::format::{Format, Linear};
 use super::params::Params;
 use super::silence::silence;
@@ -21,7 +21,8 @@ impl Gain {
     /// That of a level.
     #[must_use]
     pub fn of(level: &Level) -> Self {
-        Self { factors: level.volumes.map(factor), is_on: level.is_on }
+        let factors = level.factors().map(|factor| (factor * ONE as f64).round() as i64);
+        Self { factors, is_on: level.is_on }
     }
 
     /// Changes whole frames, but for those that are as loud as they are to be: no sample of them is touched. What is
@@ -49,18 +50,6 @@ impl Gain {
                 _ => each::<4>(frames, factors, |sample, factor| linear.scaled(sample, factor)),
             },
             _ => {}
-        }
-    }
-}
-
-/// What a volume multiplies with: nothing at the lowest, and no more than 1.
-fn factor(volume: u8) -> i64 {
-    match volume {
-        0 => 0,
-        LOUDEST.. => ONE,
-        _ => {
-            let decibels = f64::from(LOWEST) + f64::from(STEP) * f64::from(volume);
-            (10f64.powf(decibels / 2000.0) * ONE as f64).round() as i64
         }
     }
 }
@@ -105,6 +94,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::card::control::LOUDEST;
 
     fn params(format: Format, channels: u8) -> Params {
         let frame = u32::from(format.bits()) / 8 * u32::from(channels);
@@ -157,14 +147,6 @@ mod tests {
     fn scalable() -> impl Iterator<Item = Format> {
         let floats = [Format::Float, Format::Float64];
         all().filter(move |format| format.linear().is_some() || floats.contains(format))
-    }
-
-    #[test]
-    fn every_step_is_louder_and_the_last_is_one() {
-        assert_eq!((factor(0), factor(LOUDEST), factor(u8::MAX)), (0, ONE, ONE));
-        assert!((0..LOUDEST).all(|volume| factor(volume) < factor(volume + 1)));
-        let decibels = 20.0 * (factor(90) as f64 / ONE as f64).log10();
-        assert!((decibels + 6.0).abs() < 0.001, "{decibels}");
     }
 
     #[test]

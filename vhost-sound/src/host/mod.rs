@@ -18,6 +18,7 @@ use std::fmt::Debug;
 use std::io;
 use std::os::fd::RawFd;
 
+use crate::card::control::Level;
 use crate::card::params::Params;
 
 /// The host's end of a stream. It never blocks.
@@ -70,6 +71,16 @@ pub trait Host: Debug + Send {
     /// Has its [`event`](Self::event) written to once so much has [passed](Time::passed). `true`: it has already.
     fn wake_at(&mut self, _passed: u64) -> bool {
         false
+    }
+
+    /// Makes it so loud from now on, if the host does that itself (`true`): then it may change it, too.
+    fn set_level(&mut self, _level: &Level) -> bool {
+        false
+    }
+
+    /// What the host has made of it since this was asked last, which its [`event`](Self::event) says.
+    fn level(&mut self) -> Option<Level> {
+        None
     }
 
     /// See [`wake_at`](Self::wake_at).

@@ -136,7 +136,19 @@ impl Stream {
 
     /// Makes it so loud from now on.
     pub(super) fn set_level(&mut self, level: Level) {
-        (self.level, self.gain) = (level, Gain::of(&level));
+        // What the host does need not be done twice.
+        let gain = match self.host.set_level(&level) {
+            true => Level::default(),
+            false => level,
+        };
+        (self.level, self.gain) = (level, Gain::of(&gain));
+    }
+
+    /// Is as loud as its host has made it. `true`: it has done so since the last look.
+    pub(super) fn follow_host(&mut self) -> bool {
+        let level = self.host.level();
+        self.level = level.unwrap_or(self.level);
+        level.is_some()
     }
 
     /// Which queue its buffers are of.

@@ -223,8 +223,9 @@ impl QueueWorker for Worker {
     fn turn(&mut self, queues: &mut Queues) -> Taken {
         let now = Instant::now();
         self.carry_out_requests(queues, now);
-        let mut streams = self.card.streams();
+        let (mut streams, mut is_louder) = (self.card.streams(), false);
         for (number, stream) in (0..).zip(streams.iter_mut()) {
+            is_louder |= stream.follow_host();
             if stream.turn(now, &mut self.finished) {
                 if self.xruns.len() >= XRUNS {
                     self.xruns.pop_front();
@@ -235,6 +236,9 @@ impl QueueWorker for Worker {
         let next = streams.iter().filter_map(Stream::next).min();
         drop(streams);
         self.complete_all(queues);
+        if is_louder {
+            self.card.keep();
+        }
         self.tell(queues);
         let next = next.into_iter().chain(self.card.announce(PACE)).min();
         let set = match next {

@@ -7,6 +7,7 @@ use clap::Parser;
 use vmm_sys_util::eventfd::EventFd;
 
 use super::ring::{Order, Phase, Ring};
+use crate::card::control::Level;
 use crate::card::port::Direction;
 
 /// The descriptors that a helper is started with: the memory, the card's event, and its own.
@@ -95,6 +96,15 @@ impl Far {
         unsafe { BorrowedFd::borrow_raw(self.bell.as_raw_fd()) }
     }
 
+    /// How loud the stream is.
+    ///
+    /// # Errors
+    /// The host has no more descriptors.
+    pub fn levels(&self) -> io::Result<Levels> {
+        let (seen, known) = self.ring.wanted();
+        Ok(Levels { ring: self.ring.clone(), wake: self.wake.try_clone()?, known, seen })
+    }
+
     /// What moves samples; it may be on another thread.
     ///
     /// # Errors
@@ -105,6 +115,40 @@ impl Far {
             direction: self.direction,
             wake: self.wake.try_clone()?,
         })
+    }
+}
+
+/// How loud the stream is, on both sides.
+#[derive(Debug)]
+pub struct Levels {
+    ring: Ring,
+    wake: EventFd,
+    /// What both know of.
+    known: Level,
+    seen: u8,
+}
+
+impl Levels {
+    /// What the card wants, if that is something new.
+    pub fn wanted(&mut self) -> Option<Level> {
+        let (number, level) = self.ring.wanted();
+        let is_new = std::mem::replace(&mut self.seen, number) != number;
+        self.known = if is_new { level } else { self.known };
+        is_new.then_some(level)
+    }
+
+    /// The host has made it so loud: the card is told, if it does not know.
+    pub fn tell(&mut self, level: Level) {
+        if std::mem::replace(&mut self.known, level) != level {
+            self.ring.set_found(&level);
+            let _ = self.wake.write(1); // full of what nobody has read: it is readable
+        }
+    }
+
+    /// What both know of.
+    #[must_use]
+    pub fn known(&self) -> Level {
+        self.known
     }
 }
 

@@ -6,6 +6,7 @@ use std::os::fd::{AsRawFd, RawFd};
 use vmm_sys_util::eventfd::EventFd;
 
 use super::ring::{CAPACITY, Order, Phase, Ring};
+use crate::card::control::Level;
 use crate::card::params::Params;
 use crate::card::port::Direction;
 use crate::host::{Host, Time};
@@ -21,11 +22,21 @@ pub struct Near {
     bell: EventFd,
     /// What is under way was begun by another process.
     goes_on: bool,
+    /// The host changes volumes itself; and how often it has said so.
+    has_levels: bool,
+    found: u8,
 }
 
 impl Near {
-    pub(super) fn new(ring: Ring, direction: Direction, wake: EventFd, bell: EventFd) -> Self {
-        Self { ring, direction, wake, bell, goes_on: false }
+    pub(super) fn new(
+        ring: Ring,
+        direction: Direction,
+        wake: EventFd,
+        bell: EventFd,
+        has_levels: bool,
+    ) -> Self {
+        let (found, _) = ring.found();
+        Self { ring, direction, wake, bell, goes_on: false, has_levels, found }
     }
 
     fn order(&self, order: Order) -> io::Result<()> {
@@ -123,6 +134,23 @@ impl Host for Near {
         self.ring.wake_at(passed);
         // It may have come there before it saw that.
         passed != u64::MAX && self.passed() >= passed
+    }
+
+    fn set_level(&mut self, level: &Level) -> bool {
+        if self.has_levels {
+            // What the host has said before is over.
+            (self.found, _) = self.ring.found();
+            self.ring.set_wanted(level);
+            if let Err(error) = self.bell.write(1) {
+                log::error!("a helper is not told what to do: {error}");
+            }
+        }
+        self.has_levels
+    }
+
+    fn level(&mut self) -> Option<Level> {
+        let (number, level) = self.ring.found();
+        (std::mem::replace(&mut self.found, number) != number).then_some(level)
     }
 
     fn event(&self) -> Option<RawFd> {

@@ -153,7 +153,8 @@ impl Helpers {
         let fds = [memory, copy(&wake)?, copy(&bell)?];
         let (name, born) = (wanted.name.clone(), Instant::now());
         self.0.push(Helper { program, arguments, name, fds, child: None, born, failures: 0 });
-        Ok(Near::new(ring, wanted.direction, wake, bell))
+        let has_levels = wanted.kind == Kind::PipeWire;
+        Ok(Near::new(ring, wanted.direction, wake, bell, has_levels))
     }
 
     /// Starts them, if there are any, by a broker. Before any thread is started. They end when the last process has

@@ -12,6 +12,7 @@ use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, ftruncate, memfd_create
 use vm_memory::mmap::MmapRegion;
 use vm_memory::{Bytes, FileOffset, VolatileMemory};
 
+use crate::card::control::{LOUDEST, Level};
 use crate::card::format::{Format, Rate};
 use crate::card::params::Params;
 
@@ -24,10 +25,12 @@ const SAMPLES: usize = 4096;
 const ORDER: usize = 0;
 const START: usize = 8;
 const BEGUN: usize = 16;
+const WANTED: usize = 24;
 const WAKE: usize = 64;
 const WRITTEN: usize = 128;
 const READ: usize = 192;
 const DELAY: usize = 256;
+const FOUND: usize = 264;
 /// Nothing was ordered yet.
 const NOTHING: u64 = u64::MAX;
 /// Nobody is to be woken.
@@ -114,6 +117,8 @@ impl Ring {
         let ring = Self::map(fd.as_fd())?;
         ring.store(ORDER, NOTHING);
         ring.store(WAKE, NEVER);
+        ring.set_wanted(&Level::default());
+        ring.set_found(&Level::default());
         Ok((ring, fd))
     }
 
@@ -244,6 +249,28 @@ impl Ring {
         self.store(DELAY, bytes);
     }
 
+    /// How loud the card wants the stream to be; the number grows each time.
+    #[must_use]
+    pub fn wanted(&self) -> (u8, Level) {
+        level(self.load(WANTED))
+    }
+
+    /// Wants it to be so loud.
+    pub fn set_wanted(&self, wanted: &Level) {
+        self.store(WANTED, word(self.load(WANTED), wanted));
+    }
+
+    /// How loud the host has made it; the number grows each time.
+    #[must_use]
+    pub fn found(&self) -> (u8, Level) {
+        level(self.load(FOUND))
+    }
+
+    /// Says that it is so loud.
+    pub fn set_found(&self, found: &Level) {
+        self.store(FOUND, word(self.load(FOUND), found));
+    }
+
     /// The card is to be woken when the helper has come to `position`.
     pub fn wake_at(&self, position: u64) {
         self.store(WAKE, position);
@@ -258,6 +285,28 @@ impl Ring {
                 word.compare_exchange(wanted, NEVER, Ordering::SeqCst, Ordering::SeqCst).is_ok()
             })
     }
+}
+
+/// A level in a word: seven bits for each channel, how often it was said behind them, and then whether it is on.
+fn level(word: u64) -> (u8, Level) {
+    let mut level = Level { is_on: word >> 63 != 0, ..Level::default() };
+    for (place, volume) in (0u32..).zip(&mut level.volumes) {
+        let bits = word.wrapping_shr(place.wrapping_mul(7)).to_le_bytes();
+        let [low, ..] = bits;
+        *volume = (low & 0x7f).min(LOUDEST);
+    }
+    let [.., number] = word.to_le_bytes();
+    (number & 0x7f, level)
+}
+
+/// The word that says so behind `before`.
+fn word(before: u64, level: &Level) -> u64 {
+    let [.., number] = before.to_le_bytes();
+    let mut word = u64::from(level.is_on) << 63 | u64::from(number.wrapping_add(1) & 0x7f) << 56;
+    for (place, volume) in (0u32..).zip(level.volumes) {
+        word |= u64::from(volume.min(LOUDEST)).wrapping_shl(place.wrapping_mul(7));
+    }
+    word
 }
 
 /// Bytes of the memory.
@@ -320,6 +369,21 @@ mod tests {
         assert_eq!((near.put(&vec![1; 2 << 20]), near.room()), (CAPACITY, 0));
         near.restart();
         assert_eq!((near.room(), far.filled()), (CAPACITY, 0));
+    }
+
+    #[test]
+    fn a_level_is_told_each_way() {
+        let (near, fd) = Ring::create().unwrap();
+        let far = Ring::map(fd.as_fd()).unwrap();
+        let (first, all) = far.wanted();
+        assert_eq!((far.found().1, all), (Level::default(), Level::default()));
+        let level = Level { volumes: [0, 1, 2, 50, 99, 100, 64, 7], is_on: false };
+        near.set_wanted(&level);
+        assert_eq!(far.wanted(), (first + 1, level));
+        (0..128).for_each(|_| far.set_found(&level));
+        assert_eq!(near.found(), (first, level));
+        near.store(FOUND, u64::MAX);
+        assert!(far.found().1.is_possible());
     }
 
     #[test]
