@@ -132,14 +132,17 @@ impl Sound {
         self.session.set_features(VERSION_1).map_err(Error::driver("vhost-user"))
     }
 
-    /// Gives a buffer to be played.
-    pub fn play(&mut self, stream: u32, samples: &[u8]) -> Result<(), Error> {
-        self.show(stream, samples)?;
-        self.transmit.ring.kick().map_err(Error::driver("a kick"))
+    /// Gives a buffer to be played. `true`: the card wanted to be kicked.
+    pub fn play(&mut self, stream: u32, samples: &[u8]) -> Result<bool, Error> {
+        let is_wanted = self.show(stream, samples)?;
+        if is_wanted {
+            self.transmit.ring.kick().map_err(Error::driver("a kick"))?;
+        }
+        Ok(is_wanted)
     }
 
-    /// Gives a buffer to be played, but does not kick yet.
-    pub fn show(&mut self, stream: u32, samples: &[u8]) -> Result<(), Error> {
+    /// Gives a buffer to be played, but does not kick yet. `true`: the card wants to be kicked.
+    pub fn show(&mut self, stream: u32, samples: &[u8]) -> Result<bool, Error> {
         let missing = || Error::driver::<&str>("a buffer")("all are in use");
         let slots = &mut self.transmit;
         let slot = slots.claim().ok_or_else(missing)?;
@@ -150,8 +153,7 @@ impl Sound {
         let status = Buffer { address: place.response, length: STATUS };
         let data = slots.data(slot, samples.len());
         slots.add(slot, &[head, data], &[status])?;
-        slots.ring.show();
-        Ok(())
+        Ok(slots.ring.show())
     }
 
     /// Gives a buffer to be recorded to.

@@ -17,6 +17,7 @@ pub mod tone;
 use std::fmt::Debug;
 use std::io;
 use std::os::fd::RawFd;
+use std::time::Duration;
 
 use crate::card::control::Level;
 use crate::card::params::Params;
@@ -73,12 +74,17 @@ pub trait Host: Debug + Send {
         false
     }
 
+    /// How long it takes until so much has passed that is not [early](Time::early). `None`: the host is late.
+    fn left(&self, _passed: u64) -> Option<Duration> {
+        None
+    }
+
     /// Makes it so loud from now on, if the host does that itself (`true`): then it may change it, too.
     fn set_level(&mut self, _level: &Level) -> bool {
         false
     }
 
-    /// What the host has made of it since this was asked last, which its [`event`](Self::event) says.
+    /// What the host has made of it since this was asked last, which its [`event`](Self::event) tells.
     fn level(&mut self) -> Option<Level> {
         None
     }
@@ -98,6 +104,8 @@ pub struct Time {
     pub room: u64,
     /// What was given to be played, and has not left for the host yet.
     pub unheard: u64,
+    /// What has left for the host before its time: a host takes many frames at once.
+    pub early: u64,
     /// How far behind, or ahead of, the listener that place is.
     pub delay: u64,
 }

@@ -18,12 +18,11 @@ use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 use super::control::{self, Controls};
 use super::info;
 use super::message::{Kind, Query, Request, Status};
-use super::stream::{EVT_XRUNS, Finished, Saved, Stream};
+use super::stream::{Finished, Saved, Stream};
 use super::worker::Worker;
 use crate::card::StreamConfig;
 use crate::card::control::Level;
 use crate::card::port::Direction;
-use crate::card::state;
 use crate::streams::Opened;
 
 /// The control, event, transmit and receive queue (5.14.2).
@@ -79,18 +78,9 @@ struct Told {
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct State {
-    streams: Vec<Value>,
+    streams: Vec<Saved>,
     jacks: Vec<bool>,
     told: Told,
-}
-
-/// What is checked of a stream's state before any is taken.
-#[derive(Debug, Deserialize)]
-struct Claim {
-    name: String,
-    state: state::Saved,
-    #[serde(default)]
-    level: Level,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -266,10 +256,9 @@ impl Card {
     /// What another process needs, of each stream what `save` says.
     fn saved(&self, save: fn(&Stream) -> Saved) -> serde_json::Result<Value> {
         let streams = self.streams();
-        let saved = streams.iter().map(|stream| serde_json::to_value(save(stream)));
         let told = lock(&self.told).clone();
         let state = State {
-            streams: saved.collect::<Result<_, _>>()?,
+            streams: streams.iter().map(save).collect(),
             jacks: self.plugged().collect(),
             told,
         };
@@ -278,20 +267,18 @@ impl Card {
 
     /// Takes all of another process's state, or nothing.
     fn go_on_with(&self, state: Value) -> Result<(), StateError> {
-        let (saved, jacks, told) = match state {
+        let (saved, jacks, told): (Vec<Saved>, _, _) = match state {
             // A version that said nothing of jacks, nor of what the driver knows.
-            Value::Array(streams) => (streams, vec![true; self.configs.len()], None),
+            streams @ Value::Array(_) => {
+                (serde_json::from_value(streams)?, vec![true; self.configs.len()], None)
+            }
             state => {
                 let State { streams, jacks, told } = serde_json::from_value(state)?;
                 (streams, jacks, Some(told))
             }
         };
-        let mut claims = Vec::new();
-        for value in &saved {
-            claims.push(Claim::deserialize(value)?);
-        }
-        self.check(&claims)?;
-        let levels = claims.iter().map(|claim| claim.level).collect();
+        self.check(&saved)?;
+        let levels = saved.iter().map(|saved| saved.level).collect();
         let told = told.unwrap_or_else(|| Told { jacks: jacks.clone(), levels });
         let count = self.configs.len();
         if [jacks.len(), told.jacks.len(), told.levels.len()] != [count; 3]
@@ -301,11 +288,9 @@ impl Card {
                 "what is said of its jacks and volumes cannot be",
             )));
         }
-        let saved: Vec<Saved> =
-            saved.into_iter().map(serde_json::from_value).collect::<Result<_, _>>()?;
         let mut streams = self.streams();
-        for (stream, (saved, claim)) in streams.iter_mut().zip(saved.iter().zip(&claims)) {
-            stream.set_level(claim.level);
+        for (stream, saved) in streams.iter_mut().zip(&saved) {
+            stream.set_level(saved.level);
             if let Err(error) = stream.restore(saved) {
                 log::error!("{error}"); // the host's end of it: others may go on
             }
@@ -320,9 +305,9 @@ impl Card {
     }
 
     /// Whether these streams can be the card's.
-    fn check(&self, claims: &[Claim]) -> Result<(), StateError> {
+    fn check(&self, saved: &[Saved]) -> Result<(), StateError> {
         let own: Vec<&str> = self.configs.iter().map(|config| config.name.as_str()).collect();
-        let other: Vec<&str> = claims.iter().map(|claim| claim.name.as_str()).collect();
+        let other: Vec<&str> = saved.iter().map(|saved| saved.name.as_str()).collect();
         if own != other {
             return Err(StateError::Mismatch(format!(
                 "the card has the streams {}, and the guest's had {}",
@@ -330,17 +315,8 @@ impl Card {
                 other.join(", ")
             )));
         }
-        for (config, claim) in self.configs.iter().zip(claims) {
-            let name = &config.name;
-            if let Err(error) = claim.state.state(config, EVT_XRUNS) {
-                return Err(StateError::Mismatch(format!("{name}: {error}")));
-            }
-            if !claim.level.is_possible() {
-                let what = format!("{name}: a volume of it is more than the most");
-                return Err(StateError::Mismatch(what));
-            }
-        }
-        Ok(())
+        let mut both = self.configs.iter().zip(saved);
+        both.try_for_each(|(config, saved)| saved.check(config)).map_err(StateError::Mismatch)
     }
 
     /// Takes what a former process had kept of this card.

@@ -3,15 +3,15 @@
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::RawFd;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 use vhost_runtime::chain::Chain;
 
 use super::card::{RECEIVE, TRANSMIT};
 use super::message::Status;
+use super::pace::Pace;
 use crate::card::StreamConfig;
-use crate::card::clock::Clock;
 use crate::card::control::Level;
 use crate::card::gain::Gain;
 use crate::card::params::{Asked, Params, ParamsError};
@@ -29,8 +29,6 @@ pub(super) const STATUS: u64 = 8;
 const PIECE: u64 = 64 << 10;
 /// How far ahead a host with a clock of its own is asked to say so at most: it may have room for no more.
 const AHEAD: u64 = 256 << 10;
-/// How long a host with a clock of its own may stand still.
-const PATIENCE: Duration = Duration::from_millis(500);
 
 /// A driver's buffer.
 #[derive(Debug)]
@@ -56,7 +54,19 @@ pub(super) struct Saved {
     begun: u64,
     /// A version without volumes has them at their loudest.
     #[serde(default)]
-    level: Level,
+    pub(super) level: Level,
+}
+
+impl Saved {
+    /// Whether it can be of such a stream.
+    pub(super) fn check(&self, config: &StreamConfig) -> Result<(), String> {
+        let name = &config.name;
+        self.state.state(config, EVT_XRUNS).map_err(|error| format!("{name}: {error}"))?;
+        match self.level.is_possible() {
+            true => Ok(()),
+            false => Err(format!("{name}: a volume of it is more than the most")),
+        }
+    }
 }
 
 /// A buffer that is done with.
@@ -78,21 +88,15 @@ pub(super) struct Stream {
     pub(super) config: StreamConfig,
     state: State,
     host: Box<dyn Host>,
-    clock: Clock,
+    pace: Pace,
     buffers: VecDeque<Buffer>,
     /// Bytes that had moved of the first buffers when those were given back, and those that the host had.
     begun: u64,
     through: u64,
-    /// How far a host with a clock of its own had come, and when it was seen to.
-    passed: (u64, Instant),
-    /// Bytes of the buffers that were given to it, and have not left.
+    /// Bytes of the buffers that a host with a clock of its own has, and that are not heard.
     unheard: u64,
-    /// It stands still: the stream goes by the card's clock, and nothing is heard.
-    is_stalled: bool,
-    /// What it has to do has come by now.
-    is_due: bool,
-    /// Frames that were played or recorded since it was prepared.
-    position: u64,
+    /// When it will have come to where there is something to do, if that is known.
+    next: Option<Instant>,
     /// There was nothing to be played, or no room, and that was told.
     is_starved: bool,
     /// The host has failed, and that was logged.
@@ -108,15 +112,12 @@ impl Stream {
             config,
             state: State::Idle,
             host,
-            clock: Clock::default(),
+            pace: Pace::new(),
             buffers: VecDeque::new(),
             begun: 0,
             through: 0,
-            passed: (0, Instant::now()),
             unheard: 0,
-            is_stalled: false,
-            is_due: false,
-            position: 0,
+            next: None,
             is_starved: false,
             has_failed: false,
             level: Level::default(),
@@ -206,18 +207,17 @@ impl Stream {
             return Status::IoError;
         }
         self.has_failed = false;
-        (self.clock, self.position) = (Clock::default(), 0);
+        self.pace = Pace::new();
         (self.begun, self.through) = (0, 0);
-        (self.is_starved, self.is_stalled, self.unheard) = (false, false, 0);
+        (self.is_starved, self.unheard) = (false, 0);
         self.go(Command::Prepare)
     }
 
     pub(super) fn start(&mut self, now: Instant) -> Status {
         let status = self.go(Command::Start);
         if status == Status::Ok {
-            self.clock.start(now);
+            self.pace.start(now);
             self.host.run(true);
-            self.passed.1 = now;
         }
         status
     }
@@ -225,7 +225,7 @@ impl Stream {
     pub(super) fn stop(&mut self, now: Instant) -> Status {
         let status = self.go(Command::Stop);
         if status == Status::Ok {
-            self.clock.stop(now);
+            self.pace.stop(now);
             self.host.run(false);
         }
         status
@@ -259,9 +259,6 @@ impl Stream {
         let Self { config, host, .. } = self;
         let state = saved.state.state(config, EVT_XRUNS);
         let state = state.map_err(|error| format!("{}: {error}", config.name))?;
-        if !saved.level.is_possible() {
-            return Err(format!("{}: a volume of it is more than the most", config.name));
-        }
         if let Some(params) = state.params().filter(|_| state.takes_buffers()) {
             host.prepare(params).map_err(|error| format!("{}: {error}", config.name))?;
         }
@@ -269,12 +266,10 @@ impl Stream {
             Some(begun) => (begun, begun),
             None => (saved.begun, 0),
         };
-        (self.state, self.position) = (state, 0);
-        (self.clock, self.is_starved) = (Clock::default(), false);
+        (self.state, self.pace, self.is_starved) = (state, Pace::new(), false);
         self.set_level(saved.level);
-        self.passed.1 = Instant::now();
         if self.is_running() {
-            self.clock.start(Instant::now());
+            self.pace.start(Instant::now());
             self.host.run(true);
         }
         Ok(())
@@ -317,11 +312,7 @@ impl Stream {
         }
         if self.buffers.is_empty() && self.is_running() {
             // Time that passed without one is not made up for.
-            let passed = self.clock.frames(params, now);
-            if passed > self.position {
-                self.clock.hold(params, self.position, now);
-            }
-            self.passed.1 = now;
+            self.pace.forgive(params, now);
             self.drop_recorded();
         }
         self.is_starved = false;
@@ -380,8 +371,7 @@ impl Stream {
     /// They go on. The time meanwhile has not passed.
     pub(super) fn resume(&mut self, now: Instant) {
         if let State::Running(params) = &self.state {
-            self.clock.hold(params, self.position, now);
-            self.passed.1 = now;
+            self.pace.hold(params, now);
             self.drop_recorded();
             self.host.run(true);
         }
@@ -392,12 +382,13 @@ impl Stream {
         let State::Running(params) = self.state else { return false };
         let frame = u64::from(params.frame);
         let time = self.host.time();
-        let stalls = self.watch(time, &params, now);
-        let time = time.filter(|_| !self.is_stalled);
-        let mut due = match time {
-            Some(time) => time.room.checked_div(frame).unwrap_or(0),
-            None => self.clock.frames(&params, now).saturating_sub(self.position),
-        };
+        let stalls = self.pace.watch(time, !self.buffers.is_empty(), &params, now);
+        if stalls {
+            log::error!("{}: the host's sound stands still", self.config.name);
+        }
+        let time = time.filter(|_| !self.pace.is_stalled());
+        let mut due = self.pace.due(time, &params, now);
+        let had_buffers = !self.buffers.is_empty();
         let latency = time.map_or(0, |time| u32::try_from(time.delay).unwrap_or(u32::MAX));
         for number in 0..self.buffers.len() {
             while due > 0
@@ -405,13 +396,13 @@ impl Stream {
             {
                 self.move_piece(number, count);
                 let frames = count.checked_div(frame).unwrap_or(0);
-                self.position = self.position.saturating_add(frames);
+                self.pace.moved(frames);
                 due = due.saturating_sub(frames);
             }
         }
         // What was given just now is not heard yet.
         let time = time.and_then(|_| self.host.time());
-        self.unheard = time.map_or(0, |time| time.unheard);
+        self.unheard = time.map_or(0, |time| time.unheard.saturating_add(time.early));
         let is_capture = self.config.direction() == Direction::Capture;
         let mut heard = self.heard();
         while let Some(first) = self.buffers.front()
@@ -426,42 +417,53 @@ impl Stream {
             let queue = self.queue();
             finished.push(Finished { chain, queue, recorded, status, latency });
         }
-        self.is_due = time.is_some_and(|time| {
-            // Without a buffer, what comes is an overrun when it would have filled one.
-            let rest = match self.buffers.front() {
-                // Where it is not all there yet, there is room for more before it is heard.
-                Some(first) if !is_capture && first.done < first.length => {
-                    (time.unheard / 2).max(frame)
-                }
-                Some(first) => first.length.saturating_sub(heard),
-                None if is_capture && !self.is_starved => params.period.into(),
-                None => return false,
-            };
-            let now = time.passed.saturating_sub(if is_capture { time.room } else { 0 });
-            self.host.wake_at(now.saturating_add(rest.min(AHEAD)))
-        });
-        let starves = due > 0 && self.buffers.is_empty() && !self.is_starved;
-        self.is_starved |= starves;
+        self.next = time.and_then(|time| self.follow(time, &params, now));
+        let starves = self.starves(due, had_buffers, time.is_some(), now);
         (starves || stalls) && params.features & EVT_XRUNS != 0
     }
 
-    /// Sees whether a host with a clock of its own still does its work. `true`: not any more.
-    fn watch(&mut self, time: Option<Time>, params: &Params, now: Instant) -> bool {
-        let Some(time) = time else { return false };
-        let (passed, since) = self.passed;
-        if passed != time.passed {
-            self.passed = (time.passed, now);
-            self.is_stalled = false;
-        } else if !self.is_stalled
-            && !self.buffers.is_empty()
-            && now.saturating_duration_since(since) >= PATIENCE
-        {
-            log::error!("{}: the host's sound stands still", self.config.name);
-            self.is_stalled = true;
-            self.clock.hold(params, self.position, now);
-            return true;
+    /// When the host will have come to where there is something to do, if that is known; its event tells of the rest.
+    fn follow(&mut self, time: Time, params: &Params, now: Instant) -> Option<Instant> {
+        let heard = self.heard();
+        let left = self.buffers.front().map(|first| first.length.saturating_sub(heard));
+        if self.config.direction() == Direction::Capture {
+            // Without a buffer, what comes is an overrun when it would have filled one.
+            let left = left.or_else(|| (!self.is_starved).then_some(params.period.into()))?;
+            let here = time.passed.saturating_sub(time.room);
+            return self.host.wake_at(here.saturating_add(left.min(AHEAD))).then_some(now);
         }
-        false
+        let end = time.passed.saturating_sub(time.early).saturating_add(left?);
+        // Where not all is there yet, there is room for more before it is heard.
+        let more = self.buffers.back().filter(|last| last.done < last.length).map(|_| {
+            let half = (time.unheard / 2).max(params.frame.into());
+            time.passed.saturating_add(half)
+        });
+        let time = self.host.left(end).and_then(|left| now.checked_add(left));
+        let place = match time {
+            Some(_) => more,
+            None => Some(more.map_or(end, |more| more.min(end))),
+        };
+        let is_there = place.is_some_and(|place| self.host.wake_at(place));
+        if is_there { Some(now) } else { time }
+    }
+
+    /// Sees whether it has run dry, with frames that were due and had no place. `true`: just now.
+    fn starves(&mut self, due: u64, had_buffers: bool, is_followed: bool, now: Instant) -> bool {
+        let State::Running(params) = &self.state else { return false };
+        if !self.buffers.is_empty() || self.is_starved {
+            return false;
+        }
+        let period = u64::from(params.period).checked_div(params.frame.into()).unwrap_or(0);
+        let is_heard = is_followed && self.config.direction() == Direction::Playback;
+        if !is_heard && had_buffers {
+            // The driver did not know before, and this may be late: it has a period's time from here.
+            if !is_followed {
+                self.pace.forgive(params, now);
+            }
+            return false;
+        }
+        self.is_starved = due >= if is_heard { 1 } else { period };
+        self.is_starved
     }
 
     /// Bytes of a buffer that are to move now, if some are.
@@ -476,7 +478,7 @@ impl Stream {
         let Some(buffer) = self.buffers.get_mut(number) else { return };
         self.piece.resize(usize::try_from(count).unwrap_or(0), 0);
         let moved = match self.config.direction() {
-            Direction::Playback if self.is_stalled => Err(io::ErrorKind::TimedOut.into()),
+            Direction::Playback if self.pace.is_stalled() => Err(io::ErrorKind::TimedOut.into()),
             Direction::Playback => {
                 let at = TRANSFER.saturating_add(buffer.done);
                 buffer.chain.readable().split_at(at).1.read(&mut self.piece);
@@ -484,7 +486,7 @@ impl Stream {
                 self.host.play(&self.piece)
             }
             Direction::Capture => {
-                let recorded = match self.is_stalled {
+                let recorded = match self.pace.is_stalled() {
                     true => Err(io::ErrorKind::TimedOut.into()),
                     false => self.host.record(&mut self.piece),
                 };
@@ -503,7 +505,7 @@ impl Stream {
         let had_failed = std::mem::replace(&mut self.has_failed, moved.is_err());
         if let Err(error) = moved {
             buffer.status = Status::IoError;
-            if !had_failed && !self.is_stalled {
+            if !had_failed && !self.pace.is_stalled() {
                 log::error!("{}: {error}", self.config.name);
             }
         }
@@ -512,15 +514,16 @@ impl Stream {
     /// When it is to be looked at next.
     pub(super) fn next(&self) -> Option<Instant> {
         let State::Running(params) = &self.state else { return None };
-        if self.is_due {
-            return Some(self.passed.1);
+        let is_followed = self.host.event().is_some() && !self.pace.is_stalled();
+        match self.buffers.front() {
+            Some(_) if is_followed => self.next.into_iter().chain(self.pace.patience()).min(),
+            Some(first) => {
+                let left = first.length.saturating_sub(first.done);
+                self.pace.when(params, left.checked_div(params.frame.into())?)
+            }
+            None if is_followed || self.is_starved => self.next,
+            None => self.pace.when(params, params.period.checked_div(params.frame)?.into()),
         }
-        let buffer = self.buffers.front()?;
-        if self.host.event().is_some() && !self.is_stalled {
-            return self.passed.1.checked_add(PATIENCE);
-        }
-        let left = buffer.length.saturating_sub(buffer.done).checked_div(params.frame.into())?;
-        self.clock.when(params, self.position.saturating_add(left))
     }
 }
 

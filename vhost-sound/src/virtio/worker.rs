@@ -20,6 +20,8 @@ use crate::card::port::Direction;
 const PCM_XRUN: u32 = 0x1101;
 /// Xruns that wait for a driver to take them at most: the oldest go.
 const XRUNS: usize = 256;
+/// Buffers with which a stream has enough to do: two are left when the first is done with, and the ring looked at.
+const ENOUGH: usize = 3;
 
 /// Serves all queues.
 #[derive(Debug)]
@@ -33,9 +35,24 @@ pub struct Worker {
     xruns: VecDeque<u32>,
     finished: Vec<Finished>,
     taken: u64,
-    /// Whether buffers may be taken from the transmit and the receive queue.
-    enabled: [bool; 2],
+    /// The transmit and the receive queue.
+    gates: [Gate; 2],
+    /// When the timer runs out, if it runs.
+    alarm: Option<Instant>,
 }
+
+/// How buffers come by a queue.
+#[derive(Clone, Copy, Debug, Default)]
+struct Gate {
+    /// They may be taken.
+    is_enabled: bool,
+    /// The driver kicks for them; where not, the ring is looked at in each turn.
+    has_kicks: bool,
+}
+
+/// The queues that have a stream's buffers.
+const GATES: [(usize, Direction); 2] =
+    [(TRANSMIT, Direction::Playback), (RECEIVE, Direction::Capture)];
 
 impl Worker {
     pub(super) fn new(card: Arc<Card>) -> io::Result<Self> {
@@ -47,12 +64,24 @@ impl Worker {
             xruns: VecDeque::new(),
             finished: Vec::new(),
             taken: 0,
-            enabled: [false; 2],
+            gates: [Gate::default(); 2],
+            alarm: None,
         })
     }
 
-    fn flag(&mut self, index: usize) -> Option<&mut bool> {
-        self.enabled.get_mut(index.checked_sub(TRANSMIT)?)
+    fn gate(&mut self, index: usize) -> Option<&mut Gate> {
+        self.gates.get_mut(index.checked_sub(TRANSMIT)?)
+    }
+
+    /// Whether the driver is to kick for buffers. Not while all streams that run have enough: each turn looks at the
+    /// ring, and the next one is when the first of them is done with.
+    fn wants_kicks(&self, direction: Direction) -> bool {
+        let streams = self.card.streams();
+        let mut running = streams
+            .iter()
+            .filter(|stream| stream.config.direction() == direction && stream.is_running())
+            .peekable();
+        running.peek().is_none() || running.any(|stream| stream.waiting() < ENOUGH)
     }
 
     /// Takes buffers for streams; those that are for none are refused.
@@ -78,19 +107,41 @@ impl Worker {
         }
     }
 
-    fn carry_out_requests(&mut self, queues: &mut Queues, now: Instant) {
-        if !self.requests.is_empty() {
-            // What was given before a request is there for it, though its kick was not seen yet.
-            for (index, direction) in
-                [(TRANSMIT, Direction::Playback), (RECEIVE, Direction::Capture)]
+    /// Takes the buffers that no kick tells of. What was given before a request is there for it, though its kick was
+    /// not seen yet.
+    fn look(&mut self, queues: &mut Queues) {
+        for (index, direction) in GATES {
+            if let Some(gate) = self.gate(index)
+                && gate.is_enabled
+                && (!gate.has_kicks || !self.requests.is_empty())
+                && let Some(queue) = queues.get_mut(index)
             {
-                if self.flag(index).is_some_and(|enabled| *enabled)
-                    && let Some(queue) = queues.get_mut(index)
-                {
-                    self.take_buffers(queue, direction);
+                self.take_buffers(queue, direction);
+            }
+        }
+    }
+
+    /// Has the driver kick again where that is wanted. `true`: it has given something meanwhile.
+    fn ask_for_kicks(&mut self, queues: &mut Queues) -> bool {
+        let mut has_news = false;
+        for (index, direction) in GATES {
+            let is_silent = self.gate(index).is_some_and(|it| it.is_enabled && !it.has_kicks);
+            if is_silent
+                && self.wants_kicks(direction)
+                && let Some(queue) = queues.get_mut(index)
+            {
+                // What there is now is taken in the next turn.
+                let is_news = queue.enable_kicks();
+                has_news |= is_news;
+                if let Some(gate) = self.gate(index) {
+                    gate.has_kicks = !is_news;
                 }
             }
         }
+        has_news
+    }
+
+    fn carry_out_requests(&mut self, queues: &mut Queues, now: Instant) {
         let (mut answers, mut changed) = (Vec::new(), false);
         for chain in std::mem::take(&mut self.requests) {
             let bytes = chain.readable().split_at(message::LONGEST).0.to_vec();
@@ -119,6 +170,22 @@ impl Worker {
                 let written = chain.writable().write(&answer);
                 queue.complete(chain, u32::try_from(written).unwrap_or(u32::MAX));
             }
+        }
+    }
+
+    /// Has the next turn no later than that.
+    fn set_alarm(&mut self, next: Option<Instant>, now: Instant) {
+        // One that comes too early does no harm, and costs less than to set it each time.
+        let rings = self.alarm.filter(|alarm| *alarm > now);
+        let Some(next) = next.filter(|next| rings.is_none_or(|alarm| *next < alarm)) else {
+            self.alarm = rings;
+            return;
+        };
+        // At once is what a timer takes for never.
+        let left = next.saturating_duration_since(Instant::now()).max(Duration::from_nanos(1));
+        match self.timer.reset(left, None) {
+            Ok(()) => self.alarm = Some(next),
+            Err(error) => log::error!("the card's clock stands still: {error}"),
         }
     }
 
@@ -203,15 +270,23 @@ impl QueueWorker for Worker {
         match queue.index() {
             CONTROL => self.requests.extend(std::iter::from_fn(|| queue.pop())),
             EVENT => self.places.extend(std::iter::from_fn(|| queue.pop())),
-            TRANSMIT => self.take_buffers(queue, Direction::Playback),
-            _ => self.take_buffers(queue, Direction::Capture),
+            index => {
+                let direction =
+                    if index == TRANSMIT { Direction::Playback } else { Direction::Capture };
+                self.take_buffers(queue, direction);
+                let wants_kicks = self.wants_kicks(direction);
+                if let Some(gate) = self.gate(index) {
+                    gate.has_kicks = wants_kicks;
+                }
+                return if wants_kicks { Taken::All } else { Taken::Enough };
+            }
         }
         Taken::All
     }
 
     fn enabled(&mut self, index: usize, enabled: bool) {
-        if let Some(flag) = self.flag(index) {
-            *flag = enabled;
+        if let Some(gate) = self.gate(index) {
+            gate.is_enabled = enabled;
         }
     }
 
@@ -222,6 +297,7 @@ impl QueueWorker for Worker {
 
     fn turn(&mut self, queues: &mut Queues) -> Taken {
         let now = Instant::now();
+        self.look(queues);
         self.carry_out_requests(queues, now);
         let (mut streams, mut is_louder) = (self.card.streams(), false);
         for (number, stream) in (0..).zip(streams.iter_mut()) {
@@ -240,18 +316,10 @@ impl QueueWorker for Worker {
             self.card.keep();
         }
         self.tell(queues);
-        let next = next.into_iter().chain(self.card.announce(PACE)).min();
-        let set = match next {
-            // At once is what a timer takes for never.
-            Some(next) => {
-                let left = next.saturating_duration_since(Instant::now());
-                self.timer.reset(left.max(Duration::from_nanos(1)), None)
-            }
-            None => self.timer.clear(),
-        };
-        if let Err(error) = set {
-            log::error!("the card's clock stands still: {error}");
+        if self.ask_for_kicks(queues) {
+            return Taken::Some;
         }
+        self.set_alarm(next.into_iter().chain(self.card.announce(PACE)).min(), now);
         Taken::All
     }
 

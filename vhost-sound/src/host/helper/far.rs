@@ -184,6 +184,10 @@ impl Mover {
         if !self.runs(order) {
             return 0;
         }
+        if most == 0 {
+            return 0;
+        }
+        self.ring.set_last(self.ring.read(), super::nanoseconds());
         let taken = samples.get_mut(..most).map_or(0, |samples| self.ring.get(samples));
         self.tell();
         usize::try_from(taken).unwrap_or(0)

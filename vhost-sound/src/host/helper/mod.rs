@@ -11,3 +11,10 @@ pub mod far;
 pub mod near;
 pub mod process;
 pub mod ring;
+
+/// The time, of CLOCK_MONOTONIC, which is the same for all processes.
+fn nanoseconds() -> u64 {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    let seconds = u64::try_from(time.tv_sec).unwrap_or(0);
+    seconds.saturating_mul(1_000_000_000).saturating_add(u64::try_from(time.tv_nsec).unwrap_or(0))
+}

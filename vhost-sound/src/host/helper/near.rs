@@ -2,14 +2,21 @@
 
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
+use std::time::Duration;
 
 use vmm_sys_util::eventfd::EventFd;
 
+use super::nanoseconds;
 use super::ring::{CAPACITY, Order, Phase, Ring};
 use crate::card::control::Level;
 use crate::card::params::Params;
 use crate::card::port::Direction;
 use crate::host::{Host, Time};
+
+/// Nanoseconds of a second.
+const SECOND: u128 = 1_000_000_000;
+/// How much earlier than it is taken to a frame may be done with, in nanoseconds: no helper is more exact.
+const SLACK: u64 = 200_000;
 
 /// A stream that a helper plays or records.
 #[derive(Debug)]
@@ -70,6 +77,41 @@ impl Near {
             Direction::Capture => self.ring.written(),
         }
     }
+
+    /// Where the helper would be if it took frames evenly: it is further, as it takes many at once, or not as far, where
+    /// it is late.
+    fn even(&self) -> u64 {
+        let (from, since) = self.ring.last();
+        let passed = nanoseconds().saturating_sub(since);
+        from.saturating_add(self.bytes(passed))
+    }
+
+    /// Bytes of so many nanoseconds.
+    fn bytes(&self, nanoseconds: u64) -> u64 {
+        self.ring.order().map_or(0, |order| {
+            let frames = u128::from(nanoseconds).saturating_mul(order.rate.hertz().into());
+            let frames = u64::try_from(frames / SECOND).unwrap_or(u64::MAX);
+            frames.saturating_mul(order.frame())
+        })
+    }
+
+    /// How long so many bytes take.
+    fn time(&self, bytes: u64) -> Duration {
+        let frames = self.ring.order().and_then(|order| {
+            let second = u128::from(order.frame()).checked_mul(order.rate.hertz().into())?;
+            u128::from(bytes).saturating_mul(SECOND).checked_div(second)
+        });
+        Duration::from_nanos(frames.and_then(|it| u64::try_from(it).ok()).unwrap_or(0))
+    }
+
+    /// Bytes that the helper took too early.
+    fn early(&self) -> u64 {
+        let passed = self.passed();
+        let slack = self.bytes(SLACK);
+        let early = passed.saturating_sub(self.even().saturating_add(slack));
+        // No sound system takes more at once than waits for it.
+        early.min(self.ahead())
+    }
 }
 
 impl Host for Near {
@@ -115,11 +157,11 @@ impl Host for Near {
 
     fn time(&self) -> Option<Time> {
         let (filled, delay) = (self.ring.filled(), self.ring.delay());
-        let (room, unheard) = match self.direction {
-            Direction::Playback => (self.ahead().saturating_sub(filled), filled),
-            Direction::Capture => (filled, 0),
+        let (room, unheard, early) = match self.direction {
+            Direction::Playback => (self.ahead().saturating_sub(filled), filled, self.early()),
+            Direction::Capture => (filled, 0, 0),
         };
-        Some(Time { passed: self.passed(), room, unheard, delay })
+        Some(Time { passed: self.passed(), room, unheard, early, delay })
     }
 
     fn completed(&mut self, bytes: u64) {
@@ -134,6 +176,11 @@ impl Host for Near {
         self.ring.wake_at(passed);
         // It may have come there before it saw that.
         passed != u64::MAX && self.passed() >= passed
+    }
+
+    fn left(&self, passed: u64) -> Option<Duration> {
+        let left = passed.saturating_sub(self.even());
+        (left > 0).then(|| self.time(left))
     }
 
     fn set_level(&mut self, level: &Level) -> bool {

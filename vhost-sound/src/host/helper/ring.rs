@@ -31,6 +31,8 @@ const WRITTEN: usize = 128;
 const READ: usize = 192;
 const DELAY: usize = 256;
 const FOUND: usize = 264;
+const FROM: usize = 272;
+const SINCE: usize = 280;
 /// Nothing was ordered yet.
 const NOTHING: u64 = u64::MAX;
 /// Nobody is to be woken.
@@ -236,6 +238,18 @@ impl Ring {
     /// So many bytes more are of buffers that are done with.
     pub fn complete(&self, bytes: u64) {
         self.store(BEGUN, self.begun().wrapping_add(bytes));
+    }
+
+    /// Where the samples begin that were read last, and when that was, in nanoseconds of CLOCK_MONOTONIC.
+    #[must_use]
+    pub fn last(&self) -> (u64, u64) {
+        (self.load(FROM), self.load(SINCE))
+    }
+
+    /// Says so, before they are read.
+    pub fn set_last(&self, from: u64, since: u64) {
+        self.store(FROM, from);
+        self.store(SINCE, since);
     }
 
     /// How far the place where samples are read, or written, is from who hears them, in bytes.
