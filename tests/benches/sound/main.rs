@@ -27,7 +27,7 @@ fn main() -> ExitCode {
 
 fn run(words: &[String]) -> Result<(), Error> {
     let pipewire = PipeWire::start()?;
-    for backend in [Backend::Null, Backend::PipeWire, Backend::LatePipeWire] {
+    for backend in [Backend::Null, Backend::PipeWire, Backend::LatePipeWire, Backend::Alsa] {
         // What is under way has to be longer than the quantum.
         let shortest = if backend == Backend::LatePipeWire { 1 } else { 0 };
         for period in PERIODS.into_iter().skip(shortest) {

@@ -25,6 +25,8 @@ pub(crate) enum Backend {
     PipeWire,
     /// With as much latency as the other one has by default: PipeWire's own quantum.
     LatePipeWire,
+    /// ALSA's default device, which is PipeWire here, too.
+    Alsa,
 }
 
 impl Backend {
@@ -33,6 +35,7 @@ impl Backend {
             Backend::Null => "null",
             Backend::PipeWire => "pipewire",
             Backend::LatePipeWire => "pipewire, latency=43",
+            Backend::Alsa => "alsa",
         }
     }
 
@@ -42,6 +45,7 @@ impl Backend {
             Backend::Null => ("speaker,backend=null", "null"),
             Backend::PipeWire => ("speaker,backend=pipewire", "pipewire"),
             Backend::LatePipeWire => ("speaker,backend=pipewire,latency=43", "pipewire"),
+            Backend::Alsa => ("speaker,backend=alsa", "alsa"),
         }
     }
 }
@@ -60,6 +64,7 @@ impl Subject {
         let command = match self {
             Subject::Ours => {
                 program("vhost-sound-pipewire")?;
+                program("vhost-sound-alsa")?;
                 let mut command = pipewire.command(program("vhost-sound")?);
                 command.arg("--socket-path").arg(&socket);
                 command.args(["--playback", backend.arguments().0]);

@@ -92,9 +92,7 @@ impl Stream {
             Direction::Playback => (Way::Output, "Playback"),
             Direction::Capture => (Way::Input, "Capture"),
         };
-        // Half of what may pass is PipeWire's, in one piece; the other half is what waits for it to begin.
         let hertz = order.rate.hertz();
-        let frames = u64::from(options.latency).saturating_mul(hertz.into()) / 2_000_000;
         let mut properties = properties! {
             *keys::MEDIA_TYPE => "Audio",
             *keys::MEDIA_CATEGORY => category,
@@ -102,7 +100,7 @@ impl Stream {
             *keys::NODE_NAME => format!("vhost-sound.{}", options.name),
             *keys::NODE_DESCRIPTION => options.name.as_str(),
             *keys::MEDIA_NAME => options.name.as_str(),
-            *keys::NODE_LATENCY => format!("{}/{hertz}", frames.max(1)),
+            *keys::NODE_LATENCY => format!("{}/{hertz}", quantum(options.latency, hertz)),
         };
         if let Some(target) = &options.target {
             properties.insert(*keys::TARGET_OBJECT, target.as_str());
@@ -177,6 +175,20 @@ impl Stream {
     /// Of which order it is.
     pub(crate) fn generation(&self) -> u32 {
         self.generation
+    }
+}
+
+/// Frames that PipeWire is to take at once, of those that are heard in so many microseconds. Half of them are one such
+/// piece, the other half waits for it to begin. It makes them a power of two that is no more: the nearest one is asked
+/// for, since each piece costs the same.
+fn quantum(latency: u32, hertz: u32) -> u64 {
+    let frames = u64::from(latency).saturating_mul(hertz.into()) / 2_000_000;
+    let more = frames.max(1).next_power_of_two();
+    // The geometric middle of it and its half.
+    if frames.saturating_mul(frames).saturating_mul(2) >= more.saturating_mul(more) {
+        more
+    } else {
+        (more / 2).max(1)
     }
 }
 
@@ -286,5 +298,18 @@ fn channel(position: u8) -> u32 {
         9 => 7,  // side left
         10 => 8, // side right
         _ => 0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_quantum_is_the_power_of_two_that_is_next() {
+        for (milliseconds, frames) in [(5, 128), (10, 256), (16, 512), (43, 1024), (200, 4096)] {
+            assert_eq!(quantum(milliseconds * 1000, 48_000), frames, "{milliseconds}");
+        }
+        assert_eq!((quantum(0, 5512), quantum(40_000, 44_100)), (1, 1024));
     }
 }

@@ -48,7 +48,6 @@ impl Options {
 #[derive(Debug)]
 pub struct Far {
     ring: Ring,
-    direction: Direction,
     wake: EventFd,
     bell: EventFd,
 }
@@ -72,14 +71,14 @@ impl Far {
             // SAFETY: it is open, and given away here.
             unsafe { EventFd::from_raw_fd(fd.into_raw_fd()) }
         };
-        let ring = Ring::map(std::os::fd::AsFd::as_fd(&ring?))?;
-        Ok(Self { ring, direction, wake: event(wake?), bell: event(bell?) })
+        let ring = Ring::map(std::os::fd::AsFd::as_fd(&ring?), direction)?;
+        Ok(Self { ring, wake: event(wake?), bell: event(bell?) })
     }
 
     /// Which way samples go.
     #[must_use]
     pub fn direction(&self) -> Direction {
-        self.direction
+        self.ring.direction()
     }
 
     /// What is wanted now, if it is anything. What made it different has rung the [bell](Self::bell).
@@ -110,11 +109,7 @@ impl Far {
     /// # Errors
     /// The host has no more descriptors.
     pub fn mover(&self) -> io::Result<Mover> {
-        Ok(Mover {
-            ring: self.ring.clone(),
-            direction: self.direction,
-            wake: self.wake.try_clone()?,
-        })
+        Ok(Mover { ring: self.ring.clone(), wake: self.wake.try_clone()? })
     }
 }
 
@@ -156,7 +151,6 @@ impl Levels {
 #[derive(Debug)]
 pub struct Mover {
     ring: Ring,
-    direction: Direction,
     wake: EventFd,
 }
 
@@ -164,7 +158,7 @@ impl Mover {
     /// Bytes that the card has given to be played, or has room for.
     #[must_use]
     pub fn ready(&self, order: &Order) -> u64 {
-        let ready = match self.direction {
+        let ready = match self.ring.direction() {
             Direction::Playback => self.ring.filled(),
             Direction::Capture => self.ring.room(),
         };
@@ -217,7 +211,7 @@ impl Mover {
     }
 
     fn tell(&self) {
-        let place = match self.direction {
+        let place = match self.ring.direction() {
             Direction::Playback => self.ring.read(),
             Direction::Capture => self.ring.written(),
         };

@@ -12,7 +12,7 @@ pub mod near;
 pub mod process;
 pub mod ring;
 
-/// The time, of CLOCK_MONOTONIC, which is the same for all processes.
+/// Nanoseconds of CLOCK_MONOTONIC, which is the same for all processes.
 fn nanoseconds() -> u64 {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
     let seconds = u64::try_from(time.tv_sec).unwrap_or(0);

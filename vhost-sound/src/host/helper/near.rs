@@ -2,12 +2,11 @@
 
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use vmm_sys_util::eventfd::EventFd;
 
-use super::nanoseconds;
-use super::ring::{CAPACITY, Order, Phase, Ring};
+use super::ring::{Order, Phase, Ring};
 use crate::card::control::Level;
 use crate::card::params::Params;
 use crate::card::port::Direction;
@@ -22,7 +21,8 @@ const SLACK: u64 = 200_000;
 #[derive(Debug)]
 pub struct Near {
     ring: Ring,
-    direction: Direction,
+    /// When it was made, and what that is to the helper.
+    began: (Instant, u64),
     /// Written to by the helper.
     wake: EventFd,
     /// Written to when the helper is to look at its order.
@@ -35,15 +35,10 @@ pub struct Near {
 }
 
 impl Near {
-    pub(super) fn new(
-        ring: Ring,
-        direction: Direction,
-        wake: EventFd,
-        bell: EventFd,
-        has_levels: bool,
-    ) -> Self {
+    pub(super) fn new(ring: Ring, wake: EventFd, bell: EventFd, has_levels: bool) -> Self {
         let (found, _) = ring.found();
-        Self { ring, direction, wake, bell, goes_on: false, has_levels, found }
+        let began = (Instant::now(), super::nanoseconds());
+        Self { ring, began, wake, bell, goes_on: false, has_levels, found }
     }
 
     fn order(&self, order: Order) -> io::Result<()> {
@@ -52,19 +47,20 @@ impl Near {
         self.bell.write(1)
     }
 
-    /// Bytes that may wait to be heard: a quarter of a second, which outlasts the start of another process, and is no
-    /// longer than what a volume may take to be heard.
+    /// Bytes that may wait to be heard.
     fn ahead(&self) -> u64 {
-        let second = self
-            .ring
-            .order()
-            .map_or(0, |order| order.frame().saturating_mul(order.rate.hertz().into()));
-        (second / 4).clamp(1 << 12, CAPACITY)
+        self.ring.order().map_or(0, |order| order.ahead())
+    }
+
+    /// The time as the helper has it.
+    fn nanoseconds(&self) -> u64 {
+        let (then, time) = self.began;
+        time.saturating_add(u64::try_from(then.elapsed().as_nanos()).unwrap_or(u64::MAX))
     }
 
     /// How far this end has come.
     fn place(&self) -> u64 {
-        match self.direction {
+        match self.ring.direction() {
             Direction::Playback => self.ring.written(),
             Direction::Capture => self.ring.read(),
         }
@@ -72,7 +68,7 @@ impl Near {
 
     /// How far the helper has.
     fn passed(&self) -> u64 {
-        match self.direction {
+        match self.ring.direction() {
             Direction::Playback => self.ring.read(),
             Direction::Capture => self.ring.written(),
         }
@@ -82,7 +78,7 @@ impl Near {
     /// it is late.
     fn even(&self) -> u64 {
         let (from, since) = self.ring.last();
-        let passed = nanoseconds().saturating_sub(since);
+        let passed = self.nanoseconds().saturating_sub(since);
         from.saturating_add(self.bytes(passed))
     }
 
@@ -157,7 +153,7 @@ impl Host for Near {
 
     fn time(&self) -> Option<Time> {
         let (filled, delay) = (self.ring.filled(), self.ring.delay());
-        let (room, unheard, early) = match self.direction {
+        let (room, unheard, early) = match self.ring.direction() {
             Direction::Playback => (self.ahead().saturating_sub(filled), filled, self.early()),
             Direction::Capture => (filled, 0, 0),
         };

@@ -142,7 +142,7 @@ impl Helpers {
         if !tried.status.success() {
             return Err(HelperError::Refused(reason(name, &tried)));
         }
-        let (ring, memory) = Ring::create().map_err(failed)?;
+        let (ring, memory) = Ring::create(wanted.direction).map_err(failed)?;
         let event = || EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC).map_err(failed);
         let (wake, bell) = (event()?, event()?);
         let copy = |event: &EventFd| -> Result<OwnedFd, HelperError> {
@@ -154,7 +154,7 @@ impl Helpers {
         let (name, born) = (wanted.name.clone(), Instant::now());
         self.0.push(Helper { program, arguments, name, fds, child: None, born, failures: 0 });
         let has_levels = wanted.kind == Kind::PipeWire;
-        Ok(Near::new(ring, wanted.direction, wake, bell, has_levels))
+        Ok(Near::new(ring, wake, bell, has_levels))
     }
 
     /// Starts them, if there are any, by a broker. Before any thread is started. They end when the last process has

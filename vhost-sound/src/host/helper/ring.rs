@@ -15,10 +15,11 @@ use vm_memory::{Bytes, FileOffset, VolatileMemory};
 use crate::card::control::{LOUDEST, Level};
 use crate::card::format::{Format, Rate};
 use crate::card::params::Params;
+use crate::card::port::Direction;
 
 /// Bytes of samples in it at most: 40 ms of eight channels of 384 kHz of the longest samples, and five seconds of a
 /// CD's.
-pub const CAPACITY: u64 = 1 << 20;
+const CAPACITY: u64 = 1 << 20;
 /// Where samples begin.
 const SAMPLES: usize = 4096;
 /// Where the card's words are, and the helper's: in lines of the processor's cache that only one of them writes to.
@@ -71,6 +72,14 @@ impl Order {
         u64::from(self.format.bits() / 8).saturating_mul(self.channels.into()).max(1)
     }
 
+    /// Bytes that may wait to be heard: a quarter of a second, which outlasts the start of another process, and is no
+    /// longer than what a volume may take to be heard.
+    #[must_use]
+    pub fn ahead(&self) -> u64 {
+        let second = self.frame().saturating_mul(self.rate.hertz().into());
+        (second / 4).clamp(1 << 12, CAPACITY)
+    }
+
     /// It is of samples like these.
     #[must_use]
     pub fn is_of(&self, params: &Params) -> bool {
@@ -105,6 +114,7 @@ impl Order {
 #[derive(Debug, Clone)]
 pub struct Ring {
     region: Arc<MmapRegion>,
+    direction: Direction,
 }
 
 impl Ring {
@@ -112,11 +122,11 @@ impl Ring {
     ///
     /// # Errors
     /// The host refuses.
-    pub fn create() -> io::Result<(Self, OwnedFd)> {
+    pub fn create(direction: Direction) -> io::Result<(Self, OwnedFd)> {
         let fd = memfd_create("vhost-sound", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
         ftruncate(&fd, length())?;
         fcntl_add_seals(&fd, SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)?;
-        let ring = Self::map(fd.as_fd())?;
+        let ring = Self::map(fd.as_fd(), direction)?;
         ring.store(ORDER, NOTHING);
         ring.store(WAKE, NEVER);
         ring.set_wanted(&Level::default());
@@ -128,14 +138,14 @@ impl Ring {
     ///
     /// # Errors
     /// It is none, or the host refuses.
-    pub fn map(fd: BorrowedFd<'_>) -> io::Result<Self> {
+    pub fn map(fd: BorrowedFd<'_>, direction: Direction) -> io::Result<Self> {
         let file = std::fs::File::from(fd.try_clone_to_owned()?);
         if file.metadata()?.len() != length() {
             return Err(io::ErrorKind::InvalidInput.into());
         }
         let size = usize::try_from(length()).unwrap_or(usize::MAX);
         let region = MmapRegion::from_file(FileOffset::new(file, 0), size);
-        Ok(Self { region: Arc::new(region.map_err(io::Error::other)?) })
+        Ok(Self { region: Arc::new(region.map_err(io::Error::other)?), direction })
     }
 
     fn with<T: Default>(&self, place: usize, work: impl FnOnce(&AtomicU64) -> T) -> T {
@@ -162,6 +172,21 @@ impl Ring {
         self.store(ORDER, order.word());
     }
 
+    /// Which way samples go.
+    #[must_use]
+    pub fn direction(&self) -> Direction {
+        self.direction
+    }
+
+    /// Bytes of it that are in use. Where samples wait to be played they are few, which stay in the processor's cache;
+    /// what is recorded may wait for a driver that is late.
+    fn size(&self) -> u64 {
+        match (self.direction, self.order()) {
+            (Direction::Playback, Some(order)) => order.ahead().next_power_of_two().min(CAPACITY),
+            _ => CAPACITY,
+        }
+    }
+
     /// Empties it: what was written before is of no use any more.
     pub fn restart(&self) {
         let written = self.written();
@@ -185,20 +210,20 @@ impl Ring {
     #[must_use]
     pub fn filled(&self) -> u64 {
         // Whoever reads may be told of a new start before it sees what was written.
-        self.written().saturating_sub(self.read()).min(CAPACITY)
+        self.written().saturating_sub(self.read()).min(self.size())
     }
 
     /// Bytes that can be written.
     #[must_use]
     pub fn room(&self) -> u64 {
-        CAPACITY.saturating_sub(self.filled())
+        self.size().saturating_sub(self.filled())
     }
 
     /// Writes samples, as many as there is room for.
     pub fn put(&self, samples: &[u8]) -> u64 {
         let count = self.room().min(samples.len() as u64);
         let written = self.written();
-        for (at, range) in pieces(written, count) {
+        for (at, range) in pieces(self.size(), written, count) {
             // It lies in the memory.
             let _ =
                 samples.get(range).map(|piece| self.region.as_volatile_slice().write(piece, at));
@@ -211,7 +236,7 @@ impl Ring {
     pub fn get(&self, samples: &mut [u8]) -> u64 {
         let count = self.filled().min(samples.len() as u64);
         let read = self.read();
-        for (at, range) in pieces(read, count) {
+        for (at, range) in pieces(self.size(), read, count) {
             // It lies in the memory.
             let _ =
                 samples.get_mut(range).map(|piece| self.region.as_volatile_slice().read(piece, at));
@@ -328,11 +353,12 @@ fn length() -> u64 {
     CAPACITY.saturating_add(SAMPLES as u64)
 }
 
-/// Where `count` bytes from a position on are in the memory, and which of them each place has.
-fn pieces(position: u64, count: u64) -> [(usize, std::ops::Range<usize>); 2] {
+/// Where `count` bytes from a position on are in the memory, of which `size` are in use, and which of them each place
+/// has.
+fn pieces(size: u64, position: u64, count: u64) -> [(usize, std::ops::Range<usize>); 2] {
     let number = |value: u64| usize::try_from(value).unwrap_or(usize::MAX);
-    let at = position % CAPACITY;
-    let first = count.min(CAPACITY.saturating_sub(at));
+    let at = position.checked_rem(size).unwrap_or(0);
+    let first = count.min(size.saturating_sub(at));
     let place = number(at).saturating_add(SAMPLES);
     [(place, 0..number(first)), (SAMPLES, number(first)..number(count))]
 }
@@ -343,8 +369,8 @@ mod tests {
 
     #[test]
     fn both_ends_have_the_same() {
-        let (near, fd) = Ring::create().unwrap();
-        let far = Ring::map(fd.as_fd()).unwrap();
+        let (near, fd) = Ring::create(Direction::Capture).unwrap();
+        let far = Ring::map(fd.as_fd(), Direction::Capture).unwrap();
         assert_eq!(far.order(), None);
         let order = Order {
             phase: Phase::Running,
@@ -357,14 +383,15 @@ mod tests {
         assert_eq!((far.order(), order.frame()), (Some(order), 24));
         near.store(ORDER, order.word() | 0xff);
         assert_eq!(far.order(), None);
-        assert!(Ring::map(memfd_create("", MemfdFlags::CLOEXEC).unwrap().as_fd()).is_err());
+        let empty = memfd_create("", MemfdFlags::CLOEXEC).unwrap();
+        assert!(Ring::map(empty.as_fd(), Direction::Capture).is_err());
         assert!(ftruncate(&fd, 0).is_err());
     }
 
     #[test]
     fn samples_come_out_as_they_went_in_and_no_more() {
-        let (near, fd) = Ring::create().unwrap();
-        let far = Ring::map(fd.as_fd()).unwrap();
+        let (near, fd) = Ring::create(Direction::Capture).unwrap();
+        let far = Ring::map(fd.as_fd(), Direction::Capture).unwrap();
         let mut heard = vec![0; 0x1_0000];
         let mut next = (0..=255).cycle();
         let mut expected = next.clone();
@@ -387,8 +414,8 @@ mod tests {
 
     #[test]
     fn a_level_is_told_each_way() {
-        let (near, fd) = Ring::create().unwrap();
-        let far = Ring::map(fd.as_fd()).unwrap();
+        let (near, fd) = Ring::create(Direction::Capture).unwrap();
+        let far = Ring::map(fd.as_fd(), Direction::Capture).unwrap();
         let (first, all) = far.wanted();
         assert_eq!((far.found().1, all), (Level::default(), Level::default()));
         let level = Level { volumes: [0, 1, 2, 50, 99, 100, 64, 7], is_on: false };
@@ -402,7 +429,7 @@ mod tests {
 
     #[test]
     fn the_card_is_woken_once() {
-        let (ring, _fd) = Ring::create().unwrap();
+        let (ring, _fd) = Ring::create(Direction::Capture).unwrap();
         assert!(!ring.is_awaited(u64::MAX - 1));
         ring.wake_at(100);
         assert!(!ring.is_awaited(99) && ring.is_awaited(100) && !ring.is_awaited(100));
@@ -412,7 +439,7 @@ mod tests {
         /// Whatever the other end writes.
         #[test]
         fn positions_that_make_no_sense_do_no_harm(written: u64, read: u64, start: u64, order: u64) {
-            let (ring, _fd) = Ring::create().unwrap();
+            let (ring, _fd) = Ring::create(Direction::Capture).unwrap();
             let words = [(WRITTEN, written), (READ, read), (START, start), (ORDER, order)];
             words.into_iter().for_each(|(place, value)| ring.store(place, value));
             let mut bytes = [0; 5000];
