@@ -11,11 +11,12 @@ use tempfile::TempDir;
 use crate::error::Context;
 use crate::{Error, Machine, Process, Tool, ensure_tools, spawn, spawn_listening};
 
-const TOOLS: [Tool; 4] = [
+const TOOLS: [Tool; 5] = [
     Tool { program: "pipewire", package: "pipewire" },
     Tool { program: "pw-cat", package: "pipewire-bin" },
     Tool { program: "/etc/alsa/conf.d/50-pipewire.conf", package: "pipewire-alsa" },
     Tool { program: "wireplumber", package: "wireplumber" },
+    Tool { program: "amixer", package: "alsa-utils" },
 ];
 
 /// The sink's name.

@@ -137,6 +137,8 @@ pub struct Stream {
     pub backend: Backend,
     /// How far from the guest who listens may be.
     pub latency: Option<Duration>,
+    /// The element of ALSA's mixer that is as loud as it.
+    pub mixer: Option<String>,
 }
 
 /// What of the host is behind a stream.
@@ -154,7 +156,7 @@ pub enum Backend {
     System(System, Option<String>),
 }
 
-const KEYS: &str = "backend=, channels=, formats=, latency=, name=, rates=";
+const KEYS: &str = "backend=, channels=, formats=, latency=, mixer=, name=, rates=";
 
 fn playback(text: &str) -> Result<Stream, String> {
     Stream::parse(text, Direction::Playback)
@@ -199,7 +201,7 @@ fn parse(text: &str, direction: Direction) -> Result<Stream, String> {
         rates: (1..=12).filter_map(Rate::of_number).collect(),
         channels: (1, 2),
     };
-    let (mut backend, mut wanted) = (Backend::Null, None);
+    let (mut backend, mut wanted, mut mixer) = (Backend::Null, None, None);
     for part in parts {
         match part.split_once('=') {
             Some(("name", "")) => return Err(String::from("name=: a stream has a name")),
@@ -208,6 +210,10 @@ fn parse(text: &str, direction: Direction) -> Result<Stream, String> {
             Some(("channels", text)) => config.channels = channels(text)?,
             Some(("formats", text)) => config.formats = list(text)?,
             Some(("rates", text)) => config.rates = list(text)?,
+            Some(("mixer", "")) => {
+                return Err(String::from("mixer=: name an element, as `amixer scontrols` does"));
+            }
+            Some(("mixer", element)) => mixer = Some(element.to_owned()),
             Some(("latency", text)) => wanted = Some(latency(text)?),
             _ => return Err(format!("{part} is not known: {KEYS}")),
         }
@@ -223,7 +229,12 @@ fn parse(text: &str, direction: Direction) -> Result<Stream, String> {
     if wanted.is_some() && !matches!(backend, Backend::System(..)) {
         return Err(String::from("latency=: it is for backend=alsa and backend=pipewire"));
     }
-    Ok(Stream { config, backend, latency: wanted })
+    if let Some(element) = &mixer
+        && !matches!(backend, Backend::System(System::Alsa, _))
+    {
+        return Err(format!("mixer={element}: it is for backend=alsa"));
+    }
+    Ok(Stream { config, backend, latency: wanted, mixer })
 }
 
 /// Digits alone: `+5` may be meant as 5 more.
@@ -318,6 +329,8 @@ mod tests {
             "speaker,backend=alsa,latency=0",
             "speaker,backend=alsa,latency=1ms",
             "speaker,backend=alsa,latency=+5",
+            "speaker,backend=pipewire,mixer=Master",
+            "speaker,backend=alsa,mixer=",
             "speaker,channels=+1",
             "speaker,channels=1-+2",
             "speakers",

@@ -176,7 +176,7 @@ fn join(
     // Ends of cables that nobody has yet, by which way they go.
     let mut ends: HashMap<(&str, Direction), Loopback> = HashMap::new();
     for stream in playback.iter().chain(capture) {
-        let Stream { config, backend, latency } = stream;
+        let Stream { config, backend, latency, mixer } = stream;
         let (option, name) = (option(stream), config.name.clone());
         if opened.iter().any(|(other, _)| other.name == name) {
             return Err(StreamError::Name { option, stream: name });
@@ -202,6 +202,7 @@ fn join(
                     target: target.clone(),
                     name: name.clone(),
                     latency: latency.unwrap_or(LATENCY),
+                    mixer: mixer.clone(),
                 };
                 let near = match helpers.as_deref_mut() {
                     Some(helpers) => helpers.add(&wanted),

@@ -10,8 +10,9 @@ use lab::driver::sound::{OK, Sound};
 
 pub(crate) const PERIODS: [Duration; 3] =
     [Duration::from_millis(5), Duration::from_millis(10), Duration::from_millis(20)];
-/// How long each subject plays.
-const TIME: Duration = Duration::from_secs(6);
+/// How long each subject plays, and how long where what is rare is looked for.
+pub(crate) const TIME: Duration = Duration::from_secs(6);
+pub(crate) const LONG: Duration = Duration::from_secs(300);
 /// Until the sound system has settled.
 const FIRST: Duration = Duration::from_secs(1);
 /// Periods that are under way.
@@ -41,11 +42,10 @@ impl Run {
         off.get(place).copied().unwrap_or(f64::NAN)
     }
 
-    /// Periods that were done with later than that clock says by more than one.
+    /// Periods that were done with more than two after the one before: later than they should by more than one.
     pub(crate) fn late(&self) -> usize {
-        let off = self.offsets();
-        let limit = median(&off) + self.period.as_secs_f64() * 1e3;
-        off.iter().filter(|value| **value > limit).count()
+        let all = self.done.windows(2);
+        all.filter(|pair| matches!(pair, [a, b] if *b - *a > 2 * self.period)).count()
     }
 
     /// How far each is behind the first one's clock, in milliseconds.
@@ -96,6 +96,7 @@ pub(crate) fn asked(status: u32) -> Result<(), Error> {
 pub(crate) fn play(
     sound: &mut Sound,
     period: Duration,
+    time: Duration,
     spent: impl Fn() -> Result<Duration, Error>,
 ) -> Result<Run, Error> {
     let length = u32::try_from(period.as_millis()).unwrap_or(u32::MAX) * BYTES;
@@ -112,7 +113,7 @@ pub(crate) fn play(
         sound.play(0, &samples)?;
     }
     let (begun, before, mut done) = (Instant::now(), spent()?, Vec::new());
-    while begun.elapsed() < TIME {
+    while begun.elapsed() < time {
         sound.played()?;
         done.push(begun.elapsed());
         sound.play(0, &samples)?;

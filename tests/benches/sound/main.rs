@@ -5,7 +5,8 @@
 //! - periods that were late by more than one, with the processors idle and all of them busy;
 //! - how long a click takes from the driver to PipeWire, and back by the sink's monitor.
 //!
-//! `cargo bench --package tests --bench sound -- [WORD…]` runs what has all of the words in its title.
+//! `cargo bench --package tests --bench sound -- [WORD…]` runs what has all of the words in its title. With the word
+//! `minutes`, each subject plays once, for five of them.
 
 mod click;
 mod load;
@@ -16,10 +17,12 @@ use std::process::ExitCode;
 use lab::pipewire::PipeWire;
 use lab::{Error, Spread, benchmark, wanted};
 
-use load::{Busy, PERIODS, Run};
+use load::{Busy, LONG, PERIODS, Run, TIME};
 use subject::{Backend, Subject};
 
 const ROUNDS: usize = 5;
+/// Has each subject play for so long that what is rare is seen.
+const MINUTES: &str = "minutes";
 
 fn main() -> ExitCode {
     benchmark(run)
@@ -27,6 +30,9 @@ fn main() -> ExitCode {
 
 fn run(words: &[String]) -> Result<(), Error> {
     let pipewire = PipeWire::start()?;
+    let is_long = words.iter().any(|word| word == MINUTES);
+    let (rounds, time) = if is_long { (1, LONG) } else { (ROUNDS, TIME) };
+    let words: Vec<String> = words.iter().filter(|word| *word != MINUTES).cloned().collect();
     for backend in [Backend::Null, Backend::PipeWire, Backend::LatePipeWire, Backend::Alsa] {
         // What is under way has to be longer than the quantum.
         let shortest = if backend == Backend::LatePipeWire { 1 } else { 0 };
@@ -35,20 +41,20 @@ fn run(words: &[String]) -> Result<(), Error> {
                 let host = if is_busy { "busy" } else { "idle" };
                 let title =
                     format!("{}, periods of {} ms, {host}", backend.name(), period.as_millis());
-                if wanted(&title, words) {
-                    let mut rounds: Vec<Round> = Vec::new();
-                    for round in 0..ROUNDS {
+                if wanted(&title, &words) {
+                    let mut done: Vec<Round> = Vec::new();
+                    for round in 0..rounds {
                         let measure = |subject: Subject| {
                             let _busy = is_busy.then(Busy::start);
-                            subject.play(backend, &pipewire, period)
+                            subject.play(backend, &pipewire, period, time)
                         };
                         if backend == Backend::Null {
                             // The other one's keeps no time: it is done with all at once.
-                            rounds.push([Some(measure(Subject::Ours)?), None]);
+                            done.push([Some(measure(Subject::Ours)?), None]);
                             continue;
                         }
                         // An order that always is the same would favour one of them.
-                        rounds.push(if round % 2 == 0 {
+                        done.push(if round % 2 == 0 {
                             let ours = measure(Subject::Ours)?;
                             [Some(ours), Some(measure(Subject::Theirs)?)]
                         } else {
@@ -56,12 +62,12 @@ fn run(words: &[String]) -> Result<(), Error> {
                             [Some(measure(Subject::Ours)?), Some(theirs)]
                         });
                     }
-                    println!("{}", table(&title, &rounds));
+                    println!("{}", table(&title, &done));
                 }
             }
         }
     }
-    if wanted("click, pipewire", words) {
+    if wanted("click, pipewire", &words) {
         println!("{}", click::report(&pipewire)?);
     }
     Ok(())
@@ -83,7 +89,7 @@ const FIGURES: [Figure; 6] = [
 ];
 
 fn table(title: &str, rounds: &[Round]) -> String {
-    let mut text = format!("{title}; minimum / median / maximum of {ROUNDS}\n");
+    let mut text = format!("{title}; minimum / median / maximum of {}\n", rounds.len());
     text += &format!("  {:42}{:>24}  {:>26}\n", "", "vhost-sound", "vhost-device-sound");
     for (name, figure) in FIGURES {
         let spread = |of: usize| {

@@ -56,6 +56,7 @@ impl Subject {
         backend: Backend,
         pipewire: &PipeWire,
         period: Duration,
+        time: Duration,
     ) -> Result<Run, Error> {
         let folder = tempfile::tempdir();
         let failed = |source| Error::Io { what: String::from("cannot make a folder"), source };
@@ -78,7 +79,7 @@ impl Subject {
         };
         let process = spawn_listening(command, &socket)?;
         let mut sound = Sound::connect(&socket)?;
-        load::play(&mut sound, period, || processor(process.id()))
+        load::play(&mut sound, period, time, || processor(process.id()))
     }
 }
 

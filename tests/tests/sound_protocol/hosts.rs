@@ -228,7 +228,9 @@ fn what_cannot_be_played_to_is_told_at_the_start() -> Result<(), Error> {
     let pipe = folder.path().join("pipe");
     assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
     let pipe = format!("raw:{}", pipe.display());
+    let mixer = (pipewire.command(&sound), "alsa:pipewire,mixer=PCM", "but Master");
     for (mut command, backend, said) in [
+        mixer,
         (Command::new(&sound), pipe.as_str(), "it is a pipe or a socket"),
         (there, "pipewire:headphones", "no node headphones that can be played to"),
         (gone, "pipewire", "PipeWire cannot be reached"),
@@ -299,5 +301,61 @@ fn volumes_are_the_same_in_the_guest_and_in_pipewire() -> Result<(), Error> {
     assert_eq!(sound.read_control(MASTER_VOLUME)?.1[..2], [100, 90]);
     shows("False 1.0 0.501");
     drop(listener);
+    Ok(())
+}
+
+#[test]
+fn a_mixers_element_is_as_loud_as_the_guest_has_it() -> Result<(), Error> {
+    const MASTER_VOLUME: u32 = 0;
+    const MASTER_SWITCH: u32 = 1;
+    const CTL_NOTIFY: u32 = 0x1200;
+    let pipewire = PipeWire::start()?;
+    program("vhost-sound-alsa")?;
+    let command = pipewire.command(program("vhost-sound")?);
+    let amixer = |arguments: &[&str]| {
+        let mut command = pipewire.command("amixer");
+        let output = command.args(["-D", "pipewire"]).args(arguments).output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let shows = |wanted: &str| {
+        let limit = Instant::now() + 10 * SECOND;
+        while !amixer(&["sget", "Master"]).contains(wanted) {
+            let is = amixer(&["sget", "Master"]);
+            assert!(Instant::now() < limit, "it is not {wanted}, but {is}");
+        }
+    };
+    amixer(&["sset", "Master", "60%", "unmute"]);
+    let card = Card::start_by(
+        command,
+        "--controls --playback speaker,backend=alsa:pipewire,mixer=Master",
+    )?;
+    let mut sound = card.connect()?;
+    // The hardware's is the guest's at first.
+    let limit = Instant::now() + 10 * SECOND;
+    while sound.read_control(MASTER_VOLUME)?.1[..2] != [60, 60] {
+        assert!(Instant::now() < limit, "{:?}", sound.read_control(MASTER_VOLUME)?);
+    }
+    for is_running in [false, true] {
+        if is_running {
+            prepare(&mut sound, 0, LONG)?;
+            assert_eq!(sound.words(&[START, 0])?, OK);
+        }
+        assert_eq!(sound.write_control(MASTER_VOLUME, &[80, 80])?, OK);
+        shows("[80%] [on]");
+        assert_eq!(sound.write_control(MASTER_SWITCH, &[0])?, OK);
+        shows("[80%] [off]");
+        while sound.event(SECOND / 2)?.is_some() {}
+        amixer(&["sset", "Master", "35%", "unmute"]);
+        let told = [sound.event(5 * SECOND)?, sound.event(5 * SECOND)?];
+        assert!(told.iter().all(|it| it.is_some_and(|(code, _)| code == CTL_NOTIFY)), "{told:?}");
+        assert_eq!(sound.read_control(MASTER_VOLUME)?.1[..2], [35, 35]);
+        assert_eq!(sound.read_control(MASTER_SWITCH)?.1[0], 1);
+        while sound.event(SECOND / 2)?.is_some() {}
+    }
+    card.kill();
+    sound.reconnect()?;
+    assert_eq!(sound.read_control(MASTER_VOLUME)?.1[..2], [35, 35]);
+    shows("[35%] [on]");
     Ok(())
 }

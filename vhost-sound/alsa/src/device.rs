@@ -16,6 +16,8 @@ pub(crate) enum DeviceError {
     Open(String, &'static str, alsa::Error),
     #[error("{0} cannot have {1}, nor anything that could be made of them")]
     Samples(String, Kind),
+    #[error("mixer={0}: no mixer has that element, but {1}")]
+    Element(String, String),
     #[error("{0} has failed: {1}")]
     Failed(String, alsa::Error),
 }
@@ -47,6 +49,13 @@ fn open(name: &str, options: &Options) -> Result<PCM, DeviceError> {
 
 fn name(options: &Options) -> &str {
     options.target.as_deref().unwrap_or(DEFAULT)
+}
+
+/// What the mixers may be called that are the device's: its card's, and its own.
+pub(crate) fn cards(options: &Options) -> Vec<String> {
+    let info = open(name(options), options).ok().and_then(|pcm| Some(pcm.info().ok()?.get_card()));
+    let card = info.filter(|card| *card >= 0).map(|card| format!("hw:{card}"));
+    card.into_iter().chain([name(options).to_owned()]).collect()
 }
 
 /// Sees whether it is there.

@@ -1,6 +1,7 @@
 //! `vhost-sound-alsa`: plays and records a stream of vhost-sound's by ALSA. vhost-sound starts it.
 //!
 //! - [`device`]: the device, opened for samples of a kind;
+//! - [`mixer`]: what is as loud as the guest has it;
 //! - [`convert`]: samples made to what the device can have;
 //! - [`work`]: what moves samples between it and the card.
 
@@ -16,17 +17,20 @@
 
 mod convert;
 mod device;
+mod mixer;
 mod work;
 
 use std::io;
+use std::os::fd::AsRawFd;
 use std::process::ExitCode;
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use alsa::poll::pollfd;
 use vhost_runtime::arguments::{self, ArgumentError};
 use vhost_runtime::program;
 use vhost_sound::host::helper::far::{Far, Options};
 
 use device::{Device, DeviceError};
+use mixer::Element;
 use work::Work;
 
 #[derive(Debug, thiserror::Error)]
@@ -39,10 +43,12 @@ enum Failure {
     Alone(io::Error),
     #[error("the host refuses: {0}")]
     Host(#[from] io::Error),
+    #[error("ALSA does: {0}")]
+    Alsa(#[from] alsa::Error),
 }
 
-/// How long it takes until a device that has failed is tried again.
-const SECOND: Timespec = Timespec { tv_sec: 1, tv_nsec: 0 };
+/// Milliseconds until a device that has failed is tried again.
+const SECOND: i32 = 1000;
 
 fn main() -> ExitCode {
     program::main("vhost-sound-alsa", start)
@@ -53,32 +59,41 @@ fn start() -> Result<ExitCode, Failure> {
     program::start_logging(0);
     if options.check {
         device::check(&options)?;
+        mixer::check(&options)?;
         return Ok(ExitCode::SUCCESS);
     }
     let far = Far::inherited(options.direction()).map_err(Failure::Alone)?;
+    let element = Element::open(&options, far.levels()?);
+    let element = element.inspect_err(|error| log::error!("{}: {error}", options.name));
+    let mut element = element.ok().flatten();
     let mut told = None;
     loop {
         match far.order() {
             Some(order) => {
                 let device = Device::open(&options, &order).map_err(Failure::from);
-                let done = device.and_then(|device| Work::new(device, &far, order)?.run());
+                let done =
+                    device.and_then(|device| Work::new(device, &far, order)?.run(&mut element));
                 if let Err(error) = done {
                     // The device may come back, and the next order may be one that it can do.
                     if told != Some(order.generation) {
                         log::error!("{}: {error}", options.name);
                         told = Some(order.generation);
                     }
-                    wait(&far, Some(&SECOND))?;
+                    wait(&far, &mut element, Some(SECOND))?;
                 }
             }
-            None => wait(&far, None)?,
+            None => wait(&far, &mut element, None)?,
         }
     }
 }
 
-/// Waits for another order.
-fn wait(far: &Far, limit: Option<&Timespec>) -> Result<(), Failure> {
-    poll(&mut [PollFd::from_borrowed_fd(far.bell(), PollFlags::IN)], limit)
-        .map_err(io::Error::from)?;
+/// Waits for another order, or for what the mixer has to tell.
+fn wait(far: &Far, element: &mut Option<Element>, limit: Option<i32>) -> Result<(), Failure> {
+    let mut polled = vec![pollfd { fd: far.bell().as_raw_fd(), events: libc::POLLIN, revents: 0 }];
+    mixer::follow(element);
+    if let Some(element) = element {
+        polled.extend(element.descriptors()?);
+    }
+    alsa::poll::poll(&mut polled, limit.unwrap_or(-1))?;
     Ok(())
 }

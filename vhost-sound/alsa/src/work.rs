@@ -13,6 +13,7 @@ use vhost_sound::host::helper::ring::Order;
 use crate::Failure;
 use crate::convert::{Converter, Kind};
 use crate::device::Device;
+use crate::mixer::{self, Element};
 
 /// What was written or read when it was too late (EPIPE), or the host had slept (ESTRPIPE).
 const LATE: [i32; 2] = [32, 86];
@@ -63,7 +64,7 @@ impl<'a> Work<'a> {
     }
 
     /// Does it until there is another.
-    pub(crate) fn run(mut self) -> Result<(), Failure> {
+    pub(crate) fn run(mut self, element: &mut Option<Element>) -> Result<(), Failure> {
         let is_capture = self.far.direction() == Direction::Capture;
         while self.far.order().is_some_and(|order| order.generation == self.order.generation) {
             let runs = self.mover.runs(&self.order);
@@ -85,7 +86,8 @@ impl<'a> Work<'a> {
                 Err(error) if error.errno() == AGAIN => {}
                 Err(error) => return Err(self.device.failed(error).into()),
             }
-            self.wait(runs).map_err(|error| self.device.failed(error))?;
+            mixer::follow(element);
+            self.wait(runs, element.as_ref()).map_err(|error| self.device.failed(error))?;
         }
         self.end().map_err(|error| self.device.failed(error))?;
         Ok(())
@@ -231,8 +233,8 @@ impl<'a> Work<'a> {
         }
     }
 
-    /// Waits for the device, while it runs, and for another order.
-    fn wait(&self, runs: bool) -> alsa::Result<()> {
+    /// Waits for the device, while it runs, for its mixer, and for another order.
+    fn wait(&self, runs: bool, element: Option<&Element>) -> alsa::Result<()> {
         let bell = pollfd { fd: self.far.bell().as_raw_fd(), events: libc::POLLIN, revents: 0 };
         let (mut polled, limit) = match (runs, self.dry) {
             // It has room, which is no reason to look.
@@ -240,12 +242,15 @@ impl<'a> Work<'a> {
             (true, None) => (self.device.pcm.get()?, -1),
             (false, _) => (Vec::new(), if self.beyond.is_empty() { -1 } else { 10 }),
         };
-        let watches = !polled.is_empty();
+        let own = polled.len();
         polled.push(bell);
+        if let Some(element) = element {
+            polled.extend(element.descriptors()?);
+        }
         alsa::poll::poll(&mut polled, limit)?;
-        if watches {
+        if own > 0 {
             // Some of ALSA's plugins take note of what happened by this alone.
-            polled.pop();
+            polled.truncate(own);
             self.device.pcm.revents(&polled)?;
         }
         Ok(())

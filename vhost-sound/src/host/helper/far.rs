@@ -6,7 +6,7 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use clap::Parser;
 use vmm_sys_util::eventfd::EventFd;
 
-use super::ring::{Order, Phase, Ring};
+use super::ring::{FIRST, Order, Phase, Ring};
 use crate::card::control::Level;
 use crate::card::port::Direction;
 
@@ -31,6 +31,9 @@ pub struct Options {
     /// Microseconds from here to the listener that are to do
     #[arg(long, default_value_t = 10_000)]
     pub latency: u32,
+    /// The element of the card's mixer that is as loud as the stream (ALSA)
+    #[arg(long)]
+    pub mixer: Option<String>,
     /// See whether it can be had, and end
     #[arg(long)]
     pub check: bool,
@@ -95,12 +98,12 @@ impl Far {
         unsafe { BorrowedFd::borrow_raw(self.bell.as_raw_fd()) }
     }
 
-    /// How loud the stream is.
+    /// How loud the stream is. What the card wanted before is wanted still.
     ///
     /// # Errors
     /// The host has no more descriptors.
     pub fn levels(&self) -> io::Result<Levels> {
-        let (seen, known) = self.ring.wanted();
+        let (seen, (_, known)) = (FIRST, self.ring.wanted());
         Ok(Levels { ring: self.ring.clone(), wake: self.wake.try_clone()?, known, seen })
     }
 

@@ -79,6 +79,8 @@ pub struct Wanted {
     pub name: String,
     /// How far the listener may be.
     pub latency: Duration,
+    /// The element of ALSA's mixer that is as loud as it.
+    pub mixer: Option<String>,
 }
 
 /// Why there is no helper.
@@ -153,7 +155,7 @@ impl Helpers {
         let fds = [memory, copy(&wake)?, copy(&bell)?];
         let (name, born) = (wanted.name.clone(), Instant::now());
         self.0.push(Helper { program, arguments, name, fds, child: None, born, failures: 0 });
-        let has_levels = wanted.kind == Kind::PipeWire;
+        let has_levels = wanted.kind == Kind::PipeWire || wanted.mixer.is_some();
         Ok(Near::new(ring, wake, bell, has_levels))
     }
 
@@ -178,6 +180,7 @@ fn arguments(wanted: &Wanted) -> Vec<OsString> {
     let mut arguments = vec![format!("--name={}", wanted.name)];
     arguments.push(format!("--latency={}", wanted.latency.as_micros()));
     arguments.extend(wanted.target.as_ref().map(|target| format!("--target={target}")));
+    arguments.extend(wanted.mixer.as_ref().map(|element| format!("--mixer={element}")));
     if wanted.direction == Direction::Capture {
         arguments.push(String::from("--capture"));
     }

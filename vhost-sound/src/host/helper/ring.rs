@@ -34,6 +34,8 @@ const DELAY: usize = 256;
 const FOUND: usize = 264;
 const FROM: usize = 272;
 const SINCE: usize = 280;
+/// The number of the level that a ring begins with.
+pub(super) const FIRST: u8 = 1;
 /// Nothing was ordered yet.
 const NOTHING: u64 = u64::MAX;
 /// Nobody is to be woken.
