@@ -5,7 +5,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use lab::driver::sound::{OK, Sound};
-use lab::{Error, Process, program, serving, spawn_listening};
+use lab::{Error, Process, children, program, serving, spawn_listening};
 use tempfile::TempDir;
 
 pub(crate) const SECOND: Duration = Duration::from_secs(1);
@@ -18,6 +18,8 @@ pub(crate) const PREPARE: u32 = 0x102;
 pub(crate) const RELEASE: u32 = 0x103;
 pub(crate) const START: u32 = 0x104;
 pub(crate) const STOP: u32 = 0x105;
+/// VIRTIO_SND_EVT_PCM_XRUN.
+pub(crate) const XRUN: u32 = 0x1101;
 
 pub(crate) struct Card {
     pub(crate) folder: TempDir,
@@ -51,6 +53,24 @@ impl Card {
         let pid = libc::pid_t::try_from(serving(self.process.id()).unwrap()).unwrap();
         // SAFETY: kill(2) takes two integers.
         assert_eq!(unsafe { libc::kill(pid, libc::SIGKILL) }, 0);
+    }
+
+    /// Kills what has the host's sound system's library, and waits for the one that takes its place.
+    pub(crate) fn replace_helper(&self) {
+        let helper = || {
+            let brokers = children(self.process.id());
+            let (broker, _) = brokers.into_iter().find(|(_, name)| name.ends_with("broker"))?;
+            children(broker).into_iter().map(|(pid, _)| pid).next()
+        };
+        let before = helper().unwrap();
+        let pid = libc::pid_t::try_from(before).unwrap();
+        // SAFETY: kill(2) takes two integers.
+        assert_eq!(unsafe { libc::kill(pid, libc::SIGKILL) }, 0);
+        let end = Instant::now() + 10 * SECOND;
+        while helper().is_none_or(|pid| pid == before) {
+            assert!(Instant::now() < end, "no process takes the place");
+            std::thread::sleep(SECOND / 100);
+        }
     }
 
     /// Kills it, and waits for the one that takes its place.
@@ -95,6 +115,16 @@ pub(crate) fn play(
 pub(crate) fn prepare(sound: &mut Sound, stream: u32, period: u32) -> Result<(), Error> {
     assert_eq!(sound.set(stream, period, CD)?, OK);
     assert_eq!(sound.words(&[PREPARE, stream])?, OK);
+    Ok(())
+}
+
+/// The same, for a stream that tells of xruns.
+pub(crate) fn prepare_to_tell(sound: &mut Sound, stream: u32, period: u32) -> Result<(), Error> {
+    const EVT_XRUNS: u32 = 1 << 4;
+    let [channels, format, rate] = CD;
+    let kind = u32::from_le_bytes([channels, format, rate, 0]);
+    let asked = [0x101, stream, 4 * period, period, EVT_XRUNS, kind];
+    assert_eq!((sound.words(&asked)?, sound.words(&[PREPARE, stream])?), (OK, OK));
     Ok(())
 }
 

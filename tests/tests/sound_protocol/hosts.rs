@@ -353,9 +353,30 @@ fn a_mixers_element_is_as_loud_as_the_guest_has_it() -> Result<(), Error> {
         assert_eq!(sound.read_control(MASTER_SWITCH)?.1[0], 1);
         while sound.event(SECOND / 2)?.is_some() {}
     }
+    card.replace_helper();
+    std::thread::sleep(SECOND);
+    shows("[35%] [on]");
     card.kill();
     sound.reconnect()?;
     assert_eq!(sound.read_control(MASTER_VOLUME)?.1[..2], [35, 35]);
     shows("[35%] [on]");
+    Ok(())
+}
+
+#[test]
+fn a_recorder_that_gives_no_buffers_is_told_of_an_xrun() -> Result<(), Error> {
+    let pipewire = PipeWire::start()?;
+    program("vhost-sound-pipewire")?;
+    let command = pipewire.command(program("vhost-sound")?);
+    let card = Card::start_by(command, "--capture mic,backend=pipewire:speakers")?;
+    // The second one is longer than all that may wait for it.
+    for period in [4 * PERIOD, 2 << 20] {
+        let mut sound = card.connect()?;
+        prepare_to_tell(&mut sound, 0, period)?;
+        assert_eq!(sound.words(&[START, 0])?, OK);
+        assert_eq!(sound.event(10 * SECOND)?, Some((XRUN, 0)));
+        assert_eq!(sound.event(2 * SECOND)?, None, "once only");
+        end(&mut sound, 0)?;
+    }
     Ok(())
 }

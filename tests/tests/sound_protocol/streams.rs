@@ -26,13 +26,9 @@ fn what_is_played_is_in_the_file_to_the_bit_and_takes_its_time() -> Result<(), E
 #[test]
 #[ignore = "takes 10 minutes: cargo lab soak"]
 fn ten_minutes_are_played_without_a_gap() -> Result<(), Error> {
-    const EVT_XRUNS: u32 = 1 << 4;
     let card = Card::start("--playback speaker,backend=wav:FOLDER/a.wav")?;
     let mut sound = card.connect()?;
-    let [channels, format, rate] = CD;
-    let kind = u32::from_le_bytes([channels, format, rate, 0]);
-    assert_eq!(sound.words(&[0x101, 0, 4 * PERIOD, PERIOD, EVT_XRUNS, kind])?, OK);
-    assert_eq!(sound.words(&[PREPARE, 0])?, OK);
+    prepare_to_tell(&mut sound, 0, PERIOD)?;
     // A sine of 440 Hz.
     let wave = |frame: u32| (f64::from(frame) * 440.0 * std::f64::consts::TAU / 48_000.0).sin();
     let frames = (0..600 * 48_000).map(|frame| (wave(frame) * 32_000.0) as i16);
@@ -189,19 +185,15 @@ fn what_makes_no_sense_is_refused() -> Result<(), Error> {
 
 #[test]
 fn a_stream_that_runs_out_says_so_and_goes_on() -> Result<(), Error> {
-    const EVT_XRUNS: u32 = 1 << 4;
     let card = Card::start("--playback speaker,backend=wav:FOLDER/a.wav")?;
     let mut sound = card.connect()?;
-    let [channels, format, rate] = CD;
-    let kind = u32::from_le_bytes([channels, format, rate, 0]);
-    assert_eq!(sound.words(&[0x101, 0, 4 * PERIOD, PERIOD, EVT_XRUNS, kind])?, OK);
-    assert_eq!(sound.words(&[PREPARE, 0])?, OK);
+    prepare_to_tell(&mut sound, 0, PERIOD)?;
     let samples = noise(2 * PERIOD);
     let (first, second) = samples.split_at(PERIOD as usize);
     sound.play(0, first)?;
     assert_eq!(sound.words(&[START, 0])?, OK);
     assert_eq!(sound.played()?.status, OK);
-    assert_eq!(sound.event(5 * SECOND)?, Some((0x1101, 0)));
+    assert_eq!(sound.event(5 * SECOND)?, Some((XRUN, 0)));
     // Once, however long it takes.
     assert_eq!(sound.event(Duration::from_millis(200))?, None);
     let begun = Instant::now();

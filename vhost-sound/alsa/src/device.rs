@@ -127,8 +127,8 @@ fn set(pcm: &PCM, options: &Options, kind: Kind) -> alsa::Result<(Frames, Frames
     pcm.hw_params(&hardware)?;
     let (period, buffer) = (hardware.get_period_size()?, hardware.get_buffer_size()?);
     let software = pcm.sw_params_current()?;
-    // Each time that it is woken for costs the same: half of its buffer at once.
-    software.set_avail_min(buffer / 2)?;
+    // Each time that it is woken for costs the same: half of its buffer at once, but often enough for the card.
+    software.set_avail_min((buffer / 2).min(Frames::from(kind.hertz) / 10).max(1))?;
     software.set_start_threshold(1)?;
     pcm.sw_params(&software)?;
     Ok((period, buffer))

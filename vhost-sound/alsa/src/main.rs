@@ -30,7 +30,7 @@ use vhost_runtime::program;
 use vhost_sound::host::helper::far::{Far, Options};
 
 use device::{Device, DeviceError};
-use mixer::Element;
+use mixer::Volume;
 use work::Work;
 
 #[derive(Debug, thiserror::Error)]
@@ -63,37 +63,34 @@ fn start() -> Result<ExitCode, Failure> {
         return Ok(ExitCode::SUCCESS);
     }
     let far = Far::inherited(options.direction()).map_err(Failure::Alone)?;
-    let element = Element::open(&options, far.levels()?);
-    let element = element.inspect_err(|error| log::error!("{}: {error}", options.name));
-    let mut element = element.ok().flatten();
+    let mut volume = Volume::new(&options, &far);
     let mut told = None;
     loop {
+        volume.open();
         match far.order() {
             Some(order) => {
                 let device = Device::open(&options, &order).map_err(Failure::from);
                 let done =
-                    device.and_then(|device| Work::new(device, &far, order)?.run(&mut element));
+                    device.and_then(|device| Work::new(device, &far, order)?.run(&mut volume));
                 if let Err(error) = done {
                     // The device may come back, and the next order may be one that it can do.
                     if told != Some(order.generation) {
                         log::error!("{}: {error}", options.name);
                         told = Some(order.generation);
                     }
-                    wait(&far, &mut element, Some(SECOND))?;
+                    wait(&far, &mut volume, Some(SECOND))?;
                 }
             }
-            None => wait(&far, &mut element, None)?,
+            None => wait(&far, &mut volume, None)?,
         }
     }
 }
 
 /// Waits for another order, or for what the mixer has to tell.
-fn wait(far: &Far, element: &mut Option<Element>, limit: Option<i32>) -> Result<(), Failure> {
+fn wait(far: &Far, volume: &mut Volume<'_>, limit: Option<i32>) -> Result<(), Failure> {
     let mut polled = vec![pollfd { fd: far.bell().as_raw_fd(), events: libc::POLLIN, revents: 0 }];
-    mixer::follow(element);
-    if let Some(element) = element {
-        polled.extend(element.descriptors()?);
-    }
+    volume.follow();
+    polled.extend(volume.descriptors()?);
     alsa::poll::poll(&mut polled, limit.unwrap_or(-1))?;
     Ok(())
 }

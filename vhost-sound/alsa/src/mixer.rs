@@ -6,7 +6,7 @@ use alsa::poll::{Descriptors, pollfd};
 use vhost_sound::card::CHANNELS;
 use vhost_sound::card::control::{LOUDEST, Level};
 use vhost_sound::card::port::Direction;
-use vhost_sound::host::helper::far::{Levels, Options};
+use vhost_sound::host::helper::far::{Far, Levels, Options};
 
 use crate::device::{self, DeviceError};
 
@@ -17,9 +17,17 @@ struct Setting {
     is_on: bool,
 }
 
-/// The element, and the stream's volumes.
-pub(crate) struct Element {
-    name: String,
+/// The stream's volume: that of an element, if the options name one.
+pub(crate) struct Volume<'a> {
+    options: &'a Options,
+    far: &'a Far,
+    element: Option<Element>,
+    /// It is not there, and that was logged.
+    is_missing: bool,
+}
+
+/// An element, and how loud it is to be.
+struct Element {
     mixer: Mixer,
     id: SelemId,
     direction: Direction,
@@ -58,16 +66,6 @@ pub(crate) fn check(options: &Options) -> Result<(), DeviceError> {
     options.mixer.as_deref().map_or(Ok(()), |element| open(options, element).map(drop))
 }
 
-/// Makes it as loud as the guest wants it, and tells what others have made of it. One that fails is given up.
-pub(crate) fn follow(element: &mut Option<Element>) {
-    if let Some(known) = element
-        && let Err(error) = known.follow()
-    {
-        log::error!("the mixer's {} is as it is from now on: {error}", known.name);
-        *element = None;
-    }
-}
-
 /// A number of a range as one of another.
 fn scale(value: i64, from: (i64, i64), to: (i64, i64)) -> i64 {
     let wide = |(least, most): (i64, i64)| i128::from(most).saturating_sub(least.into()).max(0);
@@ -80,34 +78,65 @@ fn scale(value: i64, from: (i64, i64), to: (i64, i64)) -> i64 {
 /// The range of a level's volumes.
 const LEVELS: (i64, i64) = (0, LOUDEST as i64);
 
-impl Element {
-    /// The one that the options name, if they do.
-    pub(crate) fn open(options: &Options, levels: Levels) -> Result<Option<Self>, DeviceError> {
-        let Some(element) = &options.mixer else { return Ok(None) };
-        let (mixer, id) = open(options, element)?;
-        let (name, direction) = (element.clone(), options.direction());
-        Ok(Some(Self { name, mixer, id, direction, levels, known: None }))
+impl<'a> Volume<'a> {
+    pub(crate) fn new(options: &'a Options, far: &'a Far) -> Self {
+        Self { options, far, element: None, is_missing: false }
     }
 
-    /// What becomes readable when it was changed.
+    /// Has the element, if it can be had now.
+    pub(crate) fn open(&mut self) {
+        let Some(name) = self.options.mixer.as_ref().filter(|_| self.element.is_none()) else {
+            return;
+        };
+        match Element::open(self.options, name, self.far) {
+            Ok(element) => (self.element, self.is_missing) = (Some(element), false),
+            Err(error) => {
+                if !std::mem::replace(&mut self.is_missing, true) {
+                    log::error!("{}: {error}", self.options.name);
+                }
+            }
+        }
+    }
+
+    /// Makes it as loud as the guest wants it, and tells what others have made of it.
+    pub(crate) fn follow(&mut self) {
+        if let Some(element) = &mut self.element
+            && let Err(error) = element.follow()
+        {
+            // It may come back with its card.
+            let name = self.options.mixer.as_deref().unwrap_or_default();
+            log::error!("{}: mixer={name}: {error}", self.options.name);
+            self.element = None;
+        }
+    }
+
+    /// What becomes readable when others have changed it.
     pub(crate) fn descriptors(&self) -> alsa::Result<Vec<pollfd>> {
-        self.mixer.get()
+        self.element.as_ref().map_or(Ok(Vec::new()), |element| element.mixer.get())
+    }
+}
+
+impl Element {
+    fn open(options: &Options, name: &str, far: &Far) -> Result<Self, DeviceError> {
+        let (mixer, id) = open(options, name)?;
+        let failed = |error| DeviceError::Failed(name.to_owned(), error);
+        let levels = far.levels().map_err(|_| failed(alsa::Error::new("levels", libc::EMFILE)))?;
+        Ok(Self { mixer, id, direction: options.direction(), levels, known: None })
     }
 
     fn follow(&mut self) -> alsa::Result<()> {
         self.mixer.handle_events()?;
-        let wanted = self.levels.wanted();
-        // It has gone with its card.
-        let Some(element) = self.mixer.find_selem(&self.id) else { return Ok(()) };
+        let gone = || alsa::Error::new("snd_mixer_find_selem", libc::ENODEV);
+        let element = self.mixer.find_selem(&self.id).ok_or_else(gone)?;
         let hardware = Hardware { element, direction: self.direction };
-        if let Some(level) = wanted {
+        if let Some(level) = self.levels.wanted() {
             hardware.set(&level)?;
             // Not told: it may say less than what it was set from.
             self.known = Some(hardware.setting()?);
         }
         let setting = hardware.setting()?;
         if self.known.as_ref() != Some(&setting) {
-            let level = hardware.level(&setting, self.levels.known());
+            let level = hardware.level(&setting, self.known.as_ref(), self.levels.known());
             self.levels.tell(level);
             self.known = Some(setting);
         }
@@ -186,10 +215,14 @@ impl Hardware<'_> {
         }
     }
 
-    /// How loud that is. A channel that it has not is as the first one.
-    fn level(&self, setting: &Setting, before: Level) -> Level {
+    /// How loud that is. What is as it was `before` is as loud as it was, and a channel that the hardware has not is as
+    /// its first one.
+    fn level(&self, setting: &Setting, before: Option<&Setting>, known: Level) -> Level {
         let volume = |raw: i64| u8::try_from(scale(raw, self.range(), LEVELS)).unwrap_or(0);
-        let mut level = Level { is_on: setting.is_on, ..before };
+        let mut level = Level { is_on: setting.is_on, ..known };
+        if before.is_some_and(|before| before.volumes == setting.volumes) {
+            return level;
+        }
         if let Some(first) = setting.volumes.first() {
             level = level.with_volume(volume(*first));
         }

@@ -13,7 +13,7 @@ use vhost_sound::host::helper::ring::Order;
 use crate::Failure;
 use crate::convert::{Converter, Kind};
 use crate::device::Device;
-use crate::mixer::{self, Element};
+use crate::mixer::Volume;
 
 /// What was written or read when it was too late (EPIPE), or the host had slept (ESTRPIPE).
 const LATE: [i32; 2] = [32, 86];
@@ -64,7 +64,7 @@ impl<'a> Work<'a> {
     }
 
     /// Does it until there is another.
-    pub(crate) fn run(mut self, element: &mut Option<Element>) -> Result<(), Failure> {
+    pub(crate) fn run(mut self, volume: &mut Volume<'_>) -> Result<(), Failure> {
         let is_capture = self.far.direction() == Direction::Capture;
         while self.far.order().is_some_and(|order| order.generation == self.order.generation) {
             let runs = self.mover.runs(&self.order);
@@ -86,8 +86,8 @@ impl<'a> Work<'a> {
                 Err(error) if error.errno() == AGAIN => {}
                 Err(error) => return Err(self.device.failed(error).into()),
             }
-            mixer::follow(element);
-            self.wait(runs, element.as_ref()).map_err(|error| self.device.failed(error))?;
+            volume.follow();
+            self.wait(runs, volume).map_err(|error| self.device.failed(error))?;
         }
         self.end().map_err(|error| self.device.failed(error))?;
         Ok(())
@@ -140,8 +140,8 @@ impl<'a> Work<'a> {
         let waiting = self.device.buffer.saturating_sub(room).saturating_add(self.left());
         let given = self.mover.ready(&self.order).checked_div(self.order.frame()).unwrap_or(0);
         let period = self.device.period;
-        // The next look is when one period is left, and is early enough for another.
-        let least = match waiting < period.saturating_mul(2) {
+        // Where nothing comes, the next look is when one period is left, and is early enough for others.
+        let least = match waiting.saturating_mul(2) < period.saturating_mul(3) {
             true => period.saturating_mul(3).saturating_sub(waiting),
             false => 0,
         };
@@ -158,7 +158,8 @@ impl<'a> Work<'a> {
         self.dry = is_dry.then(|| {
             let left = waiting.saturating_add(count).saturating_sub(period);
             let time = left.saturating_mul(1000).checked_div(self.device.kind.hertz.into());
-            i32::try_from(time.unwrap_or(0)).unwrap_or(1).max(1)
+            // No longer than the card may have to wait, whose ring is a quarter of a second.
+            i32::try_from(time.unwrap_or(0)).unwrap_or(1).clamp(1, 100)
         });
         Ok(())
     }
@@ -234,7 +235,7 @@ impl<'a> Work<'a> {
     }
 
     /// Waits for the device, while it runs, for its mixer, and for another order.
-    fn wait(&self, runs: bool, element: Option<&Element>) -> alsa::Result<()> {
+    fn wait(&self, runs: bool, volume: &Volume<'_>) -> alsa::Result<()> {
         let bell = pollfd { fd: self.far.bell().as_raw_fd(), events: libc::POLLIN, revents: 0 };
         let (mut polled, limit) = match (runs, self.dry) {
             // It has room, which is no reason to look.
@@ -244,9 +245,7 @@ impl<'a> Work<'a> {
         };
         let own = polled.len();
         polled.push(bell);
-        if let Some(element) = element {
-            polled.extend(element.descriptors()?);
-        }
+        polled.extend(volume.descriptors()?);
         alsa::poll::poll(&mut polled, limit)?;
         if own > 0 {
             // Some of ALSA's plugins take note of what happened by this alone.

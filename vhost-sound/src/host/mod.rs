@@ -106,6 +106,8 @@ pub struct Time {
     pub unheard: u64,
     /// What has left for the host before its time: a host takes many frames at once.
     pub early: u64,
+    /// What it took when it took something last.
+    pub piece: u64,
     /// How far behind, or ahead of, the listener that place is.
     pub delay: u64,
 }

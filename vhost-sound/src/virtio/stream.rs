@@ -27,6 +27,8 @@ pub(super) const TRANSFER: u64 = 4;
 pub(super) const STATUS: u64 = 8;
 /// Bytes that are moved at once.
 const PIECE: u64 = 64 << 10;
+/// Buffers of a stream that has enough to do at least.
+const ENOUGH: usize = 3;
 /// How far ahead a host with a clock of its own is asked to say so at most: it may have room for no more.
 const AHEAD: u64 = 256 << 10;
 
@@ -95,6 +97,8 @@ pub(super) struct Stream {
     through: u64,
     /// Bytes of the buffers that a host with a clock of its own has, and that are not heard.
     unheard: u64,
+    /// Bytes that such a host takes at once.
+    taken_at_once: u64,
     /// When it will have come to where there is something to do, if that is known.
     next: Option<Instant>,
     /// There was nothing to be played, or no room, and that was told.
@@ -117,6 +121,7 @@ impl Stream {
             begun: 0,
             through: 0,
             unheard: 0,
+            taken_at_once: 0,
             next: None,
             is_starved: false,
             has_failed: false,
@@ -168,6 +173,16 @@ impl Stream {
     /// Buffers that are here.
     pub(super) fn waiting(&self) -> usize {
         self.buffers.len()
+    }
+
+    /// It has so much to do that the next buffers are early enough when the first of these is done with: two are left
+    /// then, and more than the host takes at once.
+    pub(super) fn has_enough(&self) -> bool {
+        let lengths = || self.buffers.iter().map(|buffer| buffer.length);
+        let longest = lengths().max().unwrap_or(0);
+        let wanted = longest.saturating_mul(2).saturating_add(self.taken_at_once);
+        self.buffers.len() >= ENOUGH
+            && lengths().fold(0, u64::saturating_add).saturating_sub(self.heard()) >= wanted
     }
 
     /// Sets what its samples are like. What was given, or got ready, for others comes back.
@@ -403,6 +418,7 @@ impl Stream {
         // What was given just now is not heard yet.
         let time = time.and_then(|_| self.host.time());
         self.unheard = time.map_or(0, |time| time.unheard.saturating_add(time.early));
+        self.taken_at_once = time.map_or(0, |time| time.piece);
         let is_capture = self.config.direction() == Direction::Capture;
         let mut heard = self.heard();
         while let Some(first) = self.buffers.front()
@@ -428,7 +444,7 @@ impl Stream {
         let left = self.buffers.front().map(|first| first.length.saturating_sub(heard));
         if self.config.direction() == Direction::Capture {
             // Without a buffer, what comes is an overrun when it would have filled one.
-            let left = left.or_else(|| (!self.is_starved).then_some(params.period.into()))?;
+            let left = left.or_else(|| (!self.is_starved).then_some(grace(params)))?;
             let here = time.passed.saturating_sub(time.room);
             return self.host.wake_at(here.saturating_add(left.min(AHEAD))).then_some(now);
         }
@@ -453,7 +469,7 @@ impl Stream {
         if !self.buffers.is_empty() || self.is_starved {
             return false;
         }
-        let period = u64::from(params.period).checked_div(params.frame.into()).unwrap_or(0);
+        let grace = grace(params).checked_div(params.frame.into()).unwrap_or(0);
         let is_heard = is_followed && self.config.direction() == Direction::Playback;
         if !is_heard && had_buffers {
             // The driver did not know before, and this may be late: it has a period's time from here.
@@ -462,7 +478,7 @@ impl Stream {
             }
             return false;
         }
-        self.is_starved = due >= if is_heard { 1 } else { period };
+        self.is_starved = due >= if is_heard { 1 } else { grace };
         self.is_starved
     }
 
@@ -522,9 +538,14 @@ impl Stream {
                 self.pace.when(params, left.checked_div(params.frame.into())?)
             }
             None if is_followed || self.is_starved => self.next,
-            None => self.pace.when(params, params.period.checked_div(params.frame)?.into()),
+            None => self.pace.when(params, grace(params).checked_div(params.frame.into())?),
         }
     }
+}
+
+/// Bytes of the time that a driver has for its next buffer.
+fn grace(params: &Params) -> u64 {
+    u64::from(params.period).min(AHEAD)
 }
 
 /// As many bytes as make whole frames, if they make some.

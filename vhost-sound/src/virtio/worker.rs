@@ -20,8 +20,6 @@ use crate::card::port::Direction;
 const PCM_XRUN: u32 = 0x1101;
 /// Xruns that wait for a driver to take them at most: the oldest go.
 const XRUNS: usize = 256;
-/// Buffers with which a stream has enough to do: two are left when the first is done with, and the ring looked at.
-const ENOUGH: usize = 3;
 
 /// Serves all queues.
 #[derive(Debug)]
@@ -81,7 +79,7 @@ impl Worker {
             .iter()
             .filter(|stream| stream.config.direction() == direction && stream.is_running())
             .peekable();
-        running.peek().is_none() || running.any(|stream| stream.waiting() < ENOUGH)
+        running.peek().is_none() || running.any(|stream| !stream.has_enough())
     }
 
     /// Takes buffers for streams; those that are for none are refused.

@@ -138,7 +138,7 @@ impl Levels {
     /// The host has made it so loud: the card is told, if it does not know.
     pub fn tell(&mut self, level: Level) {
         if std::mem::replace(&mut self.known, level) != level {
-            self.ring.set_found(&level);
+            self.ring.set_found(self.seen, &level);
             let _ = self.wake.write(1); // full of what nobody has read: it is readable
         }
     }
@@ -176,11 +176,11 @@ impl Mover {
 
     /// Takes whole frames to be played, and returns their bytes: none while the card stands still.
     pub fn take(&mut self, order: &Order, samples: &mut [u8]) -> usize {
-        self.ring.align(order.frame());
-        let most = self.whole(order, samples.len());
         if !self.runs(order) {
             return 0;
         }
+        self.ring.align(order.frame());
+        let most = self.whole(order, samples.len());
         if most == 0 {
             return 0;
         }

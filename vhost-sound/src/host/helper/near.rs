@@ -21,6 +21,8 @@ const SLACK: u64 = 200_000;
 #[derive(Debug)]
 pub struct Near {
     ring: Ring,
+    /// What the helper is to do: whoever has the memory, too, may write anything there.
+    order: Option<Order>,
     /// When it was made, and what that is to the helper.
     began: (Instant, u64),
     /// Written to by the helper.
@@ -29,19 +31,19 @@ pub struct Near {
     bell: EventFd,
     /// What is under way was begun by another process.
     goes_on: bool,
-    /// The host changes volumes itself; and how often it has said so.
+    /// The host changes volumes itself; and what it has said of them last.
     has_levels: bool,
-    found: u8,
+    found: (u8, Level),
 }
 
 impl Near {
     pub(super) fn new(ring: Ring, wake: EventFd, bell: EventFd, has_levels: bool) -> Self {
-        let (found, _) = ring.found();
-        let began = (Instant::now(), super::nanoseconds());
-        Self { ring, began, wake, bell, goes_on: false, has_levels, found }
+        let found = ring.found();
+        Self { ring, order: None, began: now(), wake, bell, goes_on: false, has_levels, found }
     }
 
-    fn order(&self, order: Order) -> io::Result<()> {
+    fn order(&mut self, order: Order) -> io::Result<()> {
+        self.order = Some(order);
         // Also if it is the same: who gave it may have been killed before the bell.
         self.ring.set_order(order);
         self.bell.write(1)
@@ -49,7 +51,7 @@ impl Near {
 
     /// Bytes that may wait to be heard.
     fn ahead(&self) -> u64 {
-        self.ring.order().map_or(0, |order| order.ahead())
+        self.order.map_or(0, |order| order.ahead())
     }
 
     /// The time as the helper has it.
@@ -74,17 +76,16 @@ impl Near {
         }
     }
 
-    /// Where the helper would be if it took frames evenly: it is further, as it takes many at once, or not as far, where
-    /// it is late.
-    fn even(&self) -> u64 {
-        let (from, since) = self.ring.last();
+    /// Where a helper would be that takes frames evenly, of which it took some at a place and a time: it is further, as
+    /// it takes many at once, or not as far, where it is late.
+    fn even(&self, from: u64, since: u64) -> u64 {
         let passed = self.nanoseconds().saturating_sub(since);
         from.saturating_add(self.bytes(passed))
     }
 
     /// Bytes of so many nanoseconds.
     fn bytes(&self, nanoseconds: u64) -> u64 {
-        self.ring.order().map_or(0, |order| {
+        self.order.map_or(0, |order| {
             let frames = u128::from(nanoseconds).saturating_mul(order.rate.hertz().into());
             let frames = u64::try_from(frames / SECOND).unwrap_or(u64::MAX);
             frames.saturating_mul(order.frame())
@@ -93,21 +94,25 @@ impl Near {
 
     /// How long so many bytes take.
     fn time(&self, bytes: u64) -> Duration {
-        let frames = self.ring.order().and_then(|order| {
+        let nanoseconds = self.order.and_then(|order| {
             let second = u128::from(order.frame()).checked_mul(order.rate.hertz().into())?;
-            u128::from(bytes).saturating_mul(SECOND).checked_div(second)
+            u64::try_from(u128::from(bytes).saturating_mul(SECOND).checked_div(second)?).ok()
         });
-        Duration::from_nanos(frames.and_then(|it| u64::try_from(it).ok()).unwrap_or(0))
+        Duration::from_nanos(nanoseconds.unwrap_or(0))
     }
+}
 
-    /// Bytes that the helper took too early.
-    fn early(&self) -> u64 {
-        let passed = self.passed();
-        let slack = self.bytes(SLACK);
-        let early = passed.saturating_sub(self.even().saturating_add(slack));
-        // No sound system takes more at once than waits for it.
-        early.min(self.ahead())
+/// Now, and what that is to a helper.
+fn now() -> (Instant, u64) {
+    let mut now = (Instant::now(), super::nanoseconds());
+    // Somebody else may have had the processor meanwhile.
+    for _ in 0..10 {
+        if now.0.elapsed() < Duration::from_micros(20) {
+            break;
+        }
+        now = (Instant::now(), super::nanoseconds());
     }
+    now
 }
 
 impl Host for Near {
@@ -127,7 +132,7 @@ impl Host for Near {
 
     fn run(&mut self, runs: bool) {
         let phase = if runs { Phase::Running } else { Phase::Ready };
-        if let Some(last) = self.ring.order()
+        if let Some(last) = self.order
             && let Err(error) = self.order(Order { phase, ..last })
         {
             log::error!("a helper is not told what to do: {error}");
@@ -145,19 +150,30 @@ impl Host for Near {
     }
 
     fn release(&mut self) -> io::Result<()> {
-        match self.ring.order() {
+        match self.order {
             Some(last) => self.order(Order { phase: Phase::Idle, ..last }),
             None => Ok(()),
         }
     }
 
     fn time(&self) -> Option<Time> {
-        let (filled, delay) = (self.ring.filled(), self.ring.delay());
-        let (room, unheard, early) = match self.ring.direction() {
-            Direction::Playback => (self.ahead().saturating_sub(filled), filled, self.early()),
-            Direction::Capture => (filled, 0, 0),
-        };
-        Some(Time { passed: self.passed(), room, unheard, early, delay })
+        let delay = self.ring.delay();
+        if self.ring.direction() == Direction::Capture {
+            let room = self.ring.filled();
+            return Some(Time { passed: self.passed(), room, delay, ..Time::default() });
+        }
+        let (passed, from, since) = self.ring.progress();
+        let unheard = self.ring.written().saturating_sub(passed).min(self.ahead());
+        let even = self.even(from, since).saturating_add(self.bytes(SLACK));
+        Some(Time {
+            passed,
+            room: self.ahead().saturating_sub(unheard),
+            unheard,
+            // No sound system takes more at once than waits for it.
+            early: passed.saturating_sub(even).min(self.ahead()),
+            piece: passed.saturating_sub(from).min(self.ahead()),
+            delay,
+        })
     }
 
     fn completed(&mut self, bytes: u64) {
@@ -175,14 +191,13 @@ impl Host for Near {
     }
 
     fn left(&self, passed: u64) -> Option<Duration> {
-        let left = passed.saturating_sub(self.even());
-        (left > 0).then(|| self.time(left))
+        let (_, from, since) = self.ring.progress();
+        let left = passed.saturating_sub(self.even(from, since));
+        (left > 0).then(|| self.time(left)).filter(|left| !left.is_zero())
     }
 
     fn set_level(&mut self, level: &Level) -> bool {
         if self.has_levels {
-            // What the host has said before is over.
-            (self.found, _) = self.ring.found();
             self.ring.set_wanted(level);
             if let Err(error) = self.bell.write(1) {
                 log::error!("a helper is not told what to do: {error}");
@@ -192,8 +207,15 @@ impl Host for Near {
     }
 
     fn level(&mut self) -> Option<Level> {
-        let (number, level) = self.ring.found();
-        (std::mem::replace(&mut self.found, number) != number).then_some(level)
+        let found = self.ring.found();
+        let is_new = std::mem::replace(&mut self.found, found) != found;
+        // What it did not know of yet, it does next.
+        let (number, level) = found;
+        let is_so = is_new && number == self.ring.wanted().0;
+        if is_so {
+            self.ring.keep_wanted(&level);
+        }
+        is_so.then_some(level)
     }
 
     fn event(&self) -> Option<RawFd> {

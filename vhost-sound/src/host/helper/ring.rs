@@ -132,7 +132,7 @@ impl Ring {
         ring.store(ORDER, NOTHING);
         ring.store(WAKE, NEVER);
         ring.set_wanted(&Level::default());
-        ring.set_found(&Level::default());
+        ring.set_found(0, &Level::default());
         Ok((ring, fd))
     }
 
@@ -267,13 +267,24 @@ impl Ring {
         self.store(BEGUN, self.begun().wrapping_add(bytes));
     }
 
-    /// Where the samples begin that were read last, and when that was, in nanoseconds of CLOCK_MONOTONIC.
+    /// How far samples were read; where those begin that were read last; and when that was, in nanoseconds of
+    /// CLOCK_MONOTONIC.
     #[must_use]
-    pub fn last(&self) -> (u64, u64) {
-        (self.load(FROM), self.load(SINCE))
+    pub fn progress(&self) -> (u64, u64, u64) {
+        let last = || (self.load(FROM), self.load(SINCE));
+        let (mut before, mut read) = (last(), self.read());
+        // Whoever reads may be about to say so.
+        for _ in 0..4 {
+            let after = last();
+            if after == before {
+                break;
+            }
+            (before, read) = (after, self.read());
+        }
+        (read, before.0, before.1)
     }
 
-    /// Says so, before they are read.
+    /// Says that samples are read from there on, before they are.
     pub fn set_last(&self, from: u64, since: u64) {
         self.store(FROM, from);
         self.store(SINCE, since);
@@ -298,18 +309,25 @@ impl Ring {
 
     /// Wants it to be so loud.
     pub fn set_wanted(&self, wanted: &Level) {
-        self.store(WANTED, word(self.load(WANTED), wanted));
+        let (number, _) = self.wanted();
+        self.store(WANTED, word(number.wrapping_add(1), wanted));
     }
 
-    /// How loud the host has made it; the number grows each time.
+    /// The host has made it so loud, which is what is wanted now.
+    pub fn keep_wanted(&self, found: &Level) {
+        let (number, _) = self.wanted();
+        self.store(WANTED, word(number, found));
+    }
+
+    /// How loud the host has made it, and of which number is what it knew to be wanted.
     #[must_use]
     pub fn found(&self) -> (u8, Level) {
         level(self.load(FOUND))
     }
 
-    /// Says that it is so loud.
-    pub fn set_found(&self, found: &Level) {
-        self.store(FOUND, word(self.load(FOUND), found));
+    /// Says that it is so loud, knowing of what was wanted with that number.
+    pub fn set_found(&self, number: u8, found: &Level) {
+        self.store(FOUND, word(number, found));
     }
 
     /// The card is to be woken when the helper has come to `position`.
@@ -328,7 +346,7 @@ impl Ring {
     }
 }
 
-/// A level in a word: seven bits for each channel, how often it was said behind them, and then whether it is on.
+/// A level in a word: seven bits for each channel, a number behind them, and then whether it is on.
 fn level(word: u64) -> (u8, Level) {
     let mut level = Level { is_on: word >> 63 != 0, ..Level::default() };
     for (place, volume) in (0u32..).zip(&mut level.volumes) {
@@ -340,10 +358,9 @@ fn level(word: u64) -> (u8, Level) {
     (number & 0x7f, level)
 }
 
-/// The word that says so behind `before`.
-fn word(before: u64, level: &Level) -> u64 {
-    let [.., number] = before.to_le_bytes();
-    let mut word = u64::from(level.is_on) << 63 | u64::from(number.wrapping_add(1) & 0x7f) << 56;
+/// The word that says so.
+fn word(number: u8, level: &Level) -> u64 {
+    let mut word = u64::from(level.is_on) << 63 | u64::from(number & 0x7f) << 56;
     for (place, volume) in (0u32..).zip(level.volumes) {
         word |= u64::from(volume.min(LOUDEST)).wrapping_shl(place.wrapping_mul(7));
     }
@@ -423,8 +440,11 @@ mod tests {
         let level = Level { volumes: [0, 1, 2, 50, 99, 100, 64, 7], is_on: false };
         near.set_wanted(&level);
         assert_eq!(far.wanted(), (first + 1, level));
-        (0..128).for_each(|_| far.set_found(&level));
-        assert_eq!(near.found(), (first, level));
+        far.set_found(first + 1, &level);
+        assert_eq!(near.found(), (first + 1, level));
+        (0..127).for_each(|_| near.set_wanted(&level));
+        near.keep_wanted(&all);
+        assert_eq!((far.wanted(), first), ((first, all), FIRST));
         near.store(FOUND, u64::MAX);
         assert!(far.found().1.is_possible());
     }
