@@ -25,9 +25,8 @@ use std::os::fd::AsRawFd;
 use std::process::ExitCode;
 
 use alsa::poll::pollfd;
-use vhost_runtime::arguments::{self, ArgumentError};
 use vhost_runtime::program;
-use vhost_sound::host::helper::far::{Far, Options};
+use vhost_sound::host::helper::far::{self, Far, StartError};
 
 use device::{Device, DeviceError};
 use mixer::Volume;
@@ -36,11 +35,9 @@ use work::Work;
 #[derive(Debug, thiserror::Error)]
 enum Failure {
     #[error(transparent)]
-    Arguments(#[from] ArgumentError),
+    Start(#[from] StartError),
     #[error(transparent)]
     Device(#[from] DeviceError),
-    #[error("it is started by vhost-sound alone: {0}")]
-    Alone(io::Error),
     #[error("the host refuses: {0}")]
     Host(#[from] io::Error),
     #[error("ALSA does: {0}")]
@@ -55,14 +52,11 @@ fn main() -> ExitCode {
 }
 
 fn start() -> Result<ExitCode, Failure> {
-    let options: Options = arguments::read()?;
-    program::start_logging(0);
-    if options.check {
-        device::check(&options)?;
-        mixer::check(&options)?;
-        return Ok(ExitCode::SUCCESS);
-    }
-    let far = Far::inherited(options.direction()).map_err(Failure::Alone)?;
+    let begun = far::start(|options| -> Result<(), Failure> {
+        device::check(options)?;
+        Ok(mixer::check(options)?)
+    });
+    let Some((options, far)) = begun? else { return Ok(ExitCode::SUCCESS) };
     let mut volume = Volume::new(&options, &far);
     let mut told = None;
     loop {

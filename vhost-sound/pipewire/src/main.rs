@@ -24,9 +24,8 @@ use std::time::{Duration, Instant};
 
 use pipewire::loop_::Timeout;
 use pipewire::spa::support::system::IoFlags;
-use vhost_runtime::arguments::{self, ArgumentError};
 use vhost_runtime::program;
-use vhost_sound::host::helper::far::{Far, Options};
+use vhost_sound::host::helper::far::{self, StartError};
 use vhost_sound::host::helper::ring::{Order, Phase};
 
 use server::{Server, ServerError};
@@ -38,11 +37,11 @@ const ECHO: Duration = Duration::from_millis(350);
 #[derive(Debug, thiserror::Error)]
 enum Failure {
     #[error(transparent)]
-    Arguments(#[from] ArgumentError),
+    Start(#[from] StartError),
     #[error(transparent)]
     Server(#[from] ServerError),
-    #[error("it is started by vhost-sound alone: {0}")]
-    Alone(io::Error),
+    #[error("the host refuses: {0}")]
+    Host(#[from] io::Error),
 }
 
 fn main() -> ExitCode {
@@ -50,17 +49,13 @@ fn main() -> ExitCode {
 }
 
 fn start() -> Result<ExitCode, Failure> {
-    let options: Options = arguments::read()?;
-    program::start_logging(0);
+    let begun =
+        far::start(|options| -> Result<(), Failure> { Ok(Server::connect()?.check(options)?) });
+    let Some((options, far)) = begun? else { return Ok(ExitCode::SUCCESS) };
     let server = Server::connect()?;
-    if options.check {
-        server.check(&options)?;
-        return Ok(ExitCode::SUCCESS);
-    }
-    let far = Far::inherited(options.direction()).map_err(Failure::Alone)?;
     let events = server.events();
     let _bell = events.add_io(far.bell(), IoFlags::IN, |_| {});
-    let levels = Rc::new(RefCell::new(far.levels().map_err(Failure::Alone)?));
+    let levels = Rc::new(RefCell::new(far.levels()?));
     let mut streams = Streams::default();
     loop {
         streams.follow(far.order(), |order| {

@@ -4,6 +4,8 @@ use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use clap::Parser;
+use vhost_runtime::arguments::{self, ArgumentError};
+use vhost_runtime::program;
 use vmm_sys_util::eventfd::EventFd;
 
 use super::ring::{FIRST, Order, Phase, Ring};
@@ -47,6 +49,34 @@ impl Options {
     }
 }
 
+/// Why a helper does not begin.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// Its command line is of no use.
+    #[error(transparent)]
+    Arguments(#[from] ArgumentError),
+    /// It was started by somebody else.
+    #[error("it is started by vhost-sound alone: {0}")]
+    Alone(io::Error),
+}
+
+/// Begins a helper's program, which `check` sees for whether its options can be had. `None`: no more was asked for.
+///
+/// # Errors
+/// See [`StartError`], and those of `check`.
+pub fn start<E: From<StartError>>(
+    check: impl FnOnce(&Options) -> Result<(), E>,
+) -> Result<Option<(Options, Far)>, E> {
+    let options: Options = arguments::read().map_err(StartError::from)?;
+    program::start_logging(0);
+    if options.check {
+        check(&options)?;
+        return Ok(None);
+    }
+    let far = Far::inherited(options.direction()).map_err(StartError::Alone)?;
+    Ok(Some((options, far)))
+}
+
 /// The helper's end.
 #[derive(Debug)]
 pub struct Far {
@@ -60,7 +90,7 @@ impl Far {
     ///
     /// # Errors
     /// It was started by somebody else.
-    pub fn inherited(direction: Direction) -> io::Result<Self> {
+    fn inherited(direction: Direction) -> io::Result<Self> {
         let [ring, wake, bell] = [RING, WAKE, BELL].map(|fd| {
             // SAFETY: the descriptor is only looked at, and if it is open nobody else in this process knows of it.
             match unsafe { libc::fcntl(fd, libc::F_GETFD) } {
