@@ -2,7 +2,7 @@
 //!
 //! - [`message`]: what a driver says by the control queue;
 //! - [`info`]: what it is told of jacks, streams, channel maps and control elements;
-//! - [`stream`]: a stream at work, and [`pace`], how time passes for it;
+//! - [`stream`]: a stream at work;
 //! - [`control`]: the control elements at work;
 //! - [`worker`]: what serves the queues;
 //! - [`card`]: the device.
@@ -11,6 +11,5 @@ pub mod card;
 mod control;
 mod info;
 pub mod message;
-mod pace;
 mod stream;
 pub mod worker;
