@@ -20,12 +20,14 @@ const LONGEST: u32 = 64 << 10;
 const TRANSFER: u32 = 4;
 const STATUS: u32 = 8;
 
-/// VIRTIO_SND_S_OK, …_BAD_MSG, …_NOT_SUPP.
+/// VIRTIO_SND_S_OK, …_BAD_MSG, …_NOT_SUPP, …_IO_ERR.
 pub const OK: u32 = 0x8000;
 /// See [`OK`].
 pub const BAD_MESSAGE: u32 = 0x8001;
 /// See [`OK`].
 pub const NOT_SUPPORTED: u32 = 0x8002;
+/// See [`OK`].
+pub const IO_ERROR: u32 = 0x8003;
 
 /// A buffer that came back.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -3,7 +3,7 @@
 use std::fs;
 
 use lab::Error;
-use lab::driver::sound::OK;
+use lab::driver::sound::{IO_ERROR, OK};
 
 use super::common::*;
 
@@ -32,6 +32,31 @@ fn playback_goes_on_after_a_kill() -> Result<(), Error> {
     // A period that was under way may be there twice.
     let file = fs::read(card.path("a.wav")).unwrap();
     assert!(file.len() >= 68 + samples.len() && file.ends_with(&samples[36 * PERIOD as usize..]));
+    Ok(())
+}
+
+#[test]
+fn a_stream_whose_file_is_spoilt_holds_no_guest_up() -> Result<(), Error> {
+    let card = Card::start("--playback speaker,backend=wav:FOLDER/a.wav")?;
+    let mut sound = card.connect()?;
+    prepare(&mut sound, 0, PERIOD)?;
+    for _ in 0..4 {
+        sound.play(0, &noise(PERIOD))?;
+    }
+    assert_eq!(sound.words(&[START, 0])?, OK);
+    assert_eq!(sound.played()?.status, OK);
+    fs::write(card.path("a.wav"), vec![b'?'; 1000]).unwrap();
+    card.kill();
+    sound.reconnect()?;
+    for _ in 0..20 {
+        sound.play(0, &noise(PERIOD))?;
+        sound.played()?;
+    }
+    assert_eq!(sound.played()?.status, IO_ERROR);
+    end(&mut sound, 0)?;
+    assert_eq!(sound.words(&[PREPARE, 0])?, IO_ERROR);
+    fs::write(card.path("a.wav"), []).unwrap();
+    assert_eq!(sound.words(&[PREPARE, 0])?, OK);
     Ok(())
 }
 

@@ -602,7 +602,7 @@ mod tests {
     fn a_host_that_is_gone_holds_up_no_other_stream() {
         let card = card(Box::new(Gone));
         card.load(state(40)).unwrap();
-        assert_eq!(running(&card), [false, true]);
+        assert_eq!(running(&card), [true, true]);
         let streams = card.describe();
         assert_eq!((&streams[0]["muted"], &streams[1]["plugged"]), (&json!(true), &json!(false)));
     }

@@ -258,25 +258,30 @@ impl Stream {
         Saved { name, state: self.state.save(), begun: 0, level: self.level }
     }
 
-    /// Goes on where another process has stopped.
+    /// Goes on where another process has stopped. Where the host can't, time passes as if nobody heard.
     pub(super) fn restore(&mut self, saved: &Saved) -> Result<(), String> {
         let Self { config, host, .. } = self;
         let state = saved.state.state(config, EVT_XRUNS);
         let state = state.map_err(|error| format!("{}: {error}", config.name))?;
-        if let Some(params) = state.params().filter(|_| state.takes_buffers()) {
-            host.prepare(params).map_err(|error| format!("{}: {error}", config.name))?;
-        }
+        let params = state.params().filter(|_| state.takes_buffers());
+        let failure = params.and_then(|params| host.prepare(params).err());
         (self.begun, self.through) = match host.begun() {
             Some(begun) => (begun, begun),
             None => (saved.begun, 0),
         };
         (self.state, self.pace, self.is_starved) = (state, Pace::new(), false);
         self.set_level(saved.level);
+        if failure.is_some() {
+            self.pace.stall();
+        }
         if self.is_running() {
             self.pace.start(Instant::now());
             self.host.run(true);
         }
-        Ok(())
+        match failure {
+            Some(error) => Err(format!("{}: {error}", self.config.name)),
+            None => Ok(()),
+        }
     }
 
     /// As it was before the driver came, but as loud as it is: so may the host want it. No buffer is here.

@@ -71,6 +71,11 @@ impl Pace {
         false
     }
 
+    /// The host can do nothing.
+    pub(super) fn stall(&mut self) {
+        self.is_stalled = true;
+    }
+
     /// The host stands still: the stream goes by the card's clock, and nothing is heard.
     pub(super) fn is_stalled(&self) -> bool {
         self.is_stalled
