@@ -182,10 +182,10 @@ fn parse(text: &str, direction: Direction) -> Result<Stream, String> {
     let port = jack.parse::<Port>()?;
     if port.direction() != direction {
         let other = match direction {
-            Direction::Playback => "--capture",
-            Direction::Capture => "--playback",
+            Direction::Playback => "capture",
+            Direction::Capture => "playback",
         };
-        return Err(format!("{jack} is one of {other}"));
+        return Err(format!("{jack} is a jack for {other}"));
     }
     let mut config = StreamConfig {
         name: jack,
@@ -219,7 +219,7 @@ fn parse(text: &str, direction: Direction) -> Result<Stream, String> {
         }
     }
     if backend == Backend::Tone && direction == Direction::Playback {
-        return Err(String::from("backend=tone: it is there to be recorded, by --capture"));
+        return Err(String::from("backend=tone: it is there to be recorded"));
     }
     if let Backend::System(system, _) = backend
         && let Some(format) = config.formats.iter().find(|format| !system.has(**format))

@@ -221,7 +221,7 @@ fn what_cannot_be_is_said() {
             "--device audio,capture=mic,capture=cd: it has one stream to play to, or one to record \
              from, or one of each",
         ),
-        ("audio,playback=mic", "--device audio,playback=mic: mic is one of --capture"),
+        ("audio,playback=mic", "--device audio,playback=mic: mic is a jack for capture"),
         (
             "audio,capture=mic,channels=3",
             "--device audio,capture=mic,channels=3: it has one or two channels",
