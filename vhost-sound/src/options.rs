@@ -205,6 +205,9 @@ fn parse(text: &str, direction: Direction) -> Result<Stream, String> {
     for part in parts {
         match part.split_once('=') {
             Some(("name", "")) => return Err(String::from("name=: a stream has a name")),
+            Some(("name", name)) if name.contains(char::is_control) => {
+                return Err(format!("name={name:?}: a name has no control characters"));
+            }
             Some(("name", name)) => name.clone_into(&mut config.name),
             Some(("backend", text)) => backend = text.parse()?,
             Some(("channels", text)) => config.channels = channels(text)?,
@@ -335,6 +338,7 @@ mod tests {
             "speaker,channels=1-+2",
             "speakers",
             "speaker,name=",
+            "speaker,name=a\nb",
             "speaker,backend=tone",
             "speaker,backend=wav",
             "speaker,backend=pulse",

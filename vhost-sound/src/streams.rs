@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -49,6 +49,16 @@ pub enum StreamError {
         option: &'static str,
         /// What the stream is called.
         stream: String,
+    },
+    /// Two streams would write one file, or one would write what the other reads.
+    #[error("{option} {stream}: another stream has {path} already")]
+    Shared {
+        /// Which option.
+        option: &'static str,
+        /// What the stream is called.
+        stream: String,
+        /// The file.
+        path: PathBuf,
     },
     /// Two streams have one name.
     #[error("{option} {stream}: another stream is called so: give them names, by name=")]
@@ -122,6 +132,9 @@ fn empty(files: &[File]) {
 /// Whoever reads or writes it must not have to wait.
 fn check(file: &File) -> io::Result<()> {
     let kind = file.metadata()?.file_type();
+    if kind.is_dir() {
+        return Err(io::ErrorKind::IsADirectory.into());
+    }
     match kind.is_fifo() || kind.is_socket() {
         true => Err(io::Error::other("it is a pipe or a socket, which would be waited for")),
         false => Ok(()),
@@ -173,8 +186,10 @@ fn join(
     mut helpers: Option<&mut Helpers>,
 ) -> Result<Vec<Opened>, StreamError> {
     let mut opened: Vec<Opened> = Vec::new();
+    // By what the host knows each file, and which way its samples go.
+    let mut used: Vec<(u64, u64, Direction)> = Vec::new();
     // Ends of cables that nobody has yet, by which way they go.
-    let mut ends: HashMap<(&str, Direction), Loopback> = HashMap::new();
+    let mut loose: HashMap<(&str, Direction), Loopback> = HashMap::new();
     for stream in playback.iter().chain(capture) {
         let Stream { config, backend, latency, mixer } = stream;
         let (option, name) = (option(stream), config.name.clone());
@@ -187,6 +202,18 @@ fn join(
             Backend::Tone => Box::new(Tone::default()),
             Backend::File(kind, path) => {
                 let file = file(stream, path)?;
+                let about = file.metadata().map_err(|error| failed(stream, path, error))?;
+                let (device, number) = (about.dev(), about.ino());
+                // What is no file has no end, or no contents.
+                let is_shared = about.is_file()
+                    && used.iter().any(|(a, b, other)| {
+                        let is_written = [*other, direction].contains(&Direction::Playback);
+                        (*a, *b) == (device, number) && is_written
+                    });
+                if is_shared {
+                    return Err(StreamError::Shared { option, stream: name, path: path.clone() });
+                }
+                used.push((device, number, direction));
                 match direction {
                     Direction::Playback => Box::new(Recorder::new(file, *kind)),
                     Direction::Capture => {
@@ -214,16 +241,16 @@ fn join(
                 Box::new(near.map_err(failed)?)
             }
             Backend::Loopback(cable) => {
-                let known = playback.iter().filter(|other| other.backend == *backend).count();
-                if known != 1 {
+                let ends = |all: &[Stream]| all.iter().filter(|it| it.backend == *backend).count();
+                if (ends(playback), ends(capture)) != (1, 1) {
                     return Err(StreamError::Loopback { option, stream: name });
                 }
                 if direction == Direction::Playback {
                     let (near, far) = loopback::cable();
-                    ends.insert((cable, Direction::Capture), far);
+                    loose.insert((cable, Direction::Capture), far);
                     Box::new(near)
                 } else {
-                    let end = ends.remove(&(cable.as_str(), direction));
+                    let end = loose.remove(&(cable.as_str(), direction));
                     Box::new(end.ok_or(StreamError::Loopback { option, stream: name })?)
                 }
             }

@@ -55,6 +55,13 @@ impl Card {
         assert_eq!(unsafe { libc::kill(pid, libc::SIGKILL) }, 0);
     }
 
+    /// Lets the process that serves have files of any length.
+    pub(crate) fn lift_limits(&self) {
+        let pid = serving(self.process.id()).unwrap().to_string();
+        let done = Command::new("prlimit").args(["--pid", &pid, "--fsize=unlimited"]).status();
+        assert!(done.unwrap().success());
+    }
+
     /// Kills what has the host's sound system's library, and waits for the one that takes its place.
     pub(crate) fn replace_helper(&self) {
         let helper = || {

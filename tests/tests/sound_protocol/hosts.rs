@@ -228,10 +228,17 @@ fn what_cannot_be_played_to_is_told_at_the_start() -> Result<(), Error> {
     let pipe = folder.path().join("pipe");
     assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
     let pipe = format!("raw:{}", pipe.display());
-    let mixer = (pipewire.command(&sound), "alsa:pipewire,mixer=PCM", "but Master");
+    let mixer = (
+        pipewire.command(&sound),
+        "alsa:pipewire,mixer=PCM",
+        "no such volume where it is played to, but Master",
+    );
+    let raw = format!("raw:{}", folder.path().display());
     for (mut command, backend, said) in [
         mixer,
         (Command::new(&sound), pipe.as_str(), "it is a pipe or a socket"),
+        (Command::new(&sound), raw.as_str(), "irectory"),
+        (Command::new(&sound), "loopback", "joins one --playback with one --capture"),
         (there, "pipewire:headphones", "no node headphones that can be played to"),
         (gone, "pipewire", "PipeWire cannot be reached"),
         (alone, "pipewire", "vhost-sound-pipewire is not installed"),
@@ -304,28 +311,31 @@ fn volumes_are_the_same_in_the_guest_and_in_pipewire() -> Result<(), Error> {
     Ok(())
 }
 
+fn amixer(pipewire: &PipeWire, arguments: &[&str]) -> String {
+    let mut command = pipewire.command("amixer");
+    let output = command.args(["-D", "pipewire"]).args(arguments).output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// Waits until the mixer's master is so.
+fn shows(pipewire: &PipeWire, wanted: &str) {
+    let limit = Instant::now() + 10 * SECOND;
+    while !amixer(pipewire, &["sget", "Master"]).contains(wanted) {
+        let is = amixer(pipewire, &["sget", "Master"]);
+        assert!(Instant::now() < limit, "it is not {wanted}, but {is}");
+    }
+}
+
 #[test]
 fn a_mixers_element_is_as_loud_as_the_guest_has_it() -> Result<(), Error> {
     const MASTER_VOLUME: u32 = 0;
     const MASTER_SWITCH: u32 = 1;
     const CTL_NOTIFY: u32 = 0x1200;
-    let pipewire = PipeWire::start()?;
+    let mut pipewire = PipeWire::start()?;
     program("vhost-sound-alsa")?;
     let command = pipewire.command(program("vhost-sound")?);
-    let amixer = |arguments: &[&str]| {
-        let mut command = pipewire.command("amixer");
-        let output = command.args(["-D", "pipewire"]).args(arguments).output().unwrap();
-        assert!(output.status.success(), "{output:?}");
-        String::from_utf8(output.stdout).unwrap()
-    };
-    let shows = |wanted: &str| {
-        let limit = Instant::now() + 10 * SECOND;
-        while !amixer(&["sget", "Master"]).contains(wanted) {
-            let is = amixer(&["sget", "Master"]);
-            assert!(Instant::now() < limit, "it is not {wanted}, but {is}");
-        }
-    };
-    amixer(&["sset", "Master", "60%", "unmute"]);
+    amixer(&pipewire, &["sset", "Master", "60%", "unmute"]);
     let card = Card::start_by(
         command,
         "--controls --playback speaker,backend=alsa:pipewire,mixer=Master",
@@ -342,11 +352,11 @@ fn a_mixers_element_is_as_loud_as_the_guest_has_it() -> Result<(), Error> {
             assert_eq!(sound.words(&[START, 0])?, OK);
         }
         assert_eq!(sound.write_control(MASTER_VOLUME, &[80, 80])?, OK);
-        shows("[80%] [on]");
+        shows(&pipewire, "[80%] [on]");
         assert_eq!(sound.write_control(MASTER_SWITCH, &[0])?, OK);
-        shows("[80%] [off]");
+        shows(&pipewire, "[80%] [off]");
         while sound.event(SECOND / 2)?.is_some() {}
-        amixer(&["sset", "Master", "35%", "unmute"]);
+        amixer(&pipewire, &["sset", "Master", "35%", "unmute"]);
         let told = [sound.event(5 * SECOND)?, sound.event(5 * SECOND)?];
         assert!(told.iter().all(|it| it.is_some_and(|(code, _)| code == CTL_NOTIFY)), "{told:?}");
         assert_eq!(sound.read_control(MASTER_VOLUME)?.1[..2], [35, 35]);
@@ -355,11 +365,22 @@ fn a_mixers_element_is_as_loud_as_the_guest_has_it() -> Result<(), Error> {
     }
     card.replace_helper();
     std::thread::sleep(SECOND);
-    shows("[35%] [on]");
+    shows(&pipewire, "[35%] [on]");
+    // The card goes, and comes back otherwise, while nothing is played.
+    end(&mut sound, 0)?;
+    pipewire.stop();
+    assert_eq!(sound.write_control(MASTER_VOLUME, &[45, 45])?, OK);
+    pipewire.restart()?;
+    shows(&pipewire, "[45%] [on]");
+    amixer(&pipewire, &["sset", "Master", "35%"]);
+    let limit = Instant::now() + 10 * SECOND;
+    while sound.read_control(MASTER_VOLUME)?.1[..2] != [35, 35] {
+        assert!(Instant::now() < limit, "{:?}", sound.read_control(MASTER_VOLUME)?);
+    }
     card.kill();
     sound.reconnect()?;
     assert_eq!(sound.read_control(MASTER_VOLUME)?.1[..2], [35, 35]);
-    shows("[35%] [on]");
+    shows(&pipewire, "[35%] [on]");
     Ok(())
 }
 

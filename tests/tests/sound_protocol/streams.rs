@@ -1,10 +1,11 @@
 //! Streams from their parameters to their end, on hosts that have no clock.
 
 use std::fs;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
-use lab::Error;
 use lab::driver::sound::{BAD_MESSAGE, NOT_SUPPORTED, OK};
+use lab::{Error, program};
 
 use super::common::*;
 
@@ -64,6 +65,62 @@ fn what_is_played_is_recorded_by_a_loopback() -> Result<(), Error> {
         heard.extend(moved.samples);
     }
     assert!(heard.windows(samples.len()).any(|part| part == samples));
+    Ok(())
+}
+
+#[test]
+fn a_full_disk_has_whole_frames_alone() -> Result<(), Error> {
+    // A file may have so many blocks, whoever serves.
+    let mut command = Command::new("sh");
+    command.args(["-c", r#"trap "" XFSZ; ulimit -S -f 66; exec "$0" "$@""#]);
+    command.arg(program("vhost-sound")?);
+    let card = Card::start_by(command, "--playback speaker,backend=wav:FOLDER/a.wav")?;
+    let mut sound = card.connect()?;
+    // Two channels of S24_3: frames of six bytes, which fill no block.
+    let period = 240 * 6;
+    let samples = noise(200 * period);
+    assert_eq!((sound.set(0, period, [2, 11, 7])?, sound.words(&[PREPARE, 0])?), (OK, OK));
+    assert_eq!(sound.words(&[START, 0])?, OK);
+    let mut kept = Vec::new();
+    for (number, part) in samples.chunks(period as usize).enumerate() {
+        if number == 100 {
+            card.lift_limits();
+        }
+        sound.play(0, part)?;
+        if sound.played()?.status == OK {
+            kept.extend(part);
+        } else {
+            assert!(number < 100 && number > 10, "{number}");
+        }
+    }
+    end(&mut sound, 0)?;
+    let file = fs::read(card.path("a.wav")).unwrap();
+    // And as much of the one that did not fit as did.
+    let last = &samples[100 * period as usize..];
+    assert_eq!((file.len() - 68) % 6, 0);
+    assert!(file.ends_with(last) && kept.ends_with(last));
+    Ok(())
+}
+
+#[test]
+fn two_streams_may_read_one_file_but_not_write_it() -> Result<(), Error> {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("a.raw");
+    fs::write(&file, noise(PERIOD)).unwrap();
+    let stream =
+        |option: &str, jack| [option.into(), format!("{jack},backend=raw:{}", file.display())];
+    for other in [stream("--playback", "line-out"), stream("--capture", "mic")] {
+        let mut command = Command::new(program("vhost-sound")?);
+        command.arg("--socket-path").arg(folder.path().join("s"));
+        command.args(stream("--playback", "speaker")).args(&other);
+        let output = command.output().unwrap();
+        let error = String::from_utf8(output.stderr).unwrap();
+        assert!(error.contains("another stream has") && error.lines().count() == 1, "{error}");
+        assert_eq!(fs::read(&file).unwrap().len(), PERIOD as usize, "it is as it was");
+    }
+    let command = Command::new(program("vhost-sound")?);
+    let both = [stream("--capture", "line-in"), stream("--capture", "mic")].concat().join(" ");
+    Card::start_by(command, &both)?.connect()?;
     Ok(())
 }
 

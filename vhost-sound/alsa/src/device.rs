@@ -16,8 +16,8 @@ pub(crate) enum DeviceError {
     Open(String, &'static str, alsa::Error),
     #[error("{0} cannot have {1}, nor anything that could be made of them")]
     Samples(String, Kind),
-    #[error("mixer={0}: no mixer has that element, but {1}")]
-    Element(String, String),
+    #[error("mixer={0}: the device has no such volume where it is {1}, but {2}")]
+    Element(String, &'static str, String),
     #[error("{0} has failed: {1}")]
     Failed(String, alsa::Error),
 }

@@ -44,7 +44,7 @@ enum Failure {
     Alsa(#[from] alsa::Error),
 }
 
-/// Milliseconds until a device that has failed is tried again.
+/// Milliseconds until a device, or a mixer, that has failed is tried again.
 const SECOND: i32 = 1000;
 
 fn main() -> ExitCode {
@@ -75,7 +75,10 @@ fn start() -> Result<ExitCode, Failure> {
                     wait(&far, &mut volume, Some(SECOND))?;
                 }
             }
-            None => wait(&far, &mut volume, None)?,
+            None => {
+                let limit = volume.is_missing().then_some(SECOND);
+                wait(&far, &mut volume, limit)?;
+            }
         }
     }
 }

@@ -50,8 +50,12 @@ fn open(options: &Options, element: &str) -> Result<(Mixer, SelemId), DeviceErro
         let elements = elements.filter(|it| has_volume(it, options.direction()));
         others.extend(elements.filter_map(|it| it.get_id().get_name().map(str::to_owned).ok()));
     }
-    let others = if others.is_empty() { String::from("none") } else { others.join(", ") };
-    Err(DeviceError::Element(element.to_owned(), others))
+    let way = match options.direction() {
+        Direction::Playback => "played to",
+        Direction::Capture => "recorded from",
+    };
+    let others = if others.is_empty() { String::from("no other") } else { others.join(", ") };
+    Err(DeviceError::Element(element.to_owned(), way, others))
 }
 
 fn has_volume(element: &Selem<'_>, direction: Direction) -> bool {
@@ -81,6 +85,11 @@ const LEVELS: (i64, i64) = (0, LOUDEST as i64);
 impl<'a> Volume<'a> {
     pub(crate) fn new(options: &'a Options, far: &'a Far) -> Self {
         Self { options, far, element: None, is_missing: false }
+    }
+
+    /// There is one, but it can't be had.
+    pub(crate) fn is_missing(&self) -> bool {
+        self.options.mixer.is_some() && self.element.is_none()
     }
 
     /// Has the element, if it can be had now.

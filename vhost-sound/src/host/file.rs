@@ -35,6 +35,11 @@ impl Shape {
     fn of(params: &Params) -> Self {
         Self { format: params.format, channels: params.channels, hertz: params.rate.hertz() }
     }
+
+    /// Bytes of a frame.
+    fn frame(self) -> u64 {
+        u64::from(self.format.bits() / 8).saturating_mul(self.channels.into()).max(1)
+    }
 }
 
 /// How WAV calls a format: its tag, the bits of a sample in memory, and those that count.
@@ -101,7 +106,10 @@ fn header(shape: Shape, bytes: u64) -> io::Result<Vec<u8>> {
 fn parse(file: &mut impl Read) -> io::Result<(Shape, u64)> {
     let malformed = |what| io::Error::new(io::ErrorKind::InvalidData, what);
     let mut riff = [0; 12];
-    file.read_exact(&mut riff)?;
+    file.read_exact(&mut riff).map_err(|error| match error.kind() {
+        io::ErrorKind::UnexpectedEof => malformed("it is no WAV file"),
+        _ => error,
+    })?;
     if !riff.starts_with(b"RIFF") || !riff.ends_with(b"WAVE") {
         return Err(malformed("it is no WAV file"));
     }
@@ -167,6 +175,16 @@ impl Recorder {
         Ok(Some(shape))
     }
 
+    /// Takes back a part of a frame, for which a full disk had room.
+    fn cut(&mut self) -> io::Result<()> {
+        let Some(shape) = self.shape else { return Ok(()) };
+        let begin = if self.kind == Kind::Wav { HEADER } else { 0 };
+        let (length, frame) = (self.file.metadata()?.len(), shape.frame());
+        let over = length.saturating_sub(begin).checked_rem(frame).unwrap_or(0);
+        self.file.set_len(length.saturating_sub(over))?;
+        self.file.seek(SeekFrom::End(0)).map(drop)
+    }
+
     fn write_header(&mut self) -> io::Result<()> {
         if let (Kind::Wav, Some(shape)) = (self.kind, self.shape) {
             let bytes = self.file.metadata()?.len().saturating_sub(HEADER);
@@ -189,7 +207,11 @@ impl Host for Recorder {
     }
 
     fn play(&mut self, frames: &[u8]) -> io::Result<()> {
-        self.file.write_all(frames)
+        let written = self.file.write_all(frames);
+        if written.is_err() {
+            self.cut()?;
+        }
+        written
     }
 
     fn record(&mut self, _frames: &mut [u8]) -> io::Result<()> {

@@ -155,8 +155,22 @@ impl Card {
         }
     }
 
+    /// Has the streams as loud as their hosts have made them.
+    fn follow_hosts(&self) {
+        let mut is_louder = false;
+        for stream in self.streams().iter_mut() {
+            is_louder |= stream.follow_host();
+        }
+        if is_louder {
+            self.announce(Duration::ZERO);
+            self.wake();
+            self.keep();
+        }
+    }
+
     /// Makes a stream so loud, where something is said. `false`: there is no such stream.
     pub fn set_volume(&self, name: &str, volume: Option<u8>, is_on: Option<bool>) -> bool {
+        self.follow_hosts();
         let mut streams = self.streams();
         let Some(stream) = streams.iter_mut().find(|stream| stream.config.name == name) else {
             return false;
@@ -215,6 +229,7 @@ impl Card {
     /// What control clients are told of it.
     #[must_use]
     pub fn describe(&self) -> Value {
+        self.follow_hosts();
         let streams = self.streams();
         let streams = streams.iter().zip(self.plugged()).map(|(stream, plugged)| {
             let Stream { config, .. } = stream;

@@ -9,7 +9,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -97,6 +97,8 @@ pub enum HelperError {
     Start(&'static str, io::Error),
 }
 
+/// How long one may try.
+const LONGEST: Timespec = Timespec { tv_sec: 10, tv_nsec: 0 };
 /// How long one may take to end, once it is told to try.
 const PAUSES: [Duration; 4] = [
     Duration::from_millis(100),
@@ -134,15 +136,10 @@ impl Helpers {
         let failed = |error| HelperError::Start(name, error);
         let program = find(name).ok_or(HelperError::Missing(name))?;
         let arguments = arguments(wanted);
-        let tried = Command::new(&program)
-            .args(&arguments)
-            .arg("--check")
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .output()
-            .map_err(failed)?;
-        if !tried.status.success() {
-            return Err(HelperError::Refused(reason(name, &tried)));
+        match check(&program, &arguments).map_err(failed)? {
+            Some(tried) if tried.status.success() => {}
+            Some(tried) => return Err(HelperError::Refused(reason(name, &tried))),
+            None => return Err(HelperError::Refused(format!("{name}: it does not answer"))),
         }
         let (ring, memory) = Ring::create(wanted.direction).map_err(failed)?;
         let event = || EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC).map_err(failed);
@@ -176,6 +173,28 @@ impl Helpers {
     }
 }
 
+/// Has a helper see whether it can be had. `None`: it took too long.
+fn check(program: &Path, arguments: &[OsString]) -> io::Result<Option<Output>> {
+    let mut command = Command::new(program);
+    command.args(arguments).arg("--check");
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+    // SAFETY: it makes a system call alone.
+    unsafe {
+        command.pre_exec(|| Ok(set_parent_process_death_signal(Some(Signal::KILL))?));
+    }
+    let mut child = command.spawn()?;
+    let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
+    if let Some(pid) = pid {
+        let ended = pidfd_open(pid, PidfdFlags::empty())?;
+        if poll(&mut [PollFd::new(&ended, PollFlags::IN)], Some(&LONGEST))? == 0 {
+            child.kill()?;
+            child.wait()?;
+            return Ok(None);
+        }
+    }
+    child.wait_with_output().map(Some)
+}
+
 fn arguments(wanted: &Wanted) -> Vec<OsString> {
     let mut arguments = vec![format!("--name={}", wanted.name)];
     arguments.push(format!("--latency={}", wanted.latency.as_micros()));
@@ -197,7 +216,7 @@ fn find(name: &str) -> Option<PathBuf> {
 }
 
 /// What a helper, or the loader that missed a library, said last.
-fn reason(name: &str, tried: &std::process::Output) -> String {
+fn reason(name: &str, tried: &Output) -> String {
     let said = String::from_utf8_lossy(&tried.stderr);
     let said = said.lines().rfind(|line| !line.trim().is_empty()).unwrap_or("it did not say why");
     format!("{name}: {}", said.trim_start_matches(name).trim_start_matches(':').trim())
