@@ -16,6 +16,9 @@ use super::{Guest, Qmp, log, socket};
 use crate::error::Context;
 use crate::{Error, Kernel, Machine, Process, Version, spawn};
 
+/// What QEMU says when it fails so.
+const ASSERTION: &str = "iotlb_to_section: Assertion";
+
 /// How the guest reaches its root filesystem.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Root {
@@ -169,8 +172,18 @@ impl Builder {
     }
 
     /// Starts it, and waits until it runs scripts. Waits first while two other guests run, be it
-    /// in other processes.
+    /// in other processes. Once more, if QEMU itself fails: its TCG has been seen to, as its memory map changes.
     pub fn boot(self) -> Result<Guest, Error> {
+        match self.try_boot() {
+            Err(error @ Error::Ended { .. }) if error.to_string().contains(ASSERTION) => {
+                eprintln!("{error}\nonce more:");
+                self.try_boot()
+            }
+            other => other,
+        }
+    }
+
+    fn try_boot(&self) -> Result<Guest, Error> {
         let machine = Machine::ensure()?;
         let mut command = Machine::qemu(self.version)?.system();
         let slot = if self.incoming { None } else { Some(Slot::take()?) };
