@@ -75,10 +75,7 @@ fn start() -> Result<ExitCode, Failure> {
                     wait(&far, &mut volume, Some(SECOND))?;
                 }
             }
-            None => {
-                let limit = volume.is_missing().then_some(SECOND);
-                wait(&far, &mut volume, limit)?;
-            }
+            None => wait(&far, &mut volume, None)?,
         }
     }
 }
@@ -88,6 +85,8 @@ fn wait(far: &Far, volume: &mut Volume<'_>, limit: Option<i32>) -> Result<(), Fa
     let mut polled = vec![pollfd { fd: far.bell().as_raw_fd(), events: libc::POLLIN, revents: 0 }];
     volume.follow();
     polled.extend(volume.descriptors()?);
+    // Another look at a mixer that has just gone, too.
+    let limit = limit.or(volume.is_missing().then_some(SECOND));
     alsa::poll::poll(&mut polled, limit.unwrap_or(-1))?;
     Ok(())
 }
