@@ -305,7 +305,6 @@ impl Card {
         }
         let mut streams = self.streams();
         for (stream, saved) in streams.iter_mut().zip(&saved) {
-            stream.set_level(saved.level);
             if let Err(error) = stream.restore(saved) {
                 log::error!("{error}"); // the host's end of it: others may go on
             }
