@@ -25,7 +25,7 @@ impl Kind {
 
     /// Bytes of a frame.
     pub(crate) fn frame(&self) -> usize {
-        usize::from(self.format.bits() / 8).saturating_mul(self.channels.into()).max(1)
+        self.format.frame(self.channels).into()
     }
 }
 

@@ -40,7 +40,7 @@ enum Failure {
     Device(#[from] DeviceError),
     #[error("the host refuses: {0}")]
     Host(#[from] io::Error),
-    #[error("ALSA does: {0}")]
+    #[error("ALSA cannot be waited for: {0}")]
     Alsa(#[from] alsa::Error),
 }
 

@@ -8,6 +8,7 @@ use vhost_sound::card::control::{LOUDEST, Level};
 use vhost_sound::card::port::Direction;
 use vhost_sound::host::helper::far::{Far, Levels, Options};
 
+use crate::Failure;
 use crate::device::{self, DeviceError};
 
 /// What a mixer has: volumes as the hardware counts, and whether there is sound.
@@ -126,11 +127,10 @@ impl<'a> Volume<'a> {
 }
 
 impl Element {
-    fn open(options: &Options, name: &str, far: &Far) -> Result<Self, DeviceError> {
+    fn open(options: &Options, name: &str, far: &Far) -> Result<Self, Failure> {
         let (mixer, id) = open(options, name)?;
-        let failed = |error| DeviceError::Failed(name.to_owned(), error);
-        let levels = far.levels().map_err(|_| failed(alsa::Error::new("levels", libc::EMFILE)))?;
-        Ok(Self { mixer, id, direction: options.direction(), levels, known: None })
+        let (direction, levels) = (options.direction(), far.levels()?);
+        Ok(Self { mixer, id, direction, levels, known: None })
     }
 
     fn follow(&mut self) -> alsa::Result<()> {

@@ -111,6 +111,12 @@ impl Format {
         self.entry().1
     }
 
+    /// Bytes of a frame of so many samples, at least one.
+    #[must_use]
+    pub fn frame(self, channels: u8) -> u16 {
+        (self.bits().saturating_mul(channels.into()) / 8).max(1)
+    }
+
     /// What its samples are, if they are integers in proportion to what is heard.
     #[must_use]
     pub fn linear(self) -> Option<Linear> {

@@ -75,7 +75,7 @@ impl Params {
         }
         let bits = u32::from(format.bits()).saturating_mul(asked.channels.into());
         let (period, buffer) = (asked.period_bytes, asked.buffer_bytes);
-        let frame = bits / 8;
+        let frame = u32::from(format.frame(asked.channels));
         // Samples of half a byte make whole frames by pairs alone.
         let whole = |bytes: u32, of: u32| bytes != 0 && bytes.checked_rem(of) == Some(0);
         if bits % 8 != 0 || !whole(period, frame) || !whole(buffer, period) || buffer > LONGEST {

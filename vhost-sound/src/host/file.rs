@@ -37,8 +37,8 @@ impl Shape {
     }
 
     /// Bytes of a frame.
-    fn frame(self) -> u64 {
-        u64::from(self.format.bits() / 8).saturating_mul(self.channels.into()).max(1)
+    fn frame(self) -> u16 {
+        self.format.frame(self.channels)
     }
 }
 
@@ -80,7 +80,7 @@ fn header(shape: Shape, bytes: u64) -> io::Result<Vec<u8>> {
     else {
         return Err(unsupported(format!("WAV has no {}", shape.format)));
     };
-    let frame = (bits / 8).saturating_mul(shape.channels.into());
+    let frame = shape.frame();
     let counted = |bytes: u64| u32::try_from(bytes.min(MOST)).unwrap_or(u32::MAX).to_le_bytes();
     let mut all = b"RIFF".to_vec();
     all.extend(counted(HEADER.saturating_sub(8).saturating_add(bytes)));
@@ -179,7 +179,7 @@ impl Recorder {
     fn cut(&mut self) -> io::Result<()> {
         let Some(shape) = self.shape else { return Ok(()) };
         let begin = if self.kind == Kind::Wav { HEADER } else { 0 };
-        let (length, frame) = (self.file.metadata()?.len(), shape.frame());
+        let (length, frame) = (self.file.metadata()?.len(), shape.frame().into());
         let over = length.saturating_sub(begin).checked_rem(frame).unwrap_or(0);
         self.file.set_len(length.saturating_sub(over))?;
         self.file.seek(SeekFrom::End(0)).map(drop)

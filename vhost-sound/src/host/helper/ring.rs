@@ -71,7 +71,7 @@ impl Order {
     /// Bytes of a frame.
     #[must_use]
     pub fn frame(&self) -> u64 {
-        u64::from(self.format.bits() / 8).saturating_mul(self.channels.into()).max(1)
+        self.format.frame(self.channels).into()
     }
 
     /// Bytes that may wait to be heard: a quarter of a second, which outlasts the start of another process, and is no
