@@ -5,8 +5,6 @@
 
 mod layout;
 mod registers;
-#[cfg(test)]
-mod tests;
 
 use std::io;
 use std::sync::atomic::{AtomicU8, Ordering};

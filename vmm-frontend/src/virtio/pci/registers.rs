@@ -1,5 +1,8 @@
 //! The common configuration structure (virtio 1.3, 4.1.4.3), and a device's life as it tells it.
 
+#[cfg(test)]
+mod tests;
+
 use std::ops::Range;
 
 /// No vector: no interrupt.
@@ -168,7 +171,9 @@ impl Common {
         if self.status & DRIVER_OK != 0 {
             return;
         }
-        let any = self.accepted & RING_PACKED != 0; // 2.8.10.1
+        // A packed ring's size is any (2.8.10.1). Until FEATURES_OK a driver may accept what was never
+        // offered, and take back what was.
+        let any = self.status & FEATURES_OK != 0 && self.accepted & RING_PACKED != 0;
         let Some(queue) = self.queue().filter(|queue| !queue.enabled) else { return };
         let high = |old: u64| old & 0xffff_ffff | value << 32;
         let lower = |old: u64| old & !0xffff_ffff | value;
