@@ -209,6 +209,25 @@ fn who_asks_twice_for_the_end_of_a_process_that_hangs_has_it() {
     assert!(is_gone(pid) && !bench.socket().exists());
 }
 
+/// The log may be on the disk that the host lives on.
+#[test]
+fn a_frontend_cannot_fill_the_log() {
+    const UNKNOWN: [u32; 3] = [4711, 1, 0];
+    let bench = Bench::new();
+    let log = bench.folder.path().join("log");
+    let mut command = bench.with_socket();
+    command.stderr(fs::File::create(&log).unwrap());
+    let _program = spawn_listening(command, &bench.socket()).unwrap();
+    let mut stream = connect(&bench.socket());
+    let messages = UNKNOWN.map(u32::to_ne_bytes).concat().repeat(20_000);
+    stream.write_all(&messages).unwrap();
+    assert!(is_served(&mut stream));
+    let said = fs::read_to_string(&log).unwrap();
+    let unknown = said.lines().filter(|line| line.contains("message 4711 is not known")).count();
+    assert!((512..2_000).contains(&unknown), "{unknown} lines");
+    assert!(said.contains("(said 512 times: from now on at most once a second)"));
+}
+
 /// What a program printed to standard error, and how it ended.
 fn fails(mut command: Command) -> (Option<i32>, String) {
     let output = command.stdin(Stdio::null()).output().unwrap();

@@ -4,8 +4,10 @@
 //! - [`ProgramArgs`], [`ProgramError`]: its options, and why it can't serve;
 //! - [`Socket`]: where the VMM comes from;
 //! - [`Shutdown`]: what ends it;
-//! - [`serve`]: one VMM after the other.
+//! - [`serve`]: one VMM after the other;
+//! - [`start_logging`]: what it says meanwhile.
 
+mod logging;
 mod serve;
 mod shutdown;
 mod socket;
@@ -16,6 +18,7 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+pub use logging::start_logging;
 pub use serve::serve;
 pub use shutdown::{Shutdown, Stop, wait};
 pub use socket::{Place, Socket};
@@ -105,8 +108,8 @@ pub enum ProgramError {
         /// Which option named it before.
         first: &'static str,
     },
-    /// Not a socket.
-    #[error("--fd {fd}: not an open Unix stream socket: {error}")]
+    /// Not a socket, or one that nobody can be at.
+    #[error("--fd {fd}: not an open Unix stream socket, listening or connected: {error}")]
     Fd {
         /// Which.
         fd: RawFd,
@@ -201,18 +204,6 @@ pub fn private_folder(name: &str) -> io::Result<PathBuf> {
         }
     }
     Err(io::ErrorKind::AlreadyExists.into())
-}
-
-/// Starts logging to standard error.
-pub fn start_logging(verbose: u8) {
-    let level = match verbose {
-        0 => "info",
-        1 => "debug",
-        _ => "trace",
-    };
-    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or(level))
-        .format_target(false)
-        .init();
 }
 
 /// Lets a process open as many files as its hard limit allows: each image takes some.

@@ -212,7 +212,12 @@ impl Socket {
         let listening = option(libc::SO_ACCEPTCONN).map_err(failed)? != 0;
         // SAFETY: it is open, and whoever started us gave it to us.
         let owned = unsafe { OwnedFd::from_raw_fd(fd) };
-        Ok(if listening { Self::passed(owned.into()) } else { Self::Connected(owned.into()) })
+        if listening {
+            return Ok(Self::passed(owned.into()));
+        }
+        let stream = UnixStream::from(owned);
+        stream.peer_addr().map_err(failed)?; // which one that was never connected does not have
+        Ok(Self::Connected(stream))
     }
 }
 
@@ -358,6 +363,13 @@ mod tests {
         assert!(matches!(Socket::from_fd(one.into_raw_fd()), Ok(Socket::Connected(_))));
         let listener = UnixListener::bind(folder().join("fd")).unwrap();
         assert!(matches!(Socket::from_fd(listener.into_raw_fd()), Ok(Socket::Listening { .. })));
+        let (family, kind) = (net::AddressFamily::UNIX, net::SocketType::STREAM);
+        let neither = net::socket(family, kind, None).unwrap();
+        let said = Socket::from_fd(neither.into_raw_fd()).unwrap_err().to_string();
+        assert!(said.contains("not connected"), "{said}");
+        let (one, two) = UnixStream::pair().unwrap();
+        drop(two);
+        assert!(matches!(Socket::from_fd(one.into_raw_fd()), Ok(Socket::Connected(_))));
         let file = std::fs::File::open("/dev/null").unwrap();
         assert!(Socket::from_fd(file.as_raw_fd()).is_err());
         assert!(Socket::from_fd(9999).is_err());
