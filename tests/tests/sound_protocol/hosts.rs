@@ -255,6 +255,19 @@ fn what_cannot_be_played_to_is_told_at_the_start() -> Result<(), Error> {
     Ok(())
 }
 
+/// As when one package was replaced while a guest runs.
+#[test]
+fn a_helper_of_another_version_is_refused() -> Result<(), Error> {
+    for helper in ["vhost-sound-pipewire", "vhost-sound-alsa"] {
+        let output = Command::new(program(helper)?).args(["--of=0.0.1", "--check"]).output();
+        let output = output.unwrap();
+        let error = String::from_utf8(output.stderr).unwrap();
+        assert!(!output.status.success() && error.lines().count() == 1, "{error}");
+        assert!(error.contains("and vhost-sound of 0.0.1: install both of one"), "{error}");
+    }
+    Ok(())
+}
+
 /// The level of PipeWire's node that plays, as it says it.
 const SAID: &str = "pw-dump | python3 -c 'import json, sys
 for thing in json.load(sys.stdin):

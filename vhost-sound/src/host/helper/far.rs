@@ -17,6 +17,9 @@ pub(super) const RING: RawFd = 3;
 pub(super) const WAKE: RawFd = 4;
 pub(super) const BELL: RawFd = 5;
 
+/// Of what both ends are: what they share has no version of its own.
+pub(super) const VERSION: &str = env!("CARGO_PKG_VERSION");
+
 /// Plays or records a stream of vhost-sound, which starts it
 #[derive(Debug, Clone, Parser)]
 #[command(version)]
@@ -36,6 +39,9 @@ pub struct Options {
     /// The element of the card's mixer that is as loud as the stream (ALSA)
     #[arg(long)]
     pub mixer: Option<String>,
+    /// The version of the vhost-sound that starts it, which must be this one's
+    #[arg(long, hide = true)]
+    pub of: Option<String>,
     /// See whether it can be had, and end
     #[arg(long)]
     pub check: bool,
@@ -55,6 +61,11 @@ pub enum StartError {
     /// Its command line is of no use.
     #[error(transparent)]
     Arguments(#[from] ArgumentError),
+    /// One of them was installed alone.
+    #[error(
+        "it is of version {VERSION}, and vhost-sound of {0}: install both of one version, and start vhost-sound again"
+    )]
+    Version(String),
     /// It was started by somebody else.
     #[error("it is started by vhost-sound alone: {0}")]
     Alone(io::Error),
@@ -68,6 +79,9 @@ pub fn start<E: From<StartError>>(
     check: impl FnOnce(&Options) -> Result<(), E>,
 ) -> Result<Option<(Options, Far)>, E> {
     let options: Options = arguments::read().map_err(StartError::from)?;
+    if let Some(other) = options.of.as_ref().filter(|of| *of != VERSION) {
+        return Err(StartError::Version(other.clone()).into());
+    }
     program::start_logging(0);
     if options.check {
         check(&options)?;

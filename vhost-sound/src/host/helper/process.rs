@@ -17,7 +17,7 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, set_parent_process_de
 use vhost_runtime::broker::{self, Channel, Lasting, Process};
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
-use super::far::{BELL, RING, WAKE};
+use super::far::{BELL, RING, VERSION, WAKE};
 use super::near::Near;
 use super::ring::Ring;
 use crate::card::format::Format;
@@ -99,7 +99,7 @@ pub enum HelperError {
 
 /// How long one may try.
 const LONGEST: Timespec = Timespec { tv_sec: 10, tv_nsec: 0 };
-/// How long one may take to end, once it is told to try.
+/// How long one that ends too soon stays away, each time that it does.
 const PAUSES: [Duration; 4] = [
     Duration::from_millis(100),
     Duration::from_millis(500),
@@ -196,7 +196,7 @@ fn check(program: &Path, arguments: &[OsString]) -> io::Result<Option<Output>> {
 }
 
 fn arguments(wanted: &Wanted) -> Vec<OsString> {
-    let mut arguments = vec![format!("--name={}", wanted.name)];
+    let mut arguments = vec![format!("--of={VERSION}"), format!("--name={}", wanted.name)];
     arguments.push(format!("--latency={}", wanted.latency.as_micros()));
     arguments.extend(wanted.target.as_ref().map(|target| format!("--target={target}")));
     arguments.extend(wanted.mixer.as_ref().map(|element| format!("--mixer={element}")));
