@@ -193,6 +193,7 @@ fn join(
     for stream in playback.iter().chain(capture) {
         let Stream { config, backend, latency, mixer } = stream;
         let (option, name) = (option(stream), config.name.clone());
+        let mut config = config.clone();
         if opened.iter().any(|(other, _)| other.name == name) {
             return Err(StreamError::Name { option, stream: name });
         }
@@ -218,6 +219,7 @@ fn join(
                     Direction::Playback => Box::new(Recorder::new(file, *kind)),
                     Direction::Capture => {
                         let player = Player::new(file, *kind);
+                        let player = player.and_then(|it| it.narrow(&mut config).map(|()| it));
                         Box::new(player.map_err(|error| failed(stream, path, error))?)
                     }
                 }
@@ -255,7 +257,7 @@ fn join(
                 }
             }
         };
-        opened.push((config.clone(), host));
+        opened.push((config, host));
     }
     Ok(opened)
 }

@@ -69,6 +69,50 @@ fn what_is_played_is_recorded_by_a_loopback() -> Result<(), Error> {
 }
 
 #[test]
+fn a_guest_is_offered_what_a_wav_file_has() -> Result<(), Error> {
+    const PCM_INFO: [u32; 4] = [0x100, 0, 1, 32];
+    let card = Card::start("--playback speaker,backend=wav:FOLDER/a.wav")?;
+    let mut sound = card.connect()?;
+    let samples = noise(4 * PERIOD);
+    prepare(&mut sound, 0, PERIOD)?;
+    play(&mut sound, 0, PERIOD, &samples)?;
+    end(&mut sound, 0)?;
+
+    let file = card.path("a.wav");
+    let capture = format!("mic,backend=wav:{}", file.display());
+    let card = Card::start(&format!("--capture {capture}"))?;
+    let mut sound = card.connect()?;
+    let (status, info) = sound.request(&PCM_INFO.map(u32::to_le_bytes).concat())?;
+    let [channels, format, rate] = CD;
+    assert_eq!((status, &info[8..16]), (OK, &(1u64 << format).to_le_bytes()[..]));
+    assert_eq!(info[16..24], (1u64 << rate).to_le_bytes());
+    assert_eq!(info[25..27], [channels; 2]);
+    prepare(&mut sound, 0, PERIOD)?;
+    for _ in 0..4 {
+        sound.record(0, PERIOD)?;
+    }
+    assert_eq!(sound.words(&[START, 0])?, OK);
+    for period in samples.chunks(PERIOD as usize) {
+        assert_eq!(sound.recorded()?.samples, period);
+    }
+
+    for (other, said) in [
+        ("channels=1", "it has 2 channels, which channels= must allow"),
+        ("formats=U8:S32", "it has samples of S16_LE, which formats= must allow"),
+        ("rates=44100", "it has 48000 Hz, which rates= must allow"),
+    ] {
+        let mut command = Command::new(program("vhost-sound")?);
+        command.arg("--socket-path").arg(card.path("other"));
+        command.args(["--capture", &format!("{capture},{other}")]);
+        let error = String::from_utf8(command.output().unwrap().stderr).unwrap();
+        let sentence =
+            format!("vhost-sound: --capture mic: {} cannot be used: {said}\n", file.display());
+        assert_eq!(error, sentence);
+    }
+    Ok(())
+}
+
+#[test]
 fn a_full_disk_has_whole_frames_alone() -> Result<(), Error> {
     // A file may have so many blocks, whoever serves.
     let mut command = Command::new("sh");

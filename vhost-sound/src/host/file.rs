@@ -5,7 +5,8 @@ use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
 
 use super::Host;
-use crate::card::format::Format;
+use crate::card::StreamConfig;
+use crate::card::format::{Format, Rate};
 use crate::card::params::Params;
 use crate::card::silence::silence;
 
@@ -262,6 +263,30 @@ impl Player {
             }
         };
         Ok(Self { file, shape, end, left: 0, format: None })
+    }
+
+    /// Leaves a stream what the file has, so that a guest asks for nothing else.
+    ///
+    /// # Errors
+    /// The stream is to have none of it.
+    pub fn narrow(&self, stream: &mut StreamConfig) -> io::Result<()> {
+        let Some(Shape { format, channels, hertz }) = self.shape else { return Ok(()) };
+        let missing =
+            |what: String, key| Err(unsupported(format!("it has {what}, which {key}= must allow")));
+        let is_rate = |rate: &&Rate| rate.hertz() == hertz;
+        let Some(rate) = stream.rates.iter().find(is_rate).copied() else {
+            return missing(format!("{hertz} Hz"), "rates");
+        };
+        if !stream.formats.contains(&format) {
+            return missing(format!("samples of {format}"), "formats");
+        }
+        let (least, most) = stream.channels;
+        if !(least..=most).contains(&channels) {
+            return missing(format!("{channels} channels"), "channels");
+        }
+        (stream.formats, stream.rates) = (vec![format], vec![rate]);
+        stream.channels = (channels, channels);
+        Ok(())
     }
 }
 
