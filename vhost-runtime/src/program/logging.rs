@@ -12,7 +12,7 @@ use std::time::Instant;
 use log::{Level, Log, Metadata, Record};
 
 /// Lines of one place at once, some for each of the units of a guest that has hundreds; after that, one a second.
-const MOST: u32 = 512;
+const MOST: u32 = 4096;
 /// Starts logging to standard error.
 pub fn start_logging(verbose: u8) {
     let level = match verbose {
@@ -72,6 +72,8 @@ struct Allowance {
     /// When it last had one more.
     since: Instant,
     hidden: u64,
+    /// It was said that it is used up.
+    is_told: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -94,15 +96,18 @@ impl Display for Note {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Nothing => Ok(()),
-            Self::Last => write!(f, " (said {MOST} times: from now on at most once a second)"),
-            Self::After(hidden) => write!(f, " (and {hidden} more like it)"),
+            Self::Last => {
+                f.write_str(" (one line like it a second from here on, until they are fewer)")
+            }
+            Self::After(1) => f.write_str(" (one line like it was left out)"),
+            Self::After(hidden) => write!(f, " ({hidden} lines like it were left out)"),
         }
     }
 }
 
 impl Allowance {
     fn new(now: Instant) -> Self {
-        Self { left: MOST, since: now, hidden: 0 }
+        Self { left: MOST, since: now, hidden: 0, is_told: false }
     }
 
     /// One more line.
@@ -112,6 +117,7 @@ impl Allowance {
             let earned = u32::try_from(seconds).unwrap_or(MOST);
             self.left = self.left.saturating_add(earned).min(MOST);
             self.since = now;
+            self.is_told &= self.left < MOST;
         }
         let Some(left) = self.left.checked_sub(1) else {
             self.hidden = self.hidden.saturating_add(1);
@@ -119,7 +125,7 @@ impl Allowance {
         };
         self.left = left;
         Verdict::Shown(match std::mem::take(&mut self.hidden) {
-            0 if left == 0 => Note::Last,
+            0 if left == 0 && !std::mem::replace(&mut self.is_told, true) => Note::Last,
             0 => Note::Nothing,
             hidden => Note::After(hidden),
         })
@@ -169,6 +175,18 @@ mod tests {
     }
 
     #[test]
+    fn that_it_is_used_up_is_said_once() {
+        let start = Instant::now();
+        let mut allowance = Allowance::new(start);
+        lines(&mut allowance, start, MOST);
+        for second in 1..10 {
+            assert_eq!(allowance.spend(start + SECOND * second), Verdict::Shown(Note::Nothing));
+        }
+        let later = start + SECOND * (MOST + 100);
+        assert_eq!(lines(&mut allowance, later, MOST).last(), Some(&Verdict::Shown(Note::Last)));
+    }
+
+    #[test]
     fn a_clock_that_stands_still_earns_nothing() {
         let start = Instant::now();
         let mut allowance = Allowance::new(start + SECOND);
@@ -179,7 +197,11 @@ mod tests {
     #[test]
     fn a_line_says_what_was_left_out() {
         assert_eq!(Note::Nothing.to_string(), "");
-        assert_eq!(Note::Last.to_string(), " (said 512 times: from now on at most once a second)");
-        assert_eq!(Note::After(41).to_string(), " (and 41 more like it)");
+        assert_eq!(
+            Note::Last.to_string(),
+            " (one line like it a second from here on, until they are fewer)"
+        );
+        assert_eq!(Note::After(1).to_string(), " (one line like it was left out)");
+        assert_eq!(Note::After(41).to_string(), " (41 lines like it were left out)");
     }
 }
