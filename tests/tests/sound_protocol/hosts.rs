@@ -259,7 +259,8 @@ fn what_cannot_be_played_to_is_told_at_the_start() -> Result<(), Error> {
 #[test]
 fn a_helper_of_another_version_is_refused() -> Result<(), Error> {
     for helper in ["vhost-sound-pipewire", "vhost-sound-alsa"] {
-        let output = Command::new(program(helper)?).args(["--of=0.0.1", "--check"]).output();
+        let output =
+            Command::new(program(helper)?).args(["--of=0.0.1", "--new=1", "--check"]).output();
         let output = output.unwrap();
         let error = String::from_utf8(output.stderr).unwrap();
         assert!(!output.status.success() && error.lines().count() == 1, "{error}");

@@ -1,5 +1,7 @@
 //! The helper's end of what it shares with a card, and what all helpers' command lines have.
 
+use std::env;
+use std::ffi::OsString;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
@@ -78,10 +80,13 @@ pub enum StartError {
 pub fn start<E: From<StartError>>(
     check: impl FnOnce(&Options) -> Result<(), E>,
 ) -> Result<Option<(Options, Far)>, E> {
-    let options: Options = arguments::read().map_err(StartError::from)?;
-    if let Some(other) = options.of.as_ref().filter(|of| *of != VERSION) {
-        return Err(StartError::Version(other.clone()).into());
+    // The other options of another version may be ones that this has not.
+    let version = |argument: OsString| Some(argument.to_str()?.strip_prefix("--of=")?.to_owned());
+    let of = env::args_os().find_map(version);
+    if let Some(other) = of.filter(|of| of != VERSION) {
+        return Err(StartError::Version(other).into());
     }
+    let options: Options = arguments::read().map_err(StartError::from)?;
     program::start_logging(0);
     if options.check {
         check(&options)?;
