@@ -110,12 +110,13 @@ pub fn open(
 /// # Errors
 /// See [`StreamError`].
 pub fn open_files(playback: &[Stream], capture: &[Stream]) -> Result<Vec<File>, StreamError> {
-    let streams = playback.iter().chain(capture);
-    let files = streams.filter_map(|stream| match &stream.backend {
-        Backend::File(_, path) => Some(open_file(stream, path)),
-        _ => None,
-    });
-    let files = files.collect::<Result<Vec<File>, _>>()?;
+    let mut files = Vec::new();
+    let mut open = |stream: &Stream, path: &Path| {
+        let file = open_file(stream, path)?;
+        files.push(file.try_clone().map_err(|error| failed(stream, path, error))?);
+        Ok(file)
+    };
+    join(playback, capture, &mut open, None)?;
     let played = playback.iter().filter(|it| matches!(it.backend, Backend::File(..))).count();
     empty(files.get(..played).unwrap_or(&files));
     Ok(files)

@@ -96,19 +96,12 @@ fn a_guest_is_offered_what_a_wav_file_has() -> Result<(), Error> {
         assert_eq!(sound.recorded()?.samples, period);
     }
 
-    for (other, said) in [
-        ("channels=1", "it has 2 channels, which channels= must allow"),
-        ("formats=U8:S32", "it has samples of S16_LE, which formats= must allow"),
-        ("rates=44100", "it has 48000 Hz, which rates= must allow"),
-    ] {
-        let mut command = Command::new(program("vhost-sound")?);
-        command.arg("--socket-path").arg(card.path("other"));
-        command.args(["--capture", &format!("{capture},{other}")]);
-        let error = String::from_utf8(command.output().unwrap().stderr).unwrap();
-        let sentence =
-            format!("vhost-sound: --capture mic: {} cannot be used: {said}\n", file.display());
-        assert_eq!(error, sentence);
-    }
+    let mut command = Command::new(program("vhost-sound")?);
+    command.arg("--socket-path").arg(card.path("other"));
+    command.args(["--capture", &format!("{capture},channels=1")]);
+    let error = String::from_utf8(command.output().unwrap().stderr).unwrap();
+    let said = "cannot be used: it has 2 channels, where the stream has 1\n";
+    assert_eq!(error, format!("vhost-sound: --capture mic: {} {said}", file.display()));
     Ok(())
 }
 

@@ -73,6 +73,10 @@ fn unsupported(what: impl std::fmt::Display) -> io::Error {
     io::Error::new(io::ErrorKind::Unsupported, what.to_string())
 }
 
+fn list(all: impl IntoIterator<Item = impl std::fmt::Display>) -> String {
+    all.into_iter().map(|one| one.to_string()).collect::<Vec<_>>().join(", ")
+}
+
 /// The header of a file with so many bytes of samples.
 fn header(shape: Shape, bytes: u64) -> io::Result<Vec<u8>> {
     /// KSDATAFORMAT_SUBTYPE_*, behind its first two bytes.
@@ -271,18 +275,20 @@ impl Player {
     /// The stream is to have none of it.
     pub fn narrow(&self, stream: &mut StreamConfig) -> io::Result<()> {
         let Some(Shape { format, channels, hertz }) = self.shape else { return Ok(()) };
-        let missing =
-            |what: String, key| Err(unsupported(format!("it has {what}, which {key}= must allow")));
         let is_rate = |rate: &&Rate| rate.hertz() == hertz;
         let Some(rate) = stream.rates.iter().find(is_rate).copied() else {
-            return missing(format!("{hertz} Hz"), "rates");
+            let rates = list(stream.rates.iter().map(|rate| rate.hertz()));
+            return Err(unsupported(format!("it has {hertz} Hz, where the stream has {rates}")));
         };
         if !stream.formats.contains(&format) {
-            return missing(format!("samples of {format}"), "formats");
+            let formats = list(&stream.formats);
+            return Err(unsupported(format!("it has {format}, where the stream has {formats}")));
         }
         let (least, most) = stream.channels;
         if !(least..=most).contains(&channels) {
-            return missing(format!("{channels} channels"), "channels");
+            let counts = list(least..=most);
+            let what = format!("it has {channels} channels, where the stream has {counts}");
+            return Err(unsupported(what));
         }
         (stream.formats, stream.rates) = (vec![format], vec![rate]);
         stream.channels = (channels, channels);
@@ -323,6 +329,7 @@ impl Host for Player {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::card::port::Port;
 
     fn params(format: Format, channels: u8) -> Params {
         let frame = u32::from(format.bits()) / 8 * u32::from(channels);
@@ -389,6 +396,52 @@ mod tests {
         let mut player = Player::new(file.reopen().unwrap(), Kind::Wav).unwrap();
         assert!(player.prepare(&params(Format::U8, 1)).is_err());
         assert!(Player::new(tempfile::tempfile().unwrap(), Kind::Wav).is_err());
+    }
+
+    #[test]
+    fn a_stream_is_left_what_the_file_has() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let mut recorder = Recorder::new(file.reopen().unwrap(), Kind::Wav);
+        recorder.prepare(&params(Format::S16, 2)).unwrap();
+        recorder.play(&[1; 4]).unwrap();
+        drop(recorder);
+        let open = |kind| Player::new(file.reopen().unwrap(), kind).unwrap();
+        let stream = StreamConfig {
+            name: String::new(),
+            port: Port::Mic,
+            formats: vec![Format::U8, Format::S16],
+            rates: (0..14).filter_map(Rate::of_number).collect(),
+            channels: (1, 8),
+        };
+        let mut narrow = stream.clone();
+        open(Kind::Wav).narrow(&mut narrow).unwrap();
+        let rates = vec!["44100".parse().unwrap()];
+        let (formats, channels) = (vec![Format::S16], (2, 2));
+        assert_eq!(narrow, StreamConfig { formats, rates, channels, ..stream.clone() });
+        let mut raw = stream.clone();
+        open(Kind::Raw).narrow(&mut raw).unwrap();
+        assert_eq!(raw, stream);
+
+        let others = ["8000", "48000"].map(|rate| rate.parse().unwrap()).to_vec();
+        for (mut other, said) in [
+            (
+                StreamConfig { rates: others, ..stream.clone() },
+                "44100 Hz, where the stream has 8000, 48000",
+            ),
+            (
+                StreamConfig { formats: vec![Format::U8], ..stream.clone() },
+                "S16_LE, where the stream has U8",
+            ),
+            (
+                StreamConfig { channels: (3, 4), ..stream.clone() },
+                "2 channels, where the stream has 3, 4",
+            ),
+        ] {
+            let before = other.clone();
+            let error = open(Kind::Wav).narrow(&mut other).unwrap_err();
+            assert_eq!(error.to_string(), format!("it has {said}"));
+            assert_eq!(other, before);
+        }
     }
 
     proptest::proptest! {

@@ -43,8 +43,8 @@ fn streams(text: &Text) -> Result<Streams, DeviceError> {
     let mut streams = Streams::default();
     for (direction, stream) in texts {
         let wrong = |what| DeviceError::Stream(text.whole.clone(), what);
-        let stream = Stream::parse(&stream, direction).map_err(wrong)?;
-        Audio::check(&stream.config).map_err(|error| failed(text, error))?;
+        let mut stream = Stream::parse(&stream, direction).map_err(wrong)?;
+        stream.config = Audio::fit(stream.config).map_err(|error| failed(text, error))?;
         // These have clocks of their own, which the bus does not follow.
         if matches!(stream.backend, Backend::System(..)) {
             let wanted = "null, tone, wav:PATH, raw:PATH or loopback";

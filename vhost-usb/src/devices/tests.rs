@@ -143,6 +143,10 @@ fn audio_is_written_as_vhost_sound_has_it() {
     assert!(!needs_descriptor(&text("playback=speaker")));
 }
 
+/// A WAV file with samples of 8 bits, of which there are none.
+const WAV_U8: &[u8] =
+    b"RIFF\x24\0\0\0WAVEfmt \x10\0\0\0\x01\0\x01\0\x40\x1f\0\0\x40\x1f\0\0\x01\0\x08\0data\0\0\0\0";
+
 #[test]
 fn audio_is_passed_its_files() {
     let folder = tempfile::tempdir().unwrap();
@@ -163,6 +167,18 @@ fn audio_is_passed_its_files() {
     let (_, fds) = passed::open(&text("playback=speaker,backend=raw:@/played")).unwrap();
     let error = devices.plug(&both, Passed::descriptors(fds)).unwrap_err().to_string();
     assert!(error.ends_with("/heard cannot be used: it was not passed"), "{error}");
+    std::fs::write(folder.path().join("played"), [1; 100]).unwrap();
+    std::fs::write(folder.path().join("u8"), WAV_U8).unwrap();
+    let wrong = text("playback=speaker,backend=raw:@/played,capture=mic,backend=wav:@/u8");
+    let error = passed::open(&wrong).unwrap_err().to_string();
+    assert!(
+        error.ends_with("/u8 cannot be used: it has U8, where the stream has S16_LE"),
+        "{error}"
+    );
+    assert_eq!(said(&[&wrong]), error);
+    let twice = text("playback=speaker,backend=raw:@/played,capture=mic,backend=raw:@/played");
+    assert!(passed::open(&twice).is_err());
+    assert_eq!(std::fs::read(folder.path().join("played")).unwrap().len(), 100, "it is as it was");
     let error = passed::open(&text("playback=speaker,backend=raw:@/none/at")).unwrap_err();
     assert!(error.to_string().contains("/none/at cannot be used: No such file"), "{error}");
 }

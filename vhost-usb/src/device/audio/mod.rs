@@ -105,12 +105,12 @@ impl Audio {
         Ok(Self { descriptors: descriptors::descriptors(fastest, &shapes), streams })
     }
 
-    /// Whether a stream can be one of such a device's.
+    /// What of a stream such a device can have.
     ///
     /// # Errors
     /// See [`AudioError`].
-    pub fn check(config: &StreamConfig) -> Result<(), AudioError> {
-        Shape::of(config.clone()).map(drop)
+    pub fn fit(config: StreamConfig) -> Result<StreamConfig, AudioError> {
+        Shape::of(config).map(Shape::into_config)
     }
 
     fn find(&mut self, is_it: impl Fn(Way) -> bool) -> Option<&mut Stream> {

@@ -45,6 +45,11 @@ impl Shape {
         if rates.is_empty() { Err(AudioError::Rates) } else { Ok(Self { config, rates }) }
     }
 
+    /// The stream with what there can be of it alone.
+    pub(super) fn into_config(self) -> StreamConfig {
+        StreamConfig { formats: vec![Format::S16], rates: self.rates, ..self.config }
+    }
+
     pub(super) fn name(&self) -> &str {
         &self.config.name
     }
