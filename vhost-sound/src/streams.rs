@@ -92,17 +92,7 @@ pub fn open(
     capture: &[Stream],
     helpers: &mut Helpers,
 ) -> Result<Vec<Opened>, StreamError> {
-    let mut files = Vec::new();
-    let mut open = |stream: &Stream, path: &Path| {
-        let file = open_file(stream, path)?;
-        if stream.config.direction() == Direction::Playback {
-            files.push(file.try_clone().map_err(|error| failed(stream, path, error))?);
-        }
-        Ok(file)
-    };
-    let opened = join(playback, capture, &mut open, Some(helpers))?;
-    empty(&files);
-    Ok(opened)
+    open_all(playback, capture, Some(helpers)).map(|(opened, _)| opened)
 }
 
 /// Opens the files that the streams need, in their order, for [`on_files`] in another process.
@@ -110,24 +100,29 @@ pub fn open(
 /// # Errors
 /// See [`StreamError`].
 pub fn open_files(playback: &[Stream], capture: &[Stream]) -> Result<Vec<File>, StreamError> {
+    open_all(playback, capture, None).map(|(_, files)| files)
+}
+
+/// Opens all that the streams need, and has another descriptor of each file, in their order.
+fn open_all(
+    playback: &[Stream],
+    capture: &[Stream],
+    helpers: Option<&mut Helpers>,
+) -> Result<(Vec<Opened>, Vec<File>), StreamError> {
     let mut files = Vec::new();
     let mut open = |stream: &Stream, path: &Path| {
         let file = open_file(stream, path)?;
         files.push(file.try_clone().map_err(|error| failed(stream, path, error))?);
         Ok(file)
     };
-    join(playback, capture, &mut open, None)?;
+    let opened = join(playback, capture, &mut open, helpers)?;
+    // What is played replaces what was there, once all that is asked for can be had.
     let played = playback.iter().filter(|it| matches!(it.backend, Backend::File(..))).count();
-    empty(files.get(..played).unwrap_or(&files));
-    Ok(files)
-}
-
-/// What is played replaces what was there, once all that is asked for can be had.
-fn empty(files: &[File]) {
-    for file in files {
+    for file in files.iter().take(played) {
         // What has no length, as /dev/null, is empty.
         let _ = file.set_len(0);
     }
+    Ok((opened, files))
 }
 
 /// Whoever reads or writes it must not have to wait.

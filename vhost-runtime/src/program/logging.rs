@@ -13,6 +13,7 @@ use log::{Level, Log, Metadata, Record};
 
 /// Lines of one place at once, some for each of the units of a guest that has hundreds; after that, one a second.
 const MOST: u32 = 4096;
+
 /// Starts logging to standard error.
 pub fn start_logging(verbose: u8) {
     let level = match verbose {
