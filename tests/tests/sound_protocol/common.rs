@@ -92,6 +92,14 @@ impl Card {
     }
 }
 
+/// Why a program does not start: one sentence.
+pub(crate) fn refusal(mut command: Command) -> String {
+    let output = command.output().unwrap();
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert!(!output.status.success() && error.lines().count() == 1, "{error}");
+    error
+}
+
 pub(crate) fn noise(length: u32) -> Vec<u8> {
     (0..length).map(|byte| (byte.wrapping_mul(2_654_435_761) >> 13) as u8).collect()
 }

@@ -246,11 +246,9 @@ fn what_cannot_be_played_to_is_told_at_the_start() -> Result<(), Error> {
     ] {
         command.arg("--socket-path").arg(folder.path().join("s"));
         command.args(["--playback", &format!("speaker,backend={backend}")]);
-        let output = command.output().unwrap();
-        let error = String::from_utf8(output.stderr).unwrap();
-        assert!(!output.status.success() && error.contains(said), "{error}");
+        let error = refusal(command);
+        assert!(error.contains(said), "{error}");
         assert!(error.starts_with("vhost-sound: --playback speaker: "), "{error}");
-        assert_eq!(error.lines().count(), 1, "{error}");
     }
     Ok(())
 }
@@ -259,11 +257,9 @@ fn what_cannot_be_played_to_is_told_at_the_start() -> Result<(), Error> {
 #[test]
 fn a_helper_of_another_version_is_refused() -> Result<(), Error> {
     for helper in ["vhost-sound-pipewire", "vhost-sound-alsa"] {
-        let output =
-            Command::new(program(helper)?).args(["--of=0.0.1", "--new=1", "--check"]).output();
-        let output = output.unwrap();
-        let error = String::from_utf8(output.stderr).unwrap();
-        assert!(!output.status.success() && error.lines().count() == 1, "{error}");
+        let mut command = Command::new(program(helper)?);
+        command.args(["--of=0.0.1", "--new=1", "--check"]);
+        let error = refusal(command);
         assert!(error.contains("and vhost-sound of 0.0.1: install both of one"), "{error}");
     }
     Ok(())
